@@ -1,0 +1,77 @@
+"""Variational autoencoders as Pyro programs, and a log-likelihood that you can believe.
+
+Names are loaded when they are first used, so that ``import ppl_vae`` is quick and changes no global setting.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "ppl_vae.check": ("check_pair",),
+    "ppl_vae.checkpoint": ("load", "save"),
+    "ppl_vae.compare": ("compare",),
+    "ppl_vae.data": ("Batches", "Data", "Split", "load_data"),
+    "ppl_vae.draws": ("Encoding", "decode", "encode", "reconstruct", "sample"),
+    "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RunError", "UserError"),
+    "ppl_vae.estimate": ("Estimate", "ess", "khat_threshold", "log_likelihood", "pareto_khat"),
+    "ppl_vae.fit": ("fit",),
+    "ppl_vae.objectives": ("IWAE", "Elbo", "MeanField", "Objective", "objective"),
+    "ppl_vae.pairs.base": ("Pair", "build"),
+    "ppl_vae.svi": ("SVI",),
+    "ppl_vae.weights": ("Site", "Terms", "log_joint", "terms"),
+}
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from .check import check_pair as check_pair
+    from .checkpoint import load as load
+    from .checkpoint import save as save
+    from .compare import compare as compare
+    from .data import Batches as Batches
+    from .data import Data as Data
+    from .data import Split as Split
+    from .data import load_data as load_data
+    from .draws import Encoding as Encoding
+    from .draws import decode as decode
+    from .draws import encode as encode
+    from .draws import reconstruct as reconstruct
+    from .draws import sample as sample
+    from .errors import DataError as DataError
+    from .errors import NonFiniteError as NonFiniteError
+    from .errors import PairError as PairError
+    from .errors import RunError as RunError
+    from .errors import UserError as UserError
+    from .estimate import Estimate as Estimate
+    from .estimate import ess as ess
+    from .estimate import khat_threshold as khat_threshold
+    from .estimate import log_likelihood as log_likelihood
+    from .estimate import pareto_khat as pareto_khat
+    from .fit import fit as fit
+    from .objectives import IWAE as IWAE
+    from .objectives import Elbo as Elbo
+    from .objectives import MeanField as MeanField
+    from .objectives import Objective as Objective
+    from .objectives import objective as objective
+    from .pairs.base import Pair as Pair
+    from .pairs.base import build as build
+    from .svi import SVI as SVI
+    from .weights import Site as Site
+    from .weights import Terms as Terms
+    from .weights import log_joint as log_joint
+    from .weights import terms as terms
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

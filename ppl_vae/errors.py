@@ -1,0 +1,23 @@
+"""What a user can mend: one line that says what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """The input is at fault, not the library; the command line prints it and exits with 2."""
+
+
+class DataError(UserError):
+    """A data set that is missing, broken, or outside the support of the likelihood."""
+
+
+class PairError(UserError):
+    """A model and a guide that do not keep the contract of a pair; names the site."""
+
+
+class RunError(UserError):
+    """A run folder that cannot be read, resumed or written; nothing in it was changed."""
+
+
+class NonFiniteError(UserError):
+    """A NaN or an infinity in a loss, a gradient or a weight; names the step, the site and the data."""

@@ -1,0 +1,414 @@
+"""log p(x) for each datum by importance sampling with the guide as proposal, with its error and its diagnostics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from . import weights
+from .errors import DataError, NonFiniteError, PairError, UserError
+from .progress import track
+from .rng import forked, reseed, seed_for
+
+ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
+CHUNK = 256  # particles at once
+
+
+def ess(log_w: Tensor) -> Tensor:
+    r"""Effective sample size of importance weights: (K, B) log weights to (B,), between 1 and K.
+
+    .. math:: (\sum_k w_k)^2 / \sum_k w_k^2
+
+    Source: Kong: A note on importance sampling using standardized weights, 1992.
+
+    Example:
+        >>> import torch
+        >>> ess(torch.zeros(50, 1))
+        tensor([50.], dtype=torch.float64)
+    """
+    log_w = log_w.double()
+    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
+
+
+def pareto_khat(log_w: Tensor) -> Tensor:
+    """The shape k of a generalised Pareto law fitted to the largest weights: (K, B) log weights to (B,).
+
+    The estimate has finite variance where k < 1/2, and is practical where k is below :func:`khat_threshold`. Where
+    all weights are equal to rounding, k is -inf ("exact"); with fewer than five values in the tail it is nan.
+
+    Source: Vehtari, Simpson, Gelman, Yao, Gabry: Pareto Smoothed Importance Sampling, 2015, arXiv:1507.02646.
+
+    Example:
+        >>> import torch
+        >>> g = torch.Generator().manual_seed(0)
+        >>> log_w = 0.5 * torch.empty(10_000, 1).exponential_(generator=g)  # w = u^-0.5 has k = 0.5
+        >>> bool((pareto_khat(log_w) - 0.5).abs() < 0.1)
+        True
+    """
+    num_samples = log_w.shape[0]
+    eps = torch.finfo(log_w.dtype).eps
+    scores = log_w.double()
+    top = torch.topk(scores, min(tail_length(num_samples), num_samples), dim=0).values
+    spread = scores.amax(0) - scores.amin(0)
+    rounding = 8 * eps * (1 + scores.abs().amax(0))
+    return _khat(top, num_samples, exact=spread <= rounding)
+
+
+def khat_threshold(num_samples: int) -> float:
+    """Below this k, K samples are enough for a reliable estimate: ``min(1 - 1 / log10 K, 0.7)``.
+
+    Source: Vehtari, Simpson, Gelman, Yao, Gabry, 2015, arXiv:1507.02646, section 3.2.4 of the 2022 version.
+
+    Example:
+        >>> khat_threshold(1000)
+        0.6666666666666667
+    """
+    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
+
+
+def tail_length(num_samples: int) -> int:
+    """Log weights to keep for the fit: the tail of ``ceil(min(K/5, 3 sqrt K))`` and the cutoff below it."""
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples))) + 1
+
+
+def _khat(top: Tensor, num_samples: int, exact: Tensor) -> Tensor:
+    """k from the largest log weights (M, B) in float64, in descending order."""
+    khat = torch.full(top.shape[1:], math.nan, dtype=torch.float64, device=top.device)
+    if top.shape[0] == tail_length(num_samples) and top.shape[0] > 5:
+        tail = top - torch.where(torch.isfinite(top[0]), top[0], 0.0)
+        cutoff = tail[-1].clamp(min=math.log(torch.finfo(torch.float64).tiny))
+        lengths = (tail > cutoff).sum(0)  # shorter than M - 1 where weights tie at the cutoff
+        for n in torch.unique(lengths).tolist():
+            if n > 4:
+                for which in torch.nonzero(lengths == n)[:, 0].split(max(1, 2_000_000 // (n * (30 + math.isqrt(n))))):
+                    excess = torch.exp(tail[:n, which].flip(0)) - torch.exp(cutoff[which])
+                    khat[which] = _pareto_shape(excess)
+    if num_samples > 1:
+        khat = torch.where(exact, -math.inf, khat)
+    return khat
+
+
+def _pareto_shape(excess: Tensor) -> Tensor:
+    """The shape of a generalised Pareto law: excesses (n, B), ascending, to (B,).
+
+    An average over a grid of scales, weighted by profile likelihood, then pulled towards 1/2 as if by ten data.
+    Source: Zhang, Stephens: A New and Efficient Estimation Method for the Generalized Pareto Distribution, 2009.
+    """
+    n = excess.shape[0]
+    size = 30 + math.isqrt(n)
+    steps = torch.arange(1, size + 1, dtype=excess.dtype, device=excess.device) - 0.5
+    quartile = excess[int(n / 4 + 0.5) - 1]
+    grid = (1 - torch.sqrt(size / steps))[:, None] / (3 * quartile) + 1 / excess[-1]  # (size, B)
+    shape = torch.log1p(-grid[:, None] * excess).mean(1)
+    profile = n * (torch.log(-grid / shape) - shape - 1)
+    weight = torch.softmax(profile, 0)
+    weight = torch.where(weight >= 10 * torch.finfo(excess.dtype).eps, weight, 0.0)
+    best = (grid * weight).sum(0) / weight.sum(0)
+    k = torch.log1p(-best * excess).mean(0)
+    return (n * k + 5) / (n + 10)
+
+
+@dataclass(eq=False)
+class Estimate:
+    """log p(x) of each datum, in nats, with its error and its diagnostics; all (N,) float64 on the CPU.
+
+    ``log_px`` is a lower bound in expectation: ``E[log_px] <= log p(x)``, and the gap shrinks as K grows.
+
+    Attributes:
+        log_px: log of the mean weight.
+        std_error: its standard error by the delta method; nan where K = 1.
+        ess: effective sample size, between 1 and K.
+        khat: Pareto k; -inf where the estimate is exact, nan where too few weights are in the tail.
+        elbo: the mean log weight, which is an unbiased estimate of the ELBO.
+        num_samples: K.
+        seed: the seed.
+        num_dims: numbers in one datum.
+        block: data scored together; with ``chunk`` it is part of what the seed means.
+        chunk: particles scored together.
+    """
+
+    log_px: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    elbo: Tensor
+    num_samples: int
+    seed: int
+    num_dims: int
+    block: int
+    chunk: int
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.log_px)
+
+    @property
+    def unreliable(self) -> Tensor:
+        """(N,) bool: data whose k is not below the threshold for this K; exact data never are."""
+        return ~(self.khat < khat_threshold(self.num_samples))
+
+    @property
+    def bits_per_dim(self) -> float:
+        """``-mean(log_px) / (D log 2)``; bits where x is discrete."""
+        return -float(self.log_px.mean()) / (self.num_dims * math.log(2))
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of ``mean(log_px)`` for these data, from the K draws of each alone."""
+        return float(self.std_error.square().sum().sqrt()) / len(self)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures that an evaluation prints; None stands for what JSON can't hold."""
+        finite = self.khat[torch.isfinite(self.khat)]
+        n = len(self)
+        return {
+            "n": n,
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "log_px_mean": float(self.log_px.mean()),
+            "log_px_se": float(self.log_px.std() / math.sqrt(n)) if n > 1 else None,
+            "elbo_mean": float(self.elbo.mean()),
+            "bits_per_dim": self.bits_per_dim,
+            "ess_min": float(self.ess.min()),
+            "khat_max": float(finite.max()) if len(finite) else None,
+            "khat_fraction_unreliable": float(self.unreliable.double().mean()),
+            "khat_exact": int((self.khat == -math.inf).sum()),
+        }
+
+    def __str__(self) -> str:
+        s = self.summary()
+        se = "nan" if s["log_px_se"] is None else f"{s['log_px_se']:.3f}"
+        bad = torch.nonzero(self.unreliable)[:, 0].tolist()
+        side = "exact" if s["khat_exact"] == len(self) else "a lower bound in expectation"
+        lines = [
+            f"log p(x) {s['log_px_mean']:.3f} ± {se} nats ({side}; K = {self.num_samples}, seed {self.seed}, "
+            f"{len(self)} data)",
+            f"ELBO {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
+            f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {khat_threshold(self.num_samples):.2f})"
+            + (f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""),
+        ]
+        return "\n".join(lines)
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and every module's own mode given back."""
+    modes = [(m, m.training) for m in pair.modules()]
+    try:
+        pair.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the floating dtype of a pair's first parameter; the CPU and the default where it has none."""
+    for p in (*pair.parameters(), *pair.buffers()):
+        if p.is_floating_point():
+            return p.device, p.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+def log_likelihood(
+    pair: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    num_samples: int = 5000,
+    *,
+    seed: int = 0,
+    chunk: int | None = None,
+    block: int | None = None,
+    progress: bool = False,
+) -> Estimate:
+    r"""Estimate log p(x) of each datum from exactly K weights of its own.
+
+    .. math:: \log \hat p(x) = \log \frac1K \sum_k w_k, \qquad w_k = p(x, z_k) / q(z_k | x), \quad z_k \sim q(z|x)
+
+    A lower bound in expectation. Data and samples are streamed, so memory does not grow with K. The pair is used in
+    evaluation mode; no parameter, mode or generator is changed. The figures depend on the seed, ``block`` and
+    ``chunk``, and on the type of device, and on nothing that ran before.
+
+    Args:
+        pair: a pair (``pv.Pair(model, guide)`` makes one).
+        x: data (N, *shape); moved to the pair's device and dtype.
+        y: labels (N,), for pairs that take them.
+        num_samples: K.
+        seed: seeds every block of data and chunk of samples on its own.
+        chunk: samples scored at once; None takes 256.
+        block: data scored at once; None takes what makes 8192 rows with the chunk.
+        progress: show a bar.
+
+    Returns:
+        Estimate: per datum log p(x), its standard error, ESS, Pareto k and the ELBO.
+
+    Raises:
+        PairError: the guide has a deterministic site, so that there is no weight; or the pair breaks its contract.
+        DataError: x has no data, or lies outside the support of the likelihood.
+        NonFiniteError: a weight is NaN or +inf; names the site and the datum.
+
+    Source: Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, arXiv:1509.00519.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2, guide="exact").double()
+        >>> x = torch.randn(3, 5, dtype=torch.float64)
+        >>> est = pv.log_likelihood(pair, x, num_samples=10)
+        >>> bool((est.log_px - pair.model.evidence(x)).abs().max() < 1e-9)
+        True
+    """
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples}: at least one is needed")
+    if not torch.is_tensor(x) or x.dim() == 0 or len(x) == 0:
+        raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
+    if y is not None and len(y) != len(x):
+        raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
+    chunk = min(num_samples, chunk or CHUNK)
+    block = min(len(x), block or max(1, ROWS // chunk))
+    device, dtype = home(pair)
+    parts: list[dict[str, Tensor]] = []
+    starts = range(0, len(x), block)
+    with evaluating(pair), forked(device):
+        for i in track(starts, "log p(x)", enabled=progress):
+            xb = x[i : i + block].to(device)
+            xb = xb.to(dtype) if xb.is_floating_point() else xb
+            yb = None if y is None else y[i : i + block].to(device)
+            parts.append(_block(pair, xb, yb, num_samples, chunk, seed, i // block, first=i))
+    whole = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
+    return Estimate(
+        **whole, num_samples=num_samples, seed=seed, num_dims=math.prod(x.shape[1:]), block=block, chunk=chunk
+    )
+
+
+def _block(
+    pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chunk: int, seed: int, index: int, first: int
+) -> dict[str, Tensor]:
+    """All samples of one block of data, by a running sum of w and w^2 and the upper tail."""
+    total = Running(num_samples)
+    for c, start in enumerate(range(0, num_samples, chunk)):
+        reseed(seed_for(seed, "log_likelihood", index, c))
+        size = min(chunk, num_samples - start)
+        with pyro.validation_enabled(False):
+            t = weights.terms(pair.model, pair.guide, x, y, num_samples=size)
+        if c == 0:
+            _refuse_delta(t)
+            refuse_outside(t, first)
+        total.add(t)
+        if t.exact:
+            total.repeat(num_samples)
+            break
+    total.refuse_nonfinite(t, first)
+    return total.result()
+
+
+class Running:
+    """Sums over K log weights for B data, in float64, in memory that does not grow with K."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.keep = min(tail_length(num_samples), num_samples)
+        self.count = 0
+        self.exact = False
+        self._started = False
+
+    def add(self, t: weights.Terms) -> None:
+        """Take in the weights of some more samples."""
+        log_w = t.log_w
+        eps = torch.finfo(log_w.dtype).eps
+        # what rounding alone can do to log_w: its terms are large, and cancel
+        size = sum(part.detach().abs().amax(0) for part in (t.log_lik, t.log_prior, t.log_q)) + torch.ones_like(log_w[0])
+        log_w = log_w.double()
+        if not self._started:
+            like = log_w[0]
+            self.top = log_w[:0]
+            self.max = torch.full_like(like, -math.inf)
+            self.min = torch.full_like(like, math.inf)
+            self.w = torch.zeros_like(like)
+            self.w2 = torch.zeros_like(like)
+            self.sum = torch.zeros_like(like)
+            self.rounding = torch.zeros_like(like)
+            self._started = True
+        new_max = torch.maximum(self.max, log_w.amax(0))
+        shift = torch.where(torch.isinf(new_max), 0.0, new_max)
+        old = torch.exp(self.max - shift)
+        w = torch.exp(log_w - shift)
+        self.w = self.w * old + w.sum(0)
+        self.w2 = self.w2 * old.square() + w.square().sum(0)
+        self.max = new_max
+        self.min = torch.minimum(self.min, log_w.amin(0))
+        self.sum = self.sum + log_w.sum(0)
+        self.rounding = torch.maximum(self.rounding, 32 * eps * size.double())
+        top = torch.cat([self.top, log_w])
+        self.top = torch.topk(top, min(self.keep, len(top)), dim=0).values
+        self.count += len(log_w)
+
+    def repeat(self, num_samples: int) -> None:
+        """Every particle of a model without latents is the same: count the ones not scored."""
+        self.w, self.w2, self.sum = (v * (num_samples / self.count) for v in (self.w, self.w2, self.sum))
+        self.count = num_samples
+        self.exact = True
+
+    def refuse_nonfinite(self, t: weights.Terms, first: int) -> None:
+        """Raise where a weight was NaN or +inf; a weight of zero is legal."""
+        bad = torch.nonzero(torch.isnan(self.sum) | torch.isnan(self.max) | (self.max == math.inf))
+        if len(bad):
+            i = int(bad[0])
+            for name, site in (*t.sites.items(), *t.observed.items()):
+                values = torch.stack([site.log_p[:, i], site.log_q[:, i]])
+                if bool((torch.isnan(values) | (values == math.inf)).any()):
+                    raise NonFiniteError(f"log_likelihood: datum {first + i}: the log density of site {name!r} is not finite")
+            raise NonFiniteError(f"log_likelihood: datum {first + i}: a weight is not finite")
+
+    def result(self) -> dict[str, Tensor]:
+        """The fields of an Estimate, (B,) each."""
+        k = self.count
+        shift = torch.where(torch.isinf(self.max), 0.0, self.max)
+        ratio = self.w2 / self.w.square()  # 1 / ESS
+        variance = ((k * ratio - 1) / (k - 1)).clamp(min=0) if k > 1 else torch.full_like(ratio, math.nan)
+        exact = (self.max - self.min <= self.rounding) if not self.exact else torch.ones_like(self.max, dtype=torch.bool)
+        khat = _khat(self.top, k, exact)
+        if self.exact:
+            khat = torch.full_like(khat, -math.inf)
+            variance = torch.zeros_like(ratio)
+        return {
+            "log_px": shift + torch.log(self.w / k),
+            "std_error": variance.sqrt(),
+            "ess": 1 / ratio,
+            "khat": khat,
+            "elbo": self.sum / k,
+        }
+
+
+def _refuse_delta(t: weights.Terms) -> None:
+    auxiliary = any(s.p is None for s in t.sites.values())
+    for s in t.sites.values():
+        if weights.kind(s.q) == "Delta" and not auxiliary:
+            raise PairError(
+                f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no importance "
+                f"weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a guide with noise"
+            )
+
+
+def refuse_outside(t: weights.Terms, first: int = 0) -> None:
+    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
+
+    Raises:
+        DataError: names the site and the datum.
+    """
+    for name, site in t.observed.items():
+        if site.value is None or not hasattr(site.p, "support"):
+            continue
+        i = weights.first_outside(site)
+        if i is not None:
+            raise DataError(
+                f"datum {first + i} lies outside the support of site {name!r} ({weights.kind(site.p)}): binarise it "
+                f"(load_data(..., binarize='static'), or split.fixed(seed)), scale it, or choose another likelihood"
+            )

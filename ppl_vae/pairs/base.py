@@ -1,0 +1,202 @@
+"""Pair, and the registry that builds one by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..likelihoods import Likelihood
+from ..networks import Decoder, Encoder
+
+PAIRS: dict[str, tuple[str, str]] = {
+    # name: (module:function, summary); strings, so that --help needs no torch
+    "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
+    "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
+    "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
+    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
+    "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no prior, no likelihood"),
+    "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+}
+
+
+class Stock(NamedTuple):
+    """A pair for stock Pyro: the same programs, with their parameters declared by ``pyro.param``."""
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+
+class Pair(nn.Module):
+    """A model p(z)p(x|z) and a guide q(z|x): one module that holds the parameters of both.
+
+    Args:
+        model: ``model(x=None, y=None, n=1)``: a module, a function, or a bound method of a module.
+        guide: ``guide(x, y=None)``.
+        name: what tables call it.
+        config: the arguments it was built from, where :func:`build` made it.
+        data_shape: shape of one datum, needed to sample from a model that can't run with ``x=None``.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
+        >>> same = pv.Pair(pair.model, pair.guide)
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        data_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        for role, program in (("model", model), ("guide", guide)):
+            if not callable(program):
+                raise UserError(f"Pair: the {role} is a {type(program).__name__}; give a callable with Pyro statements")
+        self.model = model
+        self.guide = guide
+        # a bound method brings its object along, so that .parameters(), .to() and .train() reach it
+        holders = {id(h): h for h in (getattr(f, "__self__", None) for f in (model, guide)) if isinstance(h, nn.Module)}
+        self.owners = nn.ModuleList(holders.values())
+        self.name = name or "custom"
+        self.config = None if config is None else dict(config)
+        self.data_shape = data_shape
+
+    def as_pyro(self) -> Stock:
+        """The pair for stock ``pyro.infer.SVI``, which sees only ``pyro.param`` sites and moves nothing else.
+
+        Calling the result writes to Pyro's parameter store, as stock Pyro code does.
+
+        Example:
+            >>> import pyro, torch, ppl_vae as pv
+            >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+            >>> model, guide = pair.as_pyro()
+            >>> svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+            >>> loss = svi.step(torch.randn(8, 5))
+            >>> pyro.clear_param_store()
+        """
+        seen: dict[int, str] = {}
+        for name, parameter in self.named_parameters():
+            seen.setdefault(id(parameter), name)
+
+        def declare(program: Callable[..., Any]) -> Callable[..., Any]:
+            def declared(*args: Any, **kwargs: Any) -> Any:
+                for parameter in self.parameters():
+                    if parameter.requires_grad:
+                        pyro.param(f"{self.name}$$${seen[id(parameter)]}", parameter)
+                return program(*args, **kwargs)
+
+            return declared
+
+        return Stock(declare(self.model), declare(self.guide))
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}"
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) with event shape (latent,), on the device and in the dtype of its module."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        if latent < 1:
+            raise UserError(f"latent={latent}: at least one latent dimension is needed")
+        self.register_buffer("loc", torch.zeros(latent), persistent=False)
+        self.register_buffer("scale", torch.ones(latent), persistent=False)
+
+    def forward(self) -> Any:
+        return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+def encoder_decoder(
+    p: Likelihood,
+    data_shape: Sequence[int],
+    latent: int,
+    hidden: Sequence[int],
+    network: str,
+    activation: str,
+    data_mean: Tensor | None,
+    extra: int = 0,
+) -> tuple[Encoder, Decoder]:
+    """An encoder and its mirror, whose output starts at the mean of the data; ``extra`` is the width of labels."""
+    decoder = Decoder(latent + extra, data_shape, tuple(hidden)[::-1], activation, network, p.multiple)
+    if data_mean is not None:
+        decoder.set_output(p.start(data_mean))
+    return Encoder(data_shape, hidden, activation, network, extra), decoder
+
+
+def data_plate(x: Tensor | None, n: int) -> Any:
+    """The one plate of a pair: over the data, or over ``n`` draws where there are none."""
+    return pyro.plate("data", n if x is None else x.shape[0], dim=-1)
+
+
+def builder(name: str) -> Callable[..., Pair]:
+    """The function that builds a registered pair.
+
+    Raises:
+        UserError: no such name.
+    """
+    if name not in PAIRS:
+        raise UserError(f"pair {name!r} is not registered; choose one of {', '.join(PAIRS)}")
+    module, function = PAIRS[name][0].split(":")
+    build_it: Callable[..., Pair] = getattr(importlib.import_module(module), function)
+    return build_it
+
+
+def build(name: str, data: Any = None, **options: Any) -> Pair:
+    """A registered pair, with fresh weights from torch's global generator (``torch.manual_seed`` seeds it).
+
+    Args:
+        name: a name that ``ppl-vae list`` prints.
+        data: what :func:`ppl_vae.load_data` returns; fills in ``data_shape``, ``data_mean`` (for the output bias) and
+            ``num_classes`` where the builder takes them and they are not given.
+        options: the builder's keyword arguments.
+
+    Raises:
+        UserError: an unknown name or option, or a value that the builder refuses.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(1, 28, 28), latent=50, hidden=(200, 200), likelihood="bernoulli")
+    """
+    function = builder(name)
+    known = inspect.signature(function).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(f"pair {name!r} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
+    if data is not None:
+        found = {"data_shape": data.data_shape, "data_mean": data.mean, "num_classes": data.num_classes}
+        for key, value in found.items():
+            if key in known and value is not None:
+                options.setdefault(key, value)
+    missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
+    if missing:
+        raise UserError(f"pair {name!r} needs {', '.join(missing)}" + (
+            "; the data have no labels" if "num_classes" in missing and data is not None else ""
+        ))
+    pair = function(**options)
+    pair.name = name
+    # the mean only sets a bias, which is among the weights: a run is rebuilt without it
+    pair.config = {k: _plain(v) for k, v in options.items() if k != "data_mean"}
+    if pair.data_shape is None:
+        pair.data_shape = tuple(options["data_shape"])
+    return pair
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | list) else value

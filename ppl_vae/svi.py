@@ -1,0 +1,198 @@
+"""SVI with the interface of ``pyro.infer.SVI``: one fused optimiser, and no host reads in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import weights
+from .errors import NonFiniteError, PairError, UserError
+from .objectives import Objective, ours
+from .weights import Program
+
+READ_EVERY = 50  # steps between looks at the device; a look waits for it
+
+
+class SVI:
+    r"""Stochastic variational inference on plain modules and on stock Pyro code; drop-in for ``pyro.infer.SVI``.
+
+    Each step takes the gradient of the loss, summed over the batch as in Pyro, and moves the parameters. For the
+    losses that this package understands (``Trace_ELBO``, ``TraceMeanField_ELBO`` and its own objectives) a step
+    reads nothing back from the device; any other ``pyro.infer.ELBO`` is run as it is. The first step runs with
+    Pyro's validation on, later ones with it off.
+
+    A non-finite loss or gradient never reaches the parameters: from that step on, every update is skipped on the
+    device, and :meth:`check`, which runs every 50 steps, raises. Parameters of modules live in the modules; bare
+    ``pyro.param`` values stay in Pyro's store, and nothing else does.
+
+    Args:
+        model: ``model(*args)``: a module, a function or a bound method.
+        guide: ``guide(*args)``.
+        optim: a ``torch.optim`` optimiser that holds the parameters; or a callable that takes a list of them and
+            returns one, such as ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a Pyro optimiser. With
+            ``fused=True`` (Adam, AdamW, SGD, Adagrad) a bad step is skipped without a host read.
+        loss: a ``pyro.infer.ELBO``; None takes ``Trace_ELBO()``.
+        clip_norm: the largest norm of the whole gradient; None leaves it alone.
+
+    Raises:
+        UserError: ``optim`` is none of these.
+        PairError: the pair breaks the contract, or the loss can't train it.
+
+    Example:
+        >>> import functools, torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> adam = torch.optim.Adam(pair.parameters(), lr=1e-2, fused=True)
+        >>> svi = pv.SVI(pair.model, pair.guide, adam)
+        >>> svi.step(torch.randn(8, 5)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: Optimizer | PyroOptim | Callable[[Iterable[Tensor]], Optimizer],
+        loss: ELBO | None = None,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.loss: Any = Trace_ELBO() if loss is None else loss
+        if not isinstance(self.loss, ELBO):
+            raise UserError(f"loss: {type(self.loss).__name__} is not a pyro.infer.ELBO; pass one, such as pv.IWAE()")
+        if not (isinstance(optim, Optimizer | PyroOptim) or callable(optim)):
+            raise UserError(f"optim: {type(optim).__name__} is neither a torch.optim nor a pyro.optim optimiser")
+        self.objective: Objective | None = ours(self.loss)
+        self.clip_norm = clip_norm
+        self.steps = 0
+        self._optim = optim
+        self._foreign_ok = False
+        self._bad: Tensor | None = None  # 0-d int64: the first bad step, -1 while there is none
+        # stock losses look for pyro.param statements; a plain module has none of its own
+        self._declared = (weights.with_params(model, "model"), weights.with_params(guide, "guide"))
+
+    @property
+    def optimizer(self) -> Optimizer | PyroOptim | None:
+        """The optimiser in use; None before the first step where a factory was given."""
+        return self._optim if isinstance(self._optim, Optimizer | PyroOptim) else None
+
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Take one gradient step and return the loss before it: a detached 0-d tensor, in nats, summed over data.
+
+        Raises:
+            NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
+            PairError: see the class.
+        """
+        with weights.own_store(keep=True), _validated(self.steps == 0):
+            loss, params = self._backward(args, kwargs)
+            self._move(loss, params)
+        self.steps += 1
+        if self.steps % READ_EVERY == 0:
+            self.check()
+        return loss
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """The loss in nats, summed over the data; moves nothing."""
+        with weights.own_store(), torch.no_grad():
+            if self.objective is not None:
+                return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
+            return _number(self.loss.loss(*self._declared, *args, **kwargs))
+
+    def check(self) -> None:
+        """Read the device once and raise where a step was not finite.
+
+        Raises:
+            NonFiniteError: names the first bad step, which is also in its ``step``.
+        """
+        step = self.first_bad_step()
+        if step is not None:
+            raise NonFiniteError(
+                f"step {step}: the loss or a gradient is not finite; no parameter was moved since. Lower the learning "
+                f"rate or clip the gradient; pv.fit names the site and the batch"
+            )
+
+    def first_bad_step(self) -> int | None:
+        """The first step whose loss or gradient was not finite, or None; reads the device."""
+        bad = -1 if self._bad is None else int(self._bad)
+        return None if bad < 0 else bad
+
+    def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
+        """Leave gradients on the parameters; return the loss and the parameters that Pyro knows of."""
+        stock = isinstance(self._optim, PyroOptim) or not isinstance(self._optim, Optimizer)
+        if self.objective is not None and not stock:
+            loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            params = [p for group in self._optim.param_groups for p in group["params"]]  # type: ignore[union-attr]
+        else:
+            with weights.captured_params() as found:
+                if self.objective is not None:
+                    loss = self.objective.differentiable_loss(*self._declared, *args, **kwargs)
+                else:
+                    value = self.loss.loss_and_grads(*self._declared, *args, **kwargs)
+                    loss = torch.as_tensor(_number(value), dtype=torch.float64)
+            params = [p for p in found if p.requires_grad]
+            if not params:
+                raise PairError("the pair has no parameter to train: no module with parameters and no pyro.param")
+            if not stock:
+                params = [p for group in self._optim.param_groups for p in group["params"]]  # type: ignore[union-attr]
+        if self.objective is not None:
+            if not loss.requires_grad:
+                raise PairError("the loss depends on no parameter of the pair, so there is nothing to train")
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), params
+
+    def _move(self, loss: Tensor, params: list[Tensor]) -> None:
+        if not isinstance(self._optim, Optimizer | PyroOptim):
+            self._optim = self._optim(params)
+        grads = [p.grad for p in params if p.grad is not None]
+        if not grads:
+            raise PairError(
+                "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
+            )
+        norm = torch.nn.utils.get_total_norm(grads)
+        bad = ~(torch.isfinite(norm) & torch.isfinite(loss.to(norm.device)))
+        if self._bad is None:
+            self._bad = torch.full((), -1, dtype=torch.int64, device=norm.device)
+        # one bad step stops all later ones, so that the parameters stay as they were when it happened
+        self._bad = torch.where((self._bad < 0) & bad, self.steps, self._bad)
+        stop = self._bad >= 0
+        if self.clip_norm is not None:
+            torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        if isinstance(self._optim, PyroOptim):
+            if not bool(stop):
+                self._optim(params)
+        elif _skips_on_device(self._optim):
+            self._optim.found_inf = stop.to(torch.float32)  # type: ignore[attr-defined]
+            self._optim.grad_scale = None  # type: ignore[attr-defined]
+            self._optim.step()
+            del self._optim.found_inf, self._optim.grad_scale  # type: ignore[attr-defined]
+        elif not bool(stop):
+            self._optim.step()
+        for p in params:
+            p.grad = None
+
+
+def _skips_on_device(optimizer: Optimizer) -> bool:
+    """Fused optimisers take ``found_inf`` and then do nothing, on the device."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
+def _number(loss: Any) -> float:
+    """A loss as Pyro returns it: a number, a 0-d tensor, or a tuple of these (wake-sleep)."""
+    if isinstance(loss, tuple):
+        return sum(map(_number, loss))
+    return float(loss)
+
+
+@contextmanager
+def _validated(enabled: bool) -> Iterator[None]:
+    with pyro.validation_enabled(enabled):
+        yield

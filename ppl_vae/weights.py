@@ -1,0 +1,552 @@
+"""Score once: run a guide and a model, and keep the log densities that everything else is made of.
+
+This is the only file that handles Pyro's effects. The rest of the package is arithmetic on :class:`Terms`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from .errors import PairError
+
+Program = Callable[..., Any]
+"""A model or a guide: any callable with Pyro statements inside."""
+
+Grad = Literal["path", "stl", "score"]
+
+PARTICLES = "particles"  # the plate at dim -2 that we put around the user's data plate at dim -1
+
+
+@dataclass(eq=False)
+class Site:
+    """One sample site of a scored pair; log densities in nats, of shape (K, B), masked but never scaled.
+
+    Attributes:
+        log_p: log density under the model.
+        log_q: log density under the guide; zero where the site is observed.
+        score: what the score-function gradient differentiates, zero where the guide is reparameterised.
+        scale: the factor that plates and ``poutine.scale`` ask for; objectives use it, estimates never do.
+        value: the draw (K, B, *event), or the data.
+        p: the distribution under the model.
+        q: the distribution under the guide, None where the site is observed.
+    """
+
+    name: str
+    log_p: Tensor
+    log_q: Tensor
+    score: Tensor | float
+    scale: float | Tensor
+    value: Tensor
+    p: Any
+    q: Any = None
+    mask: Any = None
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether gradients pass through the draw."""
+        return bool(is_identically_zero(self.score))
+
+    @property
+    def kl(self) -> Tensor | None:
+        """KL(q || p) in closed form, (K, B), given the site's parents; None where torch knows no formula."""
+        if self.q is None:
+            return None
+        try:
+            kl: Tensor = torch.distributions.kl_divergence(self.q, self.p)
+        except NotImplementedError:
+            return None
+        masked: Tensor = scale_and_mask(kl, 1.0, self.mask)
+        return masked.expand(self.log_p.shape)
+
+
+@dataclass(eq=False)
+class Terms:
+    """The log densities of K particles for each of B data, in nats, each of shape (K, B).
+
+    ``log_w = log_lik + log_prior - log_q`` is the log importance weight: ``E_q[exp log_w] = p(x)``.
+
+    Attributes:
+        log_lik: log p(x | z), summed over the observed sites.
+        log_prior: log p(z).
+        log_q: log q(z | x).
+        sites: the latent sites by name, in the guide's order.
+        observed: the observed sites by name.
+    """
+
+    log_lik: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+    sites: dict[str, Site] = field(default_factory=dict)
+    observed: dict[str, Site] = field(default_factory=dict)
+    _gate: list[Tensor | None] = field(default_factory=lambda: [None])
+
+    @property
+    def log_w(self) -> Tensor:
+        """Log importance weights, (K, B)."""
+        return self.log_lik + self.log_prior - self.log_q
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model has no latents, so that log_w = log p(x)."""
+        return not self.sites
+
+    def gate(self, factor: Tensor) -> None:
+        """Multiply, in the backward pass, what flows from the scores into each z by ``factor`` (K, B).
+
+        Only terms made with ``grad="stl"`` have gates. With the normalised weights as the factor, the gradient of
+        the weighted sum of ``log_w`` is doubly reparameterised.
+
+        Source: Tucker, Lawson, Gu, Maddison: Doubly Reparameterized Gradient Estimators for Monte Carlo
+        Objectives, 2018, arXiv:1810.04152.
+        """
+        self._gate[0] = factor.detach()
+
+
+def takes_labels(program: Program) -> bool:
+    """Whether a model or a guide has a place for labels: a parameter named like ``y``, ``ys`` or ``labels``."""
+    target = program.forward if isinstance(program, nn.Module) else program
+    try:
+        names = list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return False
+    return "y" in names or (len(names) > 1 and names[1].lower().startswith(("y", "label")))
+
+
+def call_args(program: Program, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The positional arguments for a program: labels only where there are any and it takes them."""
+    return (x,) if y is None or not takes_labels(program) else (x, y)
+
+
+@contextmanager
+def own_store(keep: bool = False) -> Iterator[None]:
+    """Run stock Pyro code without leaving anything in Pyro's parameter store.
+
+    A parameter has one home: a module's lives in the module, a bare ``pyro.param`` in the store. Inside, the store
+    holds only the bare ones, so a second instance can't overwrite the first one's weights. On the way out it is as
+    it was, plus, where ``keep`` is set, the bare parameters that the user's program asked for.
+    """
+    store: Any = pyro.get_param_store()
+    before = store.get_state()
+    store.clear()
+    store.set_state(_bare(before))
+    try:
+        yield
+    finally:
+        after = _bare(store.get_state()) if keep else None
+        store.clear()
+        store.set_state(before)
+        if after is not None:
+            store.set_state(after)
+
+
+def _bare(state: Any) -> Any:
+    params = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
+    return {"params": params, "constraints": {name: state["constraints"][name] for name in params}}
+
+
+@contextmanager
+def captured_params() -> Iterator[list[Tensor]]:
+    """Collect, on the way out, the unconstrained parameters of the ``pyro.param`` statements that ran inside."""
+    found: list[Tensor] = []
+    with poutine.trace(param_only=True) as capture:
+        yield found
+    sites: Any = capture.trace.nodes.values()
+    unique = {id(p): p for p in (site["value"].unconstrained() for site in sites)}
+    found.extend(unique.values())
+
+
+def with_params(program: Program, name: str) -> Program:
+    """The same program, with the parameters of its module declared to Pyro under ``name``."""
+    module = owner(program)
+    if module is None:
+        return program
+
+    def declared(*args: Any, **kwargs: Any) -> Any:
+        for path, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{name}$$${path}", parameter)
+        return program(*args, **kwargs)
+
+    return declared
+
+
+def owner(program: Program) -> nn.Module | None:
+    """The module whose parameters a program uses: itself, or the object that it is a method of."""
+    holder = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
+    return holder if isinstance(holder, nn.Module) else None
+
+
+class _Detach(Messenger):
+    """Cut the gradient at each draw, before anything else sees it."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and torch.is_tensor(msg["value"]):
+            msg["value"] = msg["value"].detach()
+
+
+class _Fill(Messenger):
+    """Put given values (or the mean, where ``values`` is None) at the sites that would be drawn."""
+
+    def __init__(self, values: Mapping[str, Tensor] | None) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        value = mean_of(msg["fn"]) if self.values is None else self.values.get(msg["name"])
+        if value is not None:
+            msg["value"] = value
+            msg["done"] = True
+
+
+def mean_of(distribution: Any) -> Tensor | None:
+    """The mean of a distribution, or None where it has none in closed form."""
+    try:
+        mean: Tensor = distribution.mean
+    except (NotImplementedError, AttributeError):
+        return None
+    return mean if bool(torch.isfinite(mean).all()) else None
+
+
+def _sampled(trace: Any) -> dict[str, Any]:
+    """The random sites of a trace: neither a plate's subsample nor ``pyro.deterministic``."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    }
+
+
+def _run(program: Program, args: Any, kwargs: Any, particles: int, values: Mapping[str, Any] | None = None) -> Any:
+    """Trace a program under a plate of particles at dim -2, with given values at its latent sites."""
+    # values go in last, outside the plate, so that the distribution at a filled site is broadcast like any other
+    with _Fill(values) if values is not None else nullcontext(), pyro.plate(PARTICLES, particles, dim=-2):
+        return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def _batch(site: Any, particles: int) -> tuple[int, int]:
+    """(K, B) as the plates of a site declare it."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+    if len(frames) != 1 or frames[0].dim != -1:
+        found = ", ".join(f"{f.name!r} at dim {f.dim}" for f in frames) or "none"
+        raise PairError(
+            f"site {site['name']!r} is under the plates [{found}]; a pair opens exactly one plate, "
+            f'pyro.plate("data", B, dim=-1), around every sample site, and declares other dimensions with .to_event'
+        )
+    return particles, frames[0].size
+
+
+def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+    log_p: Tensor = scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"])
+    return _shaped(site["name"], log_p, shape)
+
+
+def _shaped(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
+    if log_p.shape != shape:
+        raise PairError(
+            f"site {name!r} has a log density of shape {tuple(log_p.shape)} where (particles, data) = {shape} is "
+            f"needed; put it inside the data plate and declare its event dimensions with .to_event"
+        )
+    return log_p
+
+
+def score(
+    model: Program,
+    guide: Program,
+    model_args: tuple[Any, ...],
+    guide_args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    num_samples: int = 1,
+    grad: Grad = "path",
+) -> Terms:
+    """:func:`terms` on any arguments, in Pyro's parameter store as it is; objectives and ``SVI`` call this."""
+    if grad not in ("path", "stl", "score"):
+        raise ValueError(f"grad={grad!r}: choose one of 'path', 'stl', 'score'")
+    kwargs = kwargs or {}
+    with _Detach() if grad == "score" else nullcontext():
+        guide_sites = _sampled(_run(guide, guide_args, kwargs, num_samples))
+    latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
+    values: dict[str, Tensor] = {name: site["value"] for name, site in latents.items()}
+    scored = latents
+    gate: list[Tensor | None] = [None]
+    if grad == "stl" and latents:
+        for name, site in latents.items():
+            if not site["fn"].has_rsample:
+                raise PairError(
+                    f"site {name!r}: grad='stl' needs a reparameterised guide, and {kind(site['fn'])} has no rsample; "
+                    f"use the objective 'elbo', or a reparameterised distribution"
+                )
+        values = {name: _gated(value, gate) for name, value in values.items()}
+        with _frozen(guide):
+            scored = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
+
+    particles = num_samples if latents else 1  # without latents every particle is the same: score it once
+    model_sites = _sampled(_run(model, model_args, kwargs, particles, values))
+    _check_names(model_sites, latents)
+
+    sites: dict[str, Site] = {}
+    observed: dict[str, Site] = {}
+    zero: Tensor | None = None
+    for name, p in model_sites.items():
+        if p["is_observed"]:
+            log_p = _log_prob(p, _batch(p, particles)).expand(num_samples, -1)
+            zero = torch.zeros_like(log_p) if zero is None else zero
+            observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"], None, p["mask"])
+    if zero is None:
+        raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
+    shape = (num_samples, zero.shape[1])
+    for name, q in scored.items():
+        parts = q["fn"].score_parts(q["value"], *q["args"], **q["kwargs"]).scale_and_mask(1.0, q["mask"])
+        log_q = _shaped(name, parts.log_prob, shape)
+        p = model_sites.get(name)
+        log_p = zero if p is None else _log_prob(p, shape)  # an auxiliary site of the guide has no prior
+        fn_p = None if p is None else p["fn"]
+        sites[name] = Site(name, log_p, log_q, parts.score_function, q["scale"], q["value"], fn_p, q["fn"], q["mask"])
+    return Terms(
+        log_lik=_total([s.log_p for s in observed.values()], zero),
+        log_prior=_total([s.log_p for s in sites.values()], zero),
+        log_q=_total([s.log_q for s in sites.values()], zero),
+        sites=sites,
+        observed=observed,
+        _gate=gate,
+    )
+
+
+def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
+    total = zero
+    for i, part in enumerate(parts):
+        total = part if i == 0 else total + part
+    return total
+
+
+def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
+    """``poutine.replay`` accepts differing names in silence, and then trains something else."""
+    auxiliary = {name for name, site in guide_sites.items() if site["infer"].get("is_auxiliary")}
+    latent = {name for name, site in model_sites.items() if not site["is_observed"]}
+    drawn = set(guide_sites) - auxiliary
+    if latent == drawn:
+        return
+    for name in sorted(drawn - latent):
+        if name in model_sites:
+            raise PairError(f"site {name!r} is drawn by the guide but observed by the model; remove it from the guide")
+    raise PairError(
+        f"the model draws {sorted(latent)} and the guide draws {sorted(drawn)}; the latent names must agree: "
+        f"rename {sorted(latent ^ drawn)} so that model and guide use the same names"
+    )
+
+
+def kind(distribution: Any) -> str:
+    """The name of a distribution under its wrappers."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+def _gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
+    """A copy of a draw, for the scores to use; the sampling chain goes on from the draw itself."""
+    if not value.requires_grad:
+        return value
+    copy = value.clone()
+
+    def weigh(g: Tensor) -> Tensor:
+        factor = gate[0]
+        return g if factor is None else g * factor.reshape(factor.shape + (1,) * (g.dim() - 2)).to(g.dtype)
+
+    copy.register_hook(weigh)  # type: ignore[no-untyped-call]
+    return copy
+
+
+@contextmanager
+def _frozen(program: Program) -> Iterator[None]:
+    """Stop the gradient at a program's parameters, and nowhere else, while the graph inside is made."""
+    module = owner(program)
+    found = [] if module is None else list(module.parameters())
+    live = [p for p in (*found, *pyro.get_param_store()._params.values()) if p.requires_grad]
+    try:
+        for p in live:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in live:
+            p.requires_grad_(True)
+
+
+def terms(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 1,
+    grad: Grad = "path",
+) -> Terms:
+    r"""Run the guide and the model once under a plate of K particles and score them.
+
+    .. math:: \log w_{kb} = \log p(x_b | z_{kb}) + \log p(z_{kb}) - \log q(z_{kb} | x_b)
+
+    The encoder runs once, not K times. Masks count; plate scales never do. A model without latents is scored once
+    and expanded. Draws from torch's global generators, as Pyro does, and leaves Pyro's parameter store as it was.
+
+    Args:
+        model: ``model(x, y)`` with Pyro statements; see the contract of a pair.
+        guide: ``guide(x, y)``.
+        x: data (B, *shape).
+        y: labels (B,), for programs that take them.
+        num_samples: the number K of particles.
+        grad: ``"path"`` differentiates through the draws; ``"stl"`` also stops the guide's parameters in log q and
+            puts a gate on each draw (see :meth:`Terms.gate`); ``"score"`` cuts the gradient at each draw.
+
+    Returns:
+        Terms, whose totals are (K, B) in nats.
+
+    Raises:
+        PairError: the pair breaks the contract; the message names the site.
+
+    Source: Roeder, Wu, Duvenaud: Sticking the Landing, 2017, arXiv:1703.09194, for ``"stl"``.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> t = pv.terms(pair.model, pair.guide, torch.zeros(3, 5), num_samples=4)
+        >>> t.log_w.shape
+        torch.Size([4, 3])
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
+    with own_store():
+        return score(
+            model, guide, call_args(model, x, y), call_args(guide, x, y), num_samples=num_samples, grad=grad
+        )
+
+
+def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str, Tensor]) -> Tensor:
+    """log p(x, z) in nats, (K, B), at given latents.
+
+    Args:
+        model: the model of a pair.
+        x: data (B, *shape).
+        y: labels or None.
+        latents: a value (K, B, *event) for each latent site, in its constrained space.
+
+    Raises:
+        PairError: a latent site has no value.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> pv.log_joint(pair.model, torch.zeros(3, 5), None, {"z": torch.zeros(4, 3, 2)}).shape
+        torch.Size([4, 3])
+    """
+    particles = next(iter(latents.values())).shape[0] if latents else 1
+    with own_store():
+        sites = _sampled(_run(model, call_args(model, x, y), {}, particles, latents))
+    total: Tensor | None = None
+    for name, site in sites.items():
+        if not site["is_observed"] and name not in latents:
+            raise PairError(f"log_joint: the latent site {name!r} has no value; give one in latents[{name!r}]")
+        log_p = _log_prob(site, _batch(site, particles))
+        total = log_p if total is None else total + log_p
+    if total is None:
+        raise PairError("log_joint: the model has no sample site")
+    return total
+
+
+def first_outside(site: Site) -> int | None:
+    """The index of the first datum that lies outside the support of an observed site, or None; reads the device."""
+    inside = site.p.support.check(site.value)
+    while inside.dim() > 1:
+        inside = inside.all(0)
+    bad = torch.nonzero(~inside)
+    return int(bad[0]) if len(bad) else None
+
+
+@dataclass(eq=False)
+class Draw:
+    """A site of a program that was run once: its value (K, B, *event) and its distribution."""
+
+    value: Tensor
+    fn: Any
+    is_observed: bool
+    frames: tuple[Any, ...] = ()
+    scale: float | Tensor = 1.0
+
+
+def sites(
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    num_samples: int = 1,
+    values: Mapping[str, Tensor] | None = None,
+    means: bool = False,
+    uncondition: bool = False,
+) -> dict[str, Draw]:
+    """Run one program under K particles and return its sample sites by name, in order.
+
+    Args:
+        program: a model or a guide.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        num_samples: the number K of particles.
+        values: values (K, B, *event) to put at sites instead of drawing them.
+        means: put each site's mean instead of a draw, where it has one.
+        uncondition: draw the observed sites too, as for sampling from a model that needs data to run.
+
+    Returns:
+        The sites; draws come from torch's global generators.
+    """
+    if uncondition:
+        program = poutine.uncondition(program)
+    with own_store():
+        if means:
+            with _Fill(None):
+                trace = _run(program, args, kwargs or {}, num_samples, values)
+        else:
+            trace = _run(program, args, kwargs or {}, num_samples, values)
+    return {
+        name: Draw(
+            site["value"],
+            site["fn"],
+            bool(site["is_observed"] or site["infer"].get("was_observed")),
+            tuple(f for f in site["cond_indep_stack"] if f.name != PARTICLES),
+            site["scale"],
+        )
+        for name, site in _sampled(trace).items()
+    }
+
+
+def parents(model: Program, args: tuple[Any, ...], values: Mapping[str, Tensor]) -> dict[str, set[str]]:
+    """For each latent site of a model, the latent sites that its distribution depends on.
+
+    Read from the graph of gradients: each value is put in as a leaf, and a site's log density is asked which other
+    leaves it reaches.
+    """
+    leaves = {n: v.detach().clone().requires_grad_(v.is_floating_point()) for n, v in values.items()}
+    particles = next(iter(leaves.values())).shape[0] if leaves else 1
+    found: dict[str, set[str]] = {}
+    with torch.enable_grad():
+        for name, site in _sampled(_run(model, args, {}, particles, leaves)).items():
+            if site["is_observed"] or name not in leaves:
+                continue
+            log_p = site["fn"].log_prob(site["value"]).sum()
+            others = [n for n in leaves if n != name and leaves[n].requires_grad]
+            if not log_p.requires_grad or not others:
+                found[name] = set()
+                continue
+            grads = torch.autograd.grad(log_p, [leaves[n] for n in others], allow_unused=True, retain_graph=True)
+            found[name] = {n for n, g in zip(others, grads, strict=True) if g is not None}
+    return found
