@@ -6,6 +6,8 @@ Names are loaded when they are first used, so that ``import ppl_vae`` is quick a
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -26,7 +28,7 @@ _NAMES = {
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [*sorted(_WHERE), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_WHERE), "__version__"]
 
 if TYPE_CHECKING:
     from .check import check_pair as check_pair
@@ -67,11 +69,20 @@ if TYPE_CHECKING:
     from .weights import terms as terms
 
 
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
+class _Package(ModuleType):
+    """Loads names when they are asked for; ``fit`` and ``compare`` stay functions beside the files of that name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _WHERE:
+            return getattr(importlib.import_module(_WHERE[name]), name)
+        raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # importing ppl_vae.fit makes Python set the attribute "fit" to the file
+        super().__setattr__(name, getattr(value, name) if name in _WHERE and isinstance(value, ModuleType) else value)
+
+    def __dir__(self) -> list[str]:
+        return __all__
 
 
-def __dir__() -> list[str]:
-    return __all__
+sys.modules[__name__].__class__ = _Package

@@ -31,9 +31,7 @@ def _data_site(draws: dict[str, weights.Draw], guide_sites: set[str] | None = No
     raise UserError('the model has no site for the data; write pyro.sample("x", ..., obs=x)')
 
 
-def _generate(
-    pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None = None
-) -> weights.Draw:
+def _generate(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None = None) -> weights.Draw:
     """Run the model without data, at given latents (1, n, *event) where there are any."""
     device, dtype = home(pair)
     y = None if y is None else y.to(device)
@@ -43,7 +41,10 @@ def _generate(
     if "n" in names and "x" in names:
         args, kwargs = weights.call_args(pair.model, None, y), {"n": n}
     elif pair.data_shape is not None:  # stock code needs data to run: give it zeros, and draw over them
-        args, kwargs = weights.call_args(pair.model, torch.zeros(n, *pair.data_shape, device=device, dtype=dtype), y), {}
+        args, kwargs = (
+            weights.call_args(pair.model, torch.zeros(n, *pair.data_shape, device=device, dtype=dtype), y),
+            {},
+        )
     else:
         raise UserError(
             "this model can't run without data: write model(x=None, y=None, n=1), or give the shape of a datum, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -144,7 +144,6 @@ class Estimate:
     num_dims: int
     block: int
     chunk: int
-    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -294,7 +293,7 @@ def _block(
     """All samples of one block of data, by a running sum of w and w^2 and the upper tail."""
     total = Running(num_samples)
     for c, start in enumerate(range(0, num_samples, chunk)):
-        reseed(seed_for(seed, "log_likelihood", index, c))
+        reseed(seed_for(seed, "log_likelihood", index, c), x.device)
         size = min(chunk, num_samples - start)
         with pyro.validation_enabled(False):
             t = weights.terms(pair.model, pair.guide, x, y, num_samples=size)
@@ -324,7 +323,9 @@ class Running:
         log_w = t.log_w
         eps = torch.finfo(log_w.dtype).eps
         # what rounding alone can do to log_w: its terms are large, and cancel
-        size = sum(part.detach().abs().amax(0) for part in (t.log_lik, t.log_prior, t.log_q)) + torch.ones_like(log_w[0])
+        size = sum(part.detach().abs().amax(0) for part in (t.log_lik, t.log_prior, t.log_q)) + torch.ones_like(
+            log_w[0]
+        )
         log_w = log_w.double()
         if not self._started:
             like = log_w[0]
@@ -364,7 +365,9 @@ class Running:
             for name, site in (*t.sites.items(), *t.observed.items()):
                 values = torch.stack([site.log_p[:, i], site.log_q[:, i]])
                 if bool((torch.isnan(values) | (values == math.inf)).any()):
-                    raise NonFiniteError(f"log_likelihood: datum {first + i}: the log density of site {name!r} is not finite")
+                    raise NonFiniteError(
+                        f"log_likelihood: datum {first + i}: the log density of site {name!r} is not finite"
+                    )
             raise NonFiniteError(f"log_likelihood: datum {first + i}: a weight is not finite")
 
     def result(self) -> dict[str, Tensor]:
@@ -373,7 +376,9 @@ class Running:
         shift = torch.where(torch.isinf(self.max), 0.0, self.max)
         ratio = self.w2 / self.w.square()  # 1 / ESS
         variance = ((k * ratio - 1) / (k - 1)).clamp(min=0) if k > 1 else torch.full_like(ratio, math.nan)
-        exact = (self.max - self.min <= self.rounding) if not self.exact else torch.ones_like(self.max, dtype=torch.bool)
+        exact = (
+            (self.max - self.min <= self.rounding) if not self.exact else torch.ones_like(self.max, dtype=torch.bool)
+        )
         khat = _khat(self.top, k, exact)
         if self.exact:
             khat = torch.full_like(khat, -math.inf)
@@ -392,8 +397,9 @@ def _refuse_delta(t: weights.Terms) -> None:
     for s in t.sites.values():
         if weights.kind(s.q) == "Delta" and not auxiliary:
             raise PairError(
-                f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no importance "
-                f"weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a guide with noise"
+                f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
+                f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
+                f"guide with noise"
             )
 
 

@@ -122,6 +122,16 @@ class ContinuousBernoulli(Likelihood):
         return torch.logit(mean.clamp(1e-2, 1 - 1e-2)).unsqueeze(0)
 
 
+class _Pixels(constraints.Constraint):
+    """The 256 values {0, 1/255, ..., 1}."""
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        v = 255 * value
+        return ((v - v.round()).abs() < 1e-3) & (value >= 0) & (value <= 1)
+
+
 class DiscretizedLogistic(TorchDistribution):
     r"""The exact probability of 8-bit pixels, given as x in {0, 1/255, ..., 1}.
 
@@ -144,7 +154,7 @@ class DiscretizedLogistic(TorchDistribution):
     """
 
     arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
-    support = constraints.interval(0, 1)
+    support = _Pixels()
     has_rsample = False
 
     loc: Tensor
@@ -161,7 +171,9 @@ class DiscretizedLogistic(TorchDistribution):
         return mean
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
-        return DiscretizedLogistic(self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), validate_args=False)
+        return DiscretizedLogistic(
+            self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), validate_args=False
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

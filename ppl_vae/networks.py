@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyro.distributions as dist
@@ -88,7 +89,7 @@ class MLP(nn.Sequential):
         if min(sizes) < 1:
             raise UserError(f"layer widths {tuple(sizes)}: each must be at least 1")
         layers: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(sizes)):
             layers += [nn.Linear(a, b)] if i == 0 else [activation(act), nn.Linear(a, b)]
         super().__init__(*layers)
         glorot(self)
@@ -135,7 +136,7 @@ class Encoder(nn.Module):
         if self.conv:
             channels, sizes = _pyramid(data_shape, hidden)
             layers: list[nn.Module] = []
-            for a, b in zip(channels[:-1], channels[1:], strict=True):
+            for a, b in pairwise(channels):
                 layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), activation(act)]
             self.net = glorot(nn.Sequential(*layers, nn.Flatten()))
             self.features = channels[-1] * math.prod(sizes[-1]) + extra

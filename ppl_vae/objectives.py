@@ -11,7 +11,8 @@ from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 from . import weights
-from .errors import PairError
+from .errors import PairError, UserError
+from .registry import OBJECTIVES, resolve
 from .rng import forked
 from .weights import Grad, Program, Site, Terms
 
@@ -104,7 +105,7 @@ def _needs_rsample(site: Site, objective: str) -> None:
         )
 
 
-class Objective(ELBO):  # type: ignore[misc]
+class Objective(ELBO):
     """A function of Terms as a ``pyro.infer.ELBO``: for ``pv.SVI``, for stock SVI, and for a plain torch loop.
 
     In a plain loop, ``objective(model, guide)(x)`` is the loss to differentiate, in nats, summed over the data.
@@ -125,7 +126,7 @@ class Objective(ELBO):  # type: ignore[misc]
     ) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles={num_particles}: at least one is needed")
-        super().__init__(num_particles=num_particles)
+        super().__init__(num_particles=num_particles)  # type: ignore[no-untyped-call]
         self.bound = bound
         self.grad = grad
         self.vectorize = vectorize
@@ -162,7 +163,7 @@ class Objective(ELBO):  # type: ignore[misc]
                 "train pair.as_pyro(), or use pv.SVI"
             )
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return float(loss.detach())
 
     def check(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
@@ -267,31 +268,32 @@ def _choose(gradient: str, choices: tuple[str, ...]) -> Any:
     return gradient
 
 
-OBJECTIVES: dict[str, tuple[Callable[[int], Objective], str]] = {
-    "elbo": (lambda k: Elbo(k), "the evidence lower bound (Trace_ELBO)"),
-    "meanfield": (lambda k: MeanField(k), "the ELBO with the KL in closed form (TraceMeanField_ELBO)"),
-    "iwae": (lambda k: IWAE(k), "the importance-weighted bound with num_particles samples"),
-}
-
-
-def objective(name: str, num_particles: int | None = None) -> Objective:
+def objective(name: str, num_particles: int | None = None, **options: Any) -> Objective:
     """An objective by name: ``"elbo"``, ``"meanfield"`` or ``"iwae"``.
 
     Args:
         name: one of the names that ``ppl-vae list`` prints.
-        num_particles: samples of each datum; None takes 1, and 10 for ``"iwae"``.
+        num_particles: samples of each datum; None takes the objective's own default.
+        options: its other arguments, such as ``gradient="dreg"``.
 
     Raises:
-        ValueError: no such name.
+        UserError: no such name, or no such option.
 
     Example:
         >>> import ppl_vae as pv
         >>> pv.objective("iwae", num_particles=5).num_particles
         5
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective={name!r}: choose one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name][0](num_particles or (10 if name == "iwae" else 1))
+    make = resolve("objective", name, OBJECTIVES)
+    if num_particles is not None:
+        options["num_particles"] = num_particles
+    try:
+        made: Objective = make(**options)
+    except TypeError:
+        raise UserError(f"objective {name!r} takes no option {', '.join(sorted(options))}") from None
+    except ValueError as error:
+        raise UserError(f"objective {name!r}: {error}") from None
+    return made
 
 
 def ours(loss: Any) -> Objective | None:

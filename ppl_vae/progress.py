@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from .rng import quiet_import
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
 
 def bar(enabled: bool) -> Progress:
-    """A bar with count, text, time spent and time left; silent where not enabled."""
+    """A bar with a count, the time left, and a text; silent where not enabled."""
+    quiet_import("rich.console")
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[info]}"),
         console=Console(stderr=True),
         disable=not enabled,
     )
@@ -28,8 +33,8 @@ def bar(enabled: bool) -> Progress:
 
 def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
     """Iterate with a bar."""
-    with bar(enabled) as b:
-        task = b.add_task(description, total=len(items), info="")
+    with bar(enabled) as shown:
+        task = shown.add_task(description, total=len(items), info="")
         for item in items:
             yield item
-            b.advance(task)
+            shown.advance(task)

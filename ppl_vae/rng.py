@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -31,14 +34,18 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
     return (int.from_bytes(digest, "big") + last) % 2**32
 
 
-def reseed(seed: int) -> None:
-    """Seed torch's generators on every device; on a GPU this waits for nothing."""
-    torch.manual_seed(seed)
+def reseed(seed: int, device: torch.device | str = "cpu") -> None:
+    """Seed torch's generator on the CPU and on ``device``, and no other; a GPU is not waited for."""
+    torch.default_generator.manual_seed(seed)
+    device = torch.device(device)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextmanager
 def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Iterator[None]:
-    """Leave torch's generators as they came in; inside, start from ``seed`` where one is given.
+    """Leave the generators of the CPU and of ``device`` as they came in; inside, start from ``seed`` if given.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -51,5 +58,14 @@ def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Itera
     cuda = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         if seed is not None:
-            reseed(seed)
+            reseed(seed, device)
         yield
+
+
+def quiet_import(module: str) -> Any:
+    """Import a module without moving Python's global generator, from which some libraries draw when they load."""
+    state = random.getstate()
+    try:
+        return importlib.import_module(module)
+    finally:
+        random.setstate(state)

@@ -146,7 +146,7 @@ class SVI:
         if self.objective is not None:
             if not loss.requires_grad:
                 raise PairError("the loss depends on no parameter of the pair, so there is nothing to train")
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.detach(), params
 
     def _move(self, loss: Tensor, params: list[Tensor]) -> None:

@@ -250,7 +250,9 @@ def _batch(site: Any, particles: int) -> tuple[int, int]:
 
 
 def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
-    log_p: Tensor = scale_and_mask(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"])
+    log_p: Tensor = scale_and_mask(
+        site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"]
+    )
     return _shaped(site["name"], log_p, shape)
 
 
@@ -366,7 +368,7 @@ def _gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
         factor = gate[0]
         return g if factor is None else g * factor.reshape(factor.shape + (1,) * (g.dim() - 2)).to(g.dtype)
 
-    copy.register_hook(weigh)  # type: ignore[no-untyped-call]
+    copy.register_hook(weigh)
     return copy
 
 
@@ -428,9 +430,7 @@ def terms(
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
     with own_store():
-        return score(
-            model, guide, call_args(model, x, y), call_args(guide, x, y), num_samples=num_samples, grad=grad
-        )
+        return score(model, guide, call_args(model, x, y), call_args(guide, x, y), num_samples=num_samples, grad=grad)
 
 
 def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str, Tensor]) -> Tensor:

@@ -53,10 +53,11 @@ def autoencoder(
         data_mean: mean of the training data; sets the output bias.
         latent: width of the code.
         hidden: widths (or channels) from the data inwards; the decoder mirrors them.
-        likelihood: a name from ``likelihoods``.
+        likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
+            gaussian_network, continuous_bernoulli or discretized.
         sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: ``"mlp"`` or ``"conv"``.
-        activation: a name from ``networks.ACTIVATIONS``.
+        network: mlp or conv.
+        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
     Raises:
         UserError: a name that is not known, or a size that does not fit.

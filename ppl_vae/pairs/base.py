@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,16 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..likelihoods import Likelihood
 from ..networks import Decoder, Encoder
-
-PAIRS: dict[str, tuple[str, str]] = {
-    # name: (module:function, summary); strings, so that --help needs no torch
-    "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
-    "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
-    "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
-    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
-    "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no prior, no likelihood"),
-    "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
-}
+from ..registry import PAIRS, resolve
 
 
 class Stock(NamedTuple):
@@ -145,19 +135,6 @@ def data_plate(x: Tensor | None, n: int) -> Any:
     return pyro.plate("data", n if x is None else x.shape[0], dim=-1)
 
 
-def builder(name: str) -> Callable[..., Pair]:
-    """The function that builds a registered pair.
-
-    Raises:
-        UserError: no such name.
-    """
-    if name not in PAIRS:
-        raise UserError(f"pair {name!r} is not registered; choose one of {', '.join(PAIRS)}")
-    module, function = PAIRS[name][0].split(":")
-    build_it: Callable[..., Pair] = getattr(importlib.import_module(module), function)
-    return build_it
-
-
 def build(name: str, data: Any = None, **options: Any) -> Pair:
     """A registered pair, with fresh weights from torch's global generator (``torch.manual_seed`` seeds it).
 
@@ -174,7 +151,7 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
         >>> import ppl_vae as pv
         >>> pair = pv.build("vae", data_shape=(1, 28, 28), latent=50, hidden=(200, 200), likelihood="bernoulli")
     """
-    function = builder(name)
+    function: Callable[..., Pair] = resolve("pair", name, PAIRS)
     known = inspect.signature(function).parameters
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -186,9 +163,10 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
                 options.setdefault(key, value)
     missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
     if missing:
-        raise UserError(f"pair {name!r} needs {', '.join(missing)}" + (
-            "; the data have no labels" if "num_classes" in missing and data is not None else ""
-        ))
+        raise UserError(
+            f"pair {name!r} needs {', '.join(missing)}"
+            + ("; the data have no labels" if "num_classes" in missing and data is not None else "")
+        )
     pair = function(**options)
     pair.name = name
     # the mean only sets a bias, which is among the weights: a run is rebuilt without it

@@ -82,10 +82,11 @@ def hierarchical(
         latent: dimensions of z1 and z2.
         hidden: widths between x and z1.
         hidden2: widths between z1 and z2.
-        likelihood: a name from ``likelihoods``.
+        likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
+            gaussian_network, continuous_bernoulli or discretized.
         sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: ``"mlp"`` or ``"conv"``, between x and z1.
-        activation: a name from ``networks.ACTIVATIONS``.
+        network: mlp or conv, between x and z1.
+        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
     Raises:
         UserError: a name that is not known, or a size that does not fit.

@@ -95,8 +95,12 @@ class ExactGuide(nn.Module):
 
 
 def linear(
-    *, data_shape: Sequence[int], data_mean: Tensor | None = None, latent: int = 2, sigma: float = 1.0,
-    guide: str = "linear"
+    *,
+    data_shape: Sequence[int],
+    data_mean: Tensor | None = None,
+    latent: int = 2,
+    sigma: float = 1.0,
+    guide: str = "linear",
 ) -> Pair:
     """Probabilistic PCA; ``pair.model.evidence(x)`` and ``pair.model.posterior(x)`` are exact.
 

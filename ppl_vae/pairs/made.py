@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyro
@@ -101,16 +102,16 @@ def made(
         data_shape: shape of one datum.
         data_mean: mean of the training data; sets the output bias.
         hidden: widths of the layers.
-        activation: a name from ``networks.ACTIVATIONS``.
+        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
     Raises:
         UserError: an unknown activation.
     """
     size = math.prod(data_shape)
     inputs = torch.arange(size)
-    degrees = [inputs] + [torch.arange(width) % max(size - 1, 1) for width in hidden]
+    degrees = [inputs, *(torch.arange(width) % max(size - 1, 1) for width in hidden)]
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(degrees[:-1], degrees[1:], strict=True)):
+    for a, b in pairwise(degrees):
         layers += [MaskedLinear(a, b, strict=False), make_activation(activation)]
     last = MaskedLinear(degrees[-1], inputs, strict=True)
     net = glorot(nn.Sequential(*layers, last))

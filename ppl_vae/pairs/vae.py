@@ -62,10 +62,11 @@ def vae(
         data_mean: mean of the training data; sets the output bias, which is worth about 1 nat on MNIST.
         latent: latent dimensions.
         hidden: widths (or channels) from the data inwards; the decoder mirrors them.
-        likelihood: a name from ``likelihoods``.
+        likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
+            gaussian_network, continuous_bernoulli or discretized.
         sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: ``"mlp"`` or ``"conv"``.
-        activation: a name from ``networks.ACTIVATIONS``.
+        network: mlp or conv.
+        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
     Raises:
         UserError: a name that is not known, or a size that does not fit.

@@ -1,0 +1,5 @@
+"""``python -m ppl_vae``: the command line."""
+
+from .cli import main
+
+main()

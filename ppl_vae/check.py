@@ -1,0 +1,165 @@
+"""check_pair: try a pair on three data with two particles, and say what breaks the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import constraints
+from pyro.infer import ELBO
+from torch import Tensor
+
+from . import weights
+from .errors import NonFiniteError, PairError
+from .estimate import refuse_outside
+from .objectives import Elbo, Objective, ours
+from .rng import forked
+from .weights import Draw, Program, Terms, call_args, kind, takes_labels
+
+
+def check_pair(
+    model: Program, guide: Program, x: Tensor, y: Tensor | None = None, *, objective: ELBO | None = None
+) -> None:
+    """Try a pair on three data with two particles and raise one error that says what to write instead.
+
+    Looks for latent names that do not match, a model that observes nothing, a site that is not (particles, data),
+    plates other than one unscaled ``pyro.plate("data", B, dim=-1)``, a latent outside of it, a guide without
+    ``rsample`` under a pathwise objective, a guide whose support exceeds the model's, data outside the likelihood's,
+    and NaN, naming the site. Changes no parameter and no generator.
+
+    Args:
+        model: ``model(x, y)``.
+        guide: ``guide(x, y)``.
+        x: data (N, *shape); the first three are used.
+        y: labels (N,), for pairs that take them.
+        objective: what the pair will be trained on; None takes the ELBO, which any pair can be.
+
+    Raises:
+        PairError: the contract is broken; names the site, what was found and what to write.
+        DataError: x lies outside the support of the likelihood.
+        NonFiniteError: a site scores NaN or an infinity.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
+        >>> pv.check_pair(pair.model, pair.guide, torch.zeros(3, 1, 8, 8))
+    """
+    x = x[:3] if len(x) >= 3 else x[torch.arange(3, device=x.device) % len(x)]
+    y = None if y is None else (y[:3] if len(y) >= 3 else y[torch.arange(3, device=y.device) % len(y)])
+    if y is not None and takes_labels(model) != takes_labels(guide):
+        have, lack = ("model", "guide") if takes_labels(model) else ("guide", "model")
+        raise PairError(f"the {have} takes labels and the {lack} does not; write {lack}(x, y=None)")
+    with forked(x.device), torch.no_grad(), pyro.validation_enabled(False):
+        guide_sites = _run("guide", guide, x, y, None)
+        _check_plates(guide_sites, len(x))
+        drawn = {name: site for name, site in guide_sites.items() if not site.is_observed}
+        model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
+        _check_plates(model_sites, len(x))
+        t = weights.terms(model, guide, x, y, num_samples=2)
+        _check_support(t)
+        refuse_outside(t)
+        report = nonfinite_site(t)
+        if report is not None:
+            raise NonFiniteError(report)
+    loss = ours(objective) if objective is not None else Elbo()
+    if loss is not None:
+        _check_objective(loss, model, guide, x, y)
+
+
+def nonfinite_site(t: Terms) -> str | None:
+    """The first site whose value or score is not finite, in words; None where all are."""
+    for name, site in (*t.sites.items(), *t.observed.items()):
+        for what, values in (("value", site.value), ("log density", site.log_p), ("log q", site.log_q)):
+            if torch.is_tensor(values) and values.is_floating_point():
+                bad = torch.nonzero(~torch.isfinite(values))
+                if len(bad):
+                    datum = int(bad[0][1 if (values.dim() > 1 and what != "value") or name in t.sites else 0])
+                    return (
+                        f"site {name!r}: the {what} is {float(values[tuple(bad[0])])} (datum {datum} of the batch, "
+                        f"{kind(site.q if site.q is not None else site.p)}); keep scales away from 0 and inputs finite"
+                    )
+    return None
+
+
+def _run(
+    role: str, program: Program, x: Tensor, y: Tensor | None, values: Mapping[str, Tensor] | None
+) -> dict[str, Draw]:
+    """Run one program, and put its role in front of whatever goes wrong inside."""
+    try:
+        return weights.sites(program, call_args(program, x, y), num_samples=2, values=values)
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        if isinstance(error, PairError):
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = (
+            "every dimension but the data's must be declared with .to_event, and networks must accept z of shape "
+            "(particles, data, latent)"
+        )
+        raise PairError(f"the {role} fails on x of shape {tuple(x.shape)} with 2 particles: {first}; {hint}") from error
+
+
+def _check_plates(sites: Mapping[str, Draw], num_data: int) -> None:
+    for name, site in sites.items():
+        frames = [f for f in site.frames if f.vectorized]
+        if not frames:
+            what = "observed" if site.is_observed else "a global latent"
+            raise PairError(
+                f'site {name!r} is {what} outside the data plate; move it inside pyro.plate("data", B, dim=-1), '
+                f"or make it a parameter"
+            )
+        if len(frames) > 1 or frames[0].dim != -1:
+            found = ", ".join(f"{f.name!r} at dim {f.dim}" for f in frames)
+            raise PairError(
+                f"site {name!r} is under the plates {found}; open exactly one, "
+                f'pyro.plate("data", B, dim=-1), and declare other dimensions with .to_event'
+            )
+        if torch.is_tensor(site.scale) or site.scale != 1.0:
+            raise PairError(
+                f"site {name!r} is scaled by {float(site.scale):g}; open the data plate without a subsample size "
+                f"and without poutine.scale: losses are sums over the batch"
+            )
+        if frames[0].size != num_data:
+            raise PairError(
+                f"site {name!r} is in a plate of size {frames[0].size} for {num_data} data; write "
+                f'pyro.plate("data", x.shape[0], dim=-1)'
+            )
+        shape = tuple(site.fn.batch_shape)
+        if shape != (2, num_data):
+            raise PairError(
+                f"site {name!r} has batch shape {shape} where (particles, data) = (2, {num_data}) is needed; "
+                f"declare the dimensions of one datum with .to_event"
+            )
+
+
+def _check_support(t: Terms) -> None:
+    for name, site in t.sites.items():
+        if site.p is None or kind(site.q) == "Delta":
+            continue
+        inner, outer = _base(site.q.support), _base(site.p.support)
+        wide = inner is constraints.real and outer is not constraints.real and not _is_real(outer)
+        if not wide:
+            value = site.q.sample(torch.Size((256,)))
+            wide = not bool(site.p.support.check(value).all())
+        if wide:
+            raise PairError(
+                f"site {name!r}: the guide's {kind(site.q)} has support {inner}, beyond the model's {kind(site.p)} on "
+                f"{outer}; use a distribution on the same support, such as LogNormal or Gamma for a positive latent"
+            )
+
+
+def _base(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def _is_real(support: Any) -> bool:
+    return type(support) is type(constraints.real) or "real" in str(support).lower()
+
+
+def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
+    args = (x,) if y is None or not takes_labels(model) else (x, y)
+    with forked(x.device), weights.own_store(), pyro.validation_enabled(False), torch.no_grad():
+        loss.differentiable_loss(model, guide, *args)

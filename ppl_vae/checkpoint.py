@@ -1,0 +1,274 @@
+"""Run folders: JSON and safetensors, written atomically, checked when read, never able to run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from .errors import RunError, UserError
+from .pairs.base import Pair, build
+from .registry import PAIRS
+from .rng import forked
+
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+STATE = "train_state.safetensors"
+FORMAT = 1
+
+
+def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: Any) -> Path:
+    """Write a pair to a run folder: ``config.json`` and ``weights.safetensors``.
+
+    Args:
+        run_dir: the folder; made where it is absent.
+        pair: a pair; its parameters must live in modules.
+        overwrite: replace a run that is there.
+        record: JSON-able facts to keep in the configuration.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: a run is there already, or the pair has no parameters in modules.
+
+    Example:
+        >>> import tempfile, torch, ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pv.save(folder + "/run", pair)
+        ...     again = pv.load(run)
+        >>> bool((again.guide.head.loc.weight == pair.guide.head.loc.weight).all())
+        True
+    """
+    tensors = state_of(pair)
+    if not tensors:
+        raise RunError(
+            "this pair has no parameters in modules, so there is nothing to save; write the networks as attributes of "
+            "an nn.Module (bare pyro.param values live in Pyro's store)"
+        )
+    folder = make_folder(run_dir, overwrite)
+    write_config(folder, pair, record)
+    write_tensors(folder / WEIGHTS, tensors, {})
+    return folder
+
+
+def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.device = "cpu") -> Pair:
+    """Read a pair from a run folder, in evaluation mode.
+
+    Only registered names are rebuilt; nothing that the folder names is imported. A pair of your own is loaded into
+    the instance that you hand over.
+
+    Args:
+        run_dir: the folder.
+        pair: an instance to load into, for a pair that is not registered.
+        device: where to put it.
+
+    Raises:
+        RunError: a file is missing, truncated, edited, or made by something else.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pv.load("no/such/run")
+        Traceback (most recent call last):
+        ppl_vae.errors.RunError: no/such/run is not a run: there is no config.json; `ppl-vae train --out` makes one
+    """
+    folder = Path(run_dir)
+    config = read_config(folder)
+    tensors, _ = read_tensors(folder / WEIGHTS)
+    if pair is None:
+        about = config["pair"]
+        if about["name"] not in PAIRS or about.get("options") is None:
+            raise RunError(
+                f"{folder / CONFIG}: the pair {about['name']!r} is not registered; build it yourself and call "
+                f"pv.load(run_dir, pair=yours)"
+            )
+        try:
+            with forked():
+                pair = build(about["name"], **about["options"])
+        except (UserError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f"{folder / CONFIG}: the pair can't be rebuilt from it: {first_line(error)}") from error
+    restore(pair, tensors, folder / WEIGHTS)
+    return pair.to(device).eval()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def state_of(pair: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters and buffers by name, on the CPU; a tensor with several names is kept once."""
+    kept: dict[tuple[int, tuple[int, ...]], str] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in pair.state_dict().items():
+        if kept.setdefault((value.data_ptr(), tuple(value.shape)), name) == name or value.numel() == 0:
+            tensors[prefix + name] = value.detach().cpu().contiguous().clone()
+    return tensors
+
+
+def restore(pair: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Put tensors of :func:`state_of` back, after checking every name and shape.
+
+    Raises:
+        RunError: a tensor is missing, is one too many, or has another shape.
+    """
+    current = state_of(pair)
+    if set(current) != set(tensors):
+        odd = sorted(set(current) ^ set(tensors))
+        raise RunError(f"{where}: not the weights of this pair: {odd[0]!r} is on one side only ({len(odd)} such names)")
+    for name, value in tensors.items():
+        if value.shape != current[name].shape:
+            raise RunError(
+                f"{where}: {name!r} has shape {tuple(value.shape)}, this pair needs {tuple(current[name].shape)}"
+            )
+    floating = next((v.dtype for v in tensors.values() if v.is_floating_point()), None)
+    if floating is not None:
+        pair.to(floating)
+    pair.load_state_dict(dict(tensors), strict=False)
+
+
+def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
+    """A folder for a new run.
+
+    Raises:
+        RunError: a run, or something else, is there and ``overwrite`` is not set.
+    """
+    folder = Path(run_dir)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose another folder for the run")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / CONFIG).exists():
+            raise RunError(f"{folder} holds other files and no run; choose another folder for the run")
+        if not overwrite:
+            raise RunError(f"{folder} holds a run already; pass --overwrite (overwrite=True) or another folder")
+        for name in (STATE, "train_state.json", WEIGHTS, "history.jsonl", "evaluation.json", "log_px.csv", CONFIG):
+            (folder / name).unlink(missing_ok=True)
+        for figure in (folder / "figures").glob("*.png"):
+            figure.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: can't make the folder: {error.strerror}") from error
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    names = ("ppl_vae", "torch", "pyro-ppl", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def write_config(folder: Path, pair: Pair, record: Mapping[str, Any]) -> None:
+    """Write everything that is needed to rebuild the pair and to redo the run."""
+    about = {"name": pair.name, "options": pair.config}
+    write_json(folder / CONFIG, {"format": FORMAT, "pair": about, **record, "versions": versions()})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        RunError: there is none, or it is not one of ours.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run: there is no {CONFIG}; `ppl-vae train --out` makes one")
+    config = read_json(path)
+    about = config.get("pair") if isinstance(config, dict) else None
+    if not isinstance(about, dict) or not isinstance(about.get("name"), str) or config.get("format") != FORMAT:
+        raise RunError(f"{path}: not a configuration of this program (format {FORMAT}); it was edited, or is foreign")
+    if not isinstance(about.get("options"), dict | None):
+        raise RunError(f"{path}: the options of the pair are not a table; the file was edited")
+    found: dict[str, Any] = config
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        RunError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: can't be read ({first_line(error)}); it is missing, truncated or edited") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; infinities and NaN are written as null by the caller, never here."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    _commit(part, path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON-able facts to one safetensors file, atomically, with a checksum."""
+    part = path.with_name(path.name + ".part")
+    facts = json.dumps(about, allow_nan=False)
+    about_file = {"format": "ppl_vae", "about": facts, "sha256": _digest(tensors, facts)}
+    part.write_bytes(to_bytes(dict(tensors), metadata=about_file))
+    _commit(part, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and the facts beside them.
+
+    Raises:
+        RunError: the file is missing, truncated, edited, or made by something else.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} is missing; the run was not finished, or is not one")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path}: not a whole safetensors file ({first_line(error)}); restore it from a copy") from error
+    if about.get("format") != "ppl_vae":
+        raise RunError(f"{path}: a safetensors file of another program")
+    if about.get("sha256") != _digest(tensors, about.get("about", "")):
+        raise RunError(f"{path}: the checksum does not match; the file was edited or damaged; restore it from a copy")
+    return tensors, json.loads(about["about"])
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    h = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        h.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        h.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return h.hexdigest()
+
+
+def _commit(part: Path, path: Path) -> None:
+    """Put a finished file in place: its bytes first, then its name, so that a kill leaves the old one or the new."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,577 @@
+"""The command line: arguments to the functions of the package. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import __version__, options
+from .errors import RunError, UserError
+from .registry import DATASETS, OBJECTIVES, PAIRS
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Variational autoencoders as Pyro programs, and a log-likelihood that you can believe.",
+)
+screen = Console()
+log = Console(stderr=True)
+
+RunArg = Annotated[Path, typer.Argument(help="A run folder, as `train` makes one.")]
+DataOpt = Annotated[str | None, typer.Option("--data", help=f"{', '.join(DATASETS)}, or a path. [that of the run]")]
+RootOpt = Annotated[Path, typer.Option("--data-root", help="Folder of downloaded data sets.")]
+SeedOpt = Annotated[int, typer.Option("--seed", help="Seeds everything that is random.")]
+DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for what is written. [the run folder]")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, all else elsewhere.")]
+SamplesOpt = Annotated[int, typer.Option("--num-samples", help="K, the samples of each datum.")]
+LimitOpt = Annotated[int | None, typer.Option("--limit", help="Use the first N data only.")]
+SplitOpt = Annotated[str, typer.Option("--split", help="train, valid or test.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; what the user can mend is one line on standard error and exit code 2."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return app.command(name=function.__name__.rstrip("_"))(guarded)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _with_pair_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each option of each registered pair."""
+    own = inspect.signature(function, eval_str=True)
+    fixed = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    extra = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option("--" + name.replace("_", "-"), help=options.describe(name)),
+            ],
+        )
+        for name in options.all_options()
+    ]
+
+    @functools.wraps(function)
+    def whole(*args: Any, **kwargs: Any) -> None:
+        function(*args, **kwargs)
+
+    whole.__signature__ = own.replace(parameters=[*fixed, *extra])  # type: ignore[attr-defined]
+    whole.__annotations__ = {p.name: p.annotation for p in (*fixed, *extra)}
+    return whole
+
+
+@command
+@_with_pair_options
+def train(
+    ctx: typer.Context,
+    pair: Annotated[str, typer.Argument(help=f"{', '.join(PAIRS)}.")] = "vae",
+    *,
+    data: Annotated[str, typer.Option("--data", help=f"{', '.join(DATASETS)}, or a path.")] = "digits",
+    data_root: RootOpt = Path("data"),
+    binarize: Annotated[str, typer.Option(help="dynamic, static or none.")] = "dynamic",
+    valid: Annotated[str | None, typer.Option(help="Validation data: a share or a count.")] = None,
+    objective: Annotated[str, typer.Option(help=f"{', '.join(OBJECTIVES)}.")] = "elbo",
+    num_particles: Annotated[
+        int | None, typer.Option(help="Samples of each datum in a step. [elbo: 1; iwae: 10]")
+    ] = None,
+    gradient: Annotated[str | None, typer.Option(help="elbo: path, stl; iwae: path, stl, dreg.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Data in a step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    schedule: Annotated[str, typer.Option(help="constant, linear, cosine or iwae.")] = "linear",
+    optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or adagrad.")] = "adam",
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight grows to 1.")] = 0.0,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without progress.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="The run folder. [runs/PAIR-DATA]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with its own options.")
+    ] = False,
+    num_samples: SamplesOpt = 5000,
+    limit: LimitOpt = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard.")] = False,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figures.")] = True,
+    json_: JsonOpt = False,
+    **pair_options: str | None,
+) -> None:
+    """Train a pair, evaluate it on the test data, and draw its figures."""
+    given = {k: v for k, v in pair_options.items() if v is not None}
+    request: dict[str, Any] = {
+        "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
+        "objective": objective, "num_particles": num_particles, "gradient": gradient, "epochs": epochs,
+        "batch_size": batch_size, "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
+        "warmup": warmup, "patience": patience, "seed": seed, "device": device,
+    }  # fmt: skip
+    if resume:
+        if out is None:
+            raise UserError("--resume needs --out RUN: which run is to go on?")
+        request = _resumed(ctx, out, request)
+    pair_args = options.convert(request["pair"], request["options"])
+
+    from . import build, fit, load_data
+    from .objectives import objective as make_objective
+    from .rng import forked, seed_for
+
+    loss_options = {} if request["gradient"] is None else {"gradient": request["gradient"]}
+    loss = make_objective(request["objective"], request["num_particles"], **loss_options)
+    loaded = load_data(
+        request["data"],
+        root=request["data_root"],
+        binarize=request["binarize"],
+        seed=request["seed"],
+        valid=_share(request["valid"]),
+    )
+    with forked(seed=seed_for(request["seed"], "build")):
+        built = build(request["pair"], data=loaded, **pair_args)
+    folder = out or _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}")
+    log.print(f"training {request['pair']} on {request['data']} ({len(loaded.train)} data), run folder {folder}")
+    try:
+        history = fit(
+            built,
+            loaded,
+            loss,
+            epochs=request["epochs"],
+            batch_size=request["batch_size"],
+            lr=request["lr"],
+            seed=request["seed"],
+            device=request["device"],
+            optimizer=request["optimizer"],
+            schedule=request["schedule"],
+            clip_norm=request["clip_norm"],
+            warmup=request["warmup"],
+            patience=request["patience"],
+            run_dir=folder,
+            resume=resume,
+            overwrite=overwrite,
+            record={"request": request, "data": loaded.record()},
+            tensorboard=tensorboard,
+        )
+    except KeyboardInterrupt:
+        log.print(f"stopped; go on with: ppl-vae train --out {folder} --resume")
+        raise typer.Exit(1) from None
+    test = loaded.test.limit(limit)
+    result, estimate = _evaluate(built.eval(), request["pair"], request["data"], test, num_samples, request["seed"])
+    _record(folder, result, estimate, test)
+    drawn = []
+    if figures:
+        from .figures import save_all
+
+        drawn = save_all(built, folder / "figures", data=test, history=history, estimate=estimate, seed=request["seed"])
+    _report({**result, "run": str(folder)}, json_, figures=len(drawn))
+
+
+@command
+def evaluate(
+    run: RunArg,
+    *,
+    num_samples: SamplesOpt = 5000,
+    limit: LimitOpt = None,
+    split: SplitOpt = "test",
+    data: DataOpt = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Estimate log p(x) of held-out data, with its error and its diagnostics."""
+    pair, config, part = _open(run, data, data_root, split, limit, device)
+    result, estimate = _evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    if estimate is None:
+        raise UserError(str(result["note"]))
+    _record(out or run, result, estimate, part)
+    _report(result, json_)
+
+
+@command
+def score(
+    run: RunArg,
+    *,
+    num_samples: SamplesOpt = 5000,
+    limit: LimitOpt = None,
+    split: SplitOpt = "test",
+    data: DataOpt = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
+    pair, config, part = _open(run, data, data_root, split, limit, device)
+    result, estimate = _evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    if estimate is None:
+        raise UserError(str(result["note"]))
+    path = _write_csv(out or run, estimate, part)
+    order = estimate.log_px.argsort()[:10].tolist()
+    if json_:
+        lowest = [{"index": i, "log_px": float(estimate.log_px[i])} for i in order]
+        _print_json({**result, "csv": str(path), "lowest": lowest})
+        return
+    table = Table("index", "label", "log p(x)", "± se", "ESS", "Pareto k", title="least likely data")
+    for i in order:
+        label = "" if part.y is None else str(part.y[i].item())
+        row = (estimate.log_px[i], estimate.std_error[i], estimate.ess[i], estimate.khat[i])
+        table.add_row(str(i), label, *(f"{float(v):.2f}" for v in row))
+    screen.print(table)
+    typer.echo(f"{len(estimate)} rows in {path}; {_side(result)}, K = {num_samples}, seed {seed}")
+
+
+@command
+def sample(
+    run: RunArg,
+    *,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many.")] = 64,
+    label: Annotated[int | None, typer.Option("--label", help="The label, for pairs that take one.")] = None,
+    mean: Annotated[bool, typer.Option("--mean/--draw", help="Show E[x|z], or draws of x.")] = True,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Draw data from the model: samples.npy and samples.png."""
+    import torch
+
+    from . import draws, figures
+    from .weights import takes_labels
+
+    pair, _ = _load(run, device)
+    y = None
+    if label is not None:
+        if not takes_labels(pair.model):
+            raise UserError(f"--label {label}: the pair of {run} takes no labels")
+        classes = getattr(pair.model, "num_classes", None)
+        if classes is not None and not 0 <= label < classes:
+            raise UserError(f"--label {label}: this pair knows the labels 0 to {classes - 1}")
+        y = torch.full((num,), label)
+    x = draws.sample(pair, num, y, mean=mean, seed=seed).cpu()
+    _write_images(out or run, "samples", x, figures.samples(x), json_, {"n": num, "seed": seed})
+
+
+@command
+def reconstruct(
+    run: RunArg,
+    *,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many.")] = 10,
+    split: SplitOpt = "test",
+    data: DataOpt = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Encode data and decode them again: reconstructions.npy and reconstructions.png."""
+    from . import draws, figures
+
+    pair, _, part = _open(run, data, data_root, split, num, device)
+    x_hat = draws.reconstruct(pair, part.x, part.y, seed=seed).cpu()
+    figure = figures.reconstructions(part.x, x_hat, n=len(part))
+    _write_images(out or run, "reconstructions", x_hat, figure, json_, {"n": len(part), "seed": seed})
+
+
+@command
+def figures(
+    run: RunArg,
+    *,
+    num_samples: SamplesOpt = 1000,
+    limit: LimitOpt = 1000,
+    split: SplitOpt = "test",
+    data: DataOpt = None,
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Draw every figure that applies to a run."""
+    from .figures import save_all
+
+    pair, config, part = _open(run, data, data_root, split, limit, device)
+    _, estimate = _evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    lines = (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else []
+    history = [json.loads(line) for line in lines] or None
+    paths = save_all(pair, (out or run) / "figures", data=part, history=history, estimate=estimate, seed=seed)
+    if json_:
+        _print_json({"run": str(run), "figures": [str(p) for p in paths]})
+    else:
+        typer.echo("\n".join(map(str, paths)))
+
+
+@command
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    *,
+    num_samples: SamplesOpt = 5000,
+    limit: LimitOpt = None,
+    split: SplitOpt = "test",
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = "auto",
+    json_: JsonOpt = False,
+) -> None:
+    """Compare runs on the same data: which difference is real."""
+    from .compare import compare as compare_pairs
+
+    names = [run.name for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    if len(set(names)) < len(names):
+        raise UserError("a run is given twice; give different run folders")
+    opened = {name: _open(run, None, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)}
+    prints = {config["data"]["sha256"] for _, config, _ in opened.values()}
+    if len(prints) > 1:
+        about = "; ".join(f"{n}: {c['data']['name']}, seed {c['data']['seed']}" for n, (_, c, _) in opened.items())
+        raise UserError(f"the runs were made on different data ({about}); train them on the same data and data seed")
+    part = next(iter(opened.values()))[2]
+    pairs = {name: pair for name, (pair, _, _) in opened.items()}
+    table = compare_pairs(pairs, part.x, part.y, num_samples=num_samples, seed=seed, progress=not json_)
+    numeric = ("elbo", "elbo_se", "log_px", "log_px_se", "ess", "khat", "unreliable", "diff", "diff_se")
+    rows = [
+        {"run": name, **{k: _finite(float(table[k][i])) for k in numeric}, "verdict": str(table.verdict.values[i])}
+        for i, name in enumerate(names)
+    ]
+    if json_:
+        _print_json({"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows})
+        return
+    shown = Table("run", "ELBO", "log p(x)", "min ESS", "max k", "difference", "verdict")
+    for r in rows:
+        shown.add_row(
+            r["run"], f"{r['elbo']:.2f} ± {r['elbo_se']:.2f}", f"{r['log_px']:.2f} ± {r['log_px_se']:.2f}",
+            f"{r['ess']:.0f}", "exact" if r["khat"] is None else f"{r['khat']:.2f}",
+            "" if r["verdict"] == "best" else f"{r['diff']:.3f} ± {r['diff_se']:.3f}", r["verdict"],
+        )  # fmt: skip
+    screen.print(shown)
+    typer.echo(
+        f"nats; {len(part)} {split} data, K = {num_samples}, seed {seed}; log p(x) is a lower bound in expectation. "
+        f"Differences are paired by datum; each run is one training run, so a verdict is on these weights."
+    )
+
+
+@command
+def list_(json_: JsonOpt = False) -> None:
+    """Print the pairs, the objectives and the data sets."""
+    if json_:
+        _print_json(
+            {
+                "pairs": [{"name": k, "summary": v[1]} for k, v in PAIRS.items()],
+                "objectives": [{"name": k, "summary": v[1]} for k, v in OBJECTIVES.items()],
+                "datasets": [{"name": k, "summary": v} for k, v in DATASETS.items()],
+            }
+        )
+        return
+    for title, rows in (
+        ("pairs", {k: v[1] for k, v in PAIRS.items()}),
+        ("objectives", {k: v[1] for k, v in OBJECTIVES.items()}),
+        ("data sets", DATASETS),
+    ):
+        typer.echo(title)
+        for name, summary in rows.items():
+            typer.echo(f"  {name:<14} {summary}")
+
+
+def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """The request of the run; an option that is given now and differs is refused."""
+    from .checkpoint import read_config
+
+    then = read_config(folder).get("request")
+    if not isinstance(then, dict) or set(then) != set(request):
+        raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
+    for key, value in request.items():
+        source = ctx.get_parameter_source(key)
+        explicit = source is not None and source.name == "COMMANDLINE"
+        if key == "options":
+            explicit = bool(value)
+        if explicit and key in ("epochs", "device", "data_root"):
+            then = {**then, key: value}
+        elif explicit and then[key] != value:
+            raise RunError(
+                f"{folder}: the run has {key}={then[key]!r}, you ask for {value!r}; leave it out, or start anew"
+            )
+    return then
+
+
+def _share(text: str | None) -> float | int | None:
+    if text is None:
+        return None
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise UserError(f"--valid {text!r}: give a share such as 0.1 or a count such as 5000") from None
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3 ... that is not there."""
+    if not folder.exists():
+        return folder
+    return next(p for i in range(2, 10**6) if not (p := folder.with_name(f"{folder.name}-{i}")).exists())
+
+
+def _load(run: Path, device: str) -> tuple[Any, dict[str, Any]]:
+    from .checkpoint import load, read_config
+    from .fit import resolve_device
+
+    return load(run, device=resolve_device(device)), read_config(run)
+
+
+def _open(
+    run: Path, data: str | None, data_root: Path | None, split: str, limit: int | None, device: str
+) -> tuple[Any, dict[str, Any], Any]:
+    """A run's pair, its configuration, and the data to judge it on."""
+    from .data import load_data
+
+    pair, config = _load(run, device)
+    request, record = config.get("request"), config.get("data")
+    if not isinstance(request, dict) or not isinstance(record, dict):
+        raise RunError(f"{run}: this run does not record its data; evaluate it from Python")
+    try:
+        loaded = load_data(
+            data or request["data"],
+            root=data_root or request["data_root"],
+            binarize=request["binarize"],
+            seed=request["seed"],
+            valid=_share(request["valid"]) if data is None else None,
+        )
+    except KeyError as error:
+        raise RunError(f"{run}: config.json has no {error} in its request; it was edited") from None
+    if data is None and loaded.record()["sha256"] != record.get("sha256"):
+        raise RunError(f"{run}: the data at {request['data']!r} are no longer those of the run; name others by --data")
+    if pair.data_shape is not None and loaded.data_shape != tuple(pair.data_shape):
+        raise UserError(f"data of shape {loaded.data_shape} for a pair that was made for {tuple(pair.data_shape)}")
+    return pair, config, loaded.split(split).fixed(request["seed"]).limit(limit)
+
+
+def _data_name(config: dict[str, Any], data: str | None) -> str:
+    return data or str(config["data"]["name"])
+
+
+def _evaluate(pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int) -> tuple[dict[str, Any], Any]:
+    """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x)."""
+    from .errors import PairError
+    from .estimate import evaluating, home, log_likelihood
+
+    about = {"pair": name, "data": data, "split": part.name}
+    try:
+        estimate = log_likelihood(pair, part.x, part.y, num_samples=num_samples, seed=seed, progress=True)
+    except PairError as error:
+        if "Delta" not in str(error):
+            raise
+        from .objectives import Elbo
+        from .weights import call_args, own_store
+
+        with evaluating(pair), own_store():
+            x = part.x.to(home(pair)[0])
+            bound = float(Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double().mean())
+        nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
+        figures = {"n": len(part), "num_samples": num_samples, "seed": seed, **nothing, "elbo_mean": bound}
+        return {**about, **figures, "khat_fraction_unreliable": None, "khat_exact": 0, "note": str(error)}, None
+    return {**about, **{k: _finite(v) for k, v in estimate.summary().items()}}, estimate
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> None:
+    from .checkpoint import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if estimate is not None:
+        _write_csv(folder, estimate, part)
+    write_json(folder / "evaluation.json", result)
+
+
+def _write_csv(folder: Path, estimate: Any, part: Any) -> Path:
+    """log_px.csv: a row a datum."""
+    from .checkpoint import write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
+    unreliable = estimate.unreliable.tolist()
+    rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable"]
+    for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        label = "" if part.y is None else str(part.y[i].item())
+        rows.append(",".join([str(i), label, *map(repr, values), "no" if unreliable[i] else "yes"]))
+    write_text(folder / "log_px.csv", "\n".join(rows) + "\n")
+    return folder / "log_px.csv"
+
+
+def _write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, about: dict[str, Any]) -> None:
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{name}.npy", x.numpy(), allow_pickle=False)
+    figure.savefig(folder / f"{name}.png", dpi=120)
+    paths = [str(folder / f"{name}.npy"), str(folder / f"{name}.png")]
+    if json_:
+        _print_json({**about, "files": paths})
+    else:
+        typer.echo("\n".join(paths))
+
+
+def _side(result: dict[str, Any]) -> str:
+    return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
+
+
+def _report(result: dict[str, Any], json_: bool, figures: int | None = None) -> None:
+    """The table at the end of an evaluation."""
+    if json_:
+        _print_json(result)
+        return
+    table = Table(show_header=False, box=None)
+    r = result
+    about = f"{r['n']} {r['split']} data, K = {r['num_samples']}, seed {r['seed']}"
+    table.add_row("ELBO", f"{r['elbo_mean']:.3f} nats", about)
+    if r["log_px_mean"] is None:
+        table.add_row("log p(x)", "none", Text(str(r["note"])))
+    else:
+        se = "" if r["log_px_se"] is None else f" ± {r['log_px_se']:.3f}"
+        table.add_row("log p(x)", f"{r['log_px_mean']:.3f}{se} nats", _side(r))
+        table.add_row("bits per dimension", f"{r['bits_per_dim']:.4f}", "")
+        table.add_row("smallest ESS", f"{r['ess_min']:.1f}", f"of {r['num_samples']}")
+        worst = "exact" if r["khat_max"] is None else f"{r['khat_max']:.2f}"
+        table.add_row("largest Pareto k", worst, f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable")
+    if "run" in r:
+        table.add_row("run folder", r["run"], "")
+        table.add_row("figures", f"{r['run']}/figures" if figures else "none", f"{figures} files" if figures else "")
+    screen.print(table)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def main() -> None:
+    """The entry point of ``ppl-vae``."""
+    app()

@@ -1,0 +1,645 @@
+"""The loop: epochs, validation, early stop, checkpoints, progress."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from . import checkpoint, weights
+from .check import check_pair, nonfinite_site
+from .data import Batches, Data, Split, as_split, visit
+from .errors import DataError, NonFiniteError, RunError, UserError
+from .estimate import evaluating, home, refuse_outside
+from .objectives import Objective
+from .objectives import elbo as elbo_of
+from .objectives import objective as objective_by_name
+from .pairs.base import Pair
+from .progress import bar
+from .rng import forked, reseed, seed_for
+from .svi import READ_EVERY, SVI
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": functools.partial(Adam, fused=True),
+    "adamw": functools.partial(AdamW, fused=True),
+    "sgd": functools.partial(SGD, fused=True),
+    "adagrad": functools.partial(Adagrad, fused=True),
+}
+
+
+def _iwae_stages(done: float) -> float:
+    """Eight stages of 3^(i-1) epochs, of 3280, at 10^(-(i-1)/7): Burda et al. 2015."""
+    stage = next(i for i in range(8) if done * 3280 < (3 ** (i + 1) - 1) / 2 or i == 7)
+    return float(10 ** (-stage / 7))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    # share of all steps that is done, in [0, 1), to a factor on the learning rate
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "iwae": _iwae_stages,
+}
+
+History = list[dict[str, Any]]
+
+
+@dataclass
+class State:
+    """Where a fit stands; with the weights and the optimiser's state, all that resuming needs."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_bound: float | None = None
+    best_epoch: int = 0
+    history: History = field(default_factory=list)
+
+
+def fit(
+    pair: Pair,
+    data: Any,
+    objective: ELBO | str | None = None,
+    *,
+    epochs: int = 50,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+    optimizer: str | Callable[..., Optimizer] = "adam",
+    schedule: str | Callable[[float], float] = "constant",
+    clip_norm: float | None = None,
+    warmup: float = 0,
+    patience: int | None = None,
+    valid: Any = None,
+    callbacks: Sequence[Callable[[dict[str, Any], Pair], Any]] = (),
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    record: Mapping[str, Any] | None = None,
+    checkpoint_every: float = 15.0,
+    tensorboard: bool = False,
+) -> History:
+    r"""Train a pair by stochastic variational inference.
+
+    Every step has a random seed of its own, made of ``seed`` and its number, so a run that was stopped and resumed
+    ends with the weights of an unbroken one, bit for bit, on the same machine. Nothing leaks: generators, Pyro's
+    parameter store and validation flag come out as they went in.
+
+    Args:
+        pair: the pair; trained in place and moved to the device.
+        data: what ``load_data`` returns, one of its splits, x, ``(x, y)``, a ``Dataset``, or a ``DataLoader``.
+        objective: a ``pyro.infer.ELBO``, or a name; None is ``Trace_ELBO()``.
+        epochs: passes over the data.
+        batch_size: data in a step.
+        lr: learning rate. The loss is a sum over the batch, as in Pyro; Adam does not mind the scale, SGD does.
+        seed: seeds the order of the data, the binarisation and the guide's noise.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        progress: show a bar.
+        optimizer: a name, or a callable from parameters to a ``torch.optim`` optimiser.
+        schedule: ``"constant"``, ``"linear"``, ``"cosine"``, ``"iwae"``, or a function of the share of steps done.
+        clip_norm: the largest norm of the gradient.
+        warmup: epochs over which the weight of the KL term grows to 1; refused where it would not get there.
+        patience: stop after so many epochs without a better validation bound, and keep the best weights.
+        valid: validation data; None takes those of ``data`` where it has any.
+        callbacks: called after each epoch with its row and the pair; a true value stops the fit.
+        run_dir: write a run folder: configuration, weights, checkpoints, history.
+        resume: go on from the last checkpoint in ``run_dir``.
+        overwrite: replace a run that is in ``run_dir``.
+        record: JSON-able facts for the configuration, such as ``data.record()``.
+        checkpoint_every: seconds between checkpoints; one is written at the end, and on Ctrl-C, in any case.
+        tensorboard: also write scalars for TensorBoard to ``run_dir`` (extra ``ppl_vae[tensorboard]``).
+
+    Returns:
+        One dictionary an epoch: epoch, step, train_bound, valid_bound, valid_elbo (nats a datum), beta, lr, seconds.
+
+    Raises:
+        UserError: an option that makes no sense, such as a warm-up that never ends.
+        PairError: the pair breaks the contract, or the objective can't train it.
+        DataError: no data, or data outside the support of the likelihood.
+        NonFiniteError: a loss or gradient was not finite; names the first bad step, the site and the batch.
+        RunError: the run folder can't be used.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> history = pv.fit(pair, torch.randn(64, 5), epochs=2, progress=False, device="cpu")
+        >>> [row["epoch"] for row in history]
+        [1, 2]
+    """
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("warmup", warmup, 0)):
+        if value < least:
+            raise UserError(f"{name}={value}: at least {least} is needed")
+    if patience is not None and patience < 1:
+        raise UserError(f"patience={patience}: at least 1 epoch is needed")
+    if not lr > 0:
+        raise UserError(f"lr={lr}: the learning rate must be positive")
+    if clip_norm is not None and not clip_norm > 0:
+        raise UserError(f"clip_norm={clip_norm}: the largest norm must be positive; leave it out for no clipping")
+    where = resolve_device(device)
+    factor = _named("schedule", schedule, SCHEDULES)
+    make_optimizer = _named("optimizer", optimizer, OPTIMIZERS)
+    loss = objective_by_name(objective) if isinstance(objective, str) else objective
+
+    pair.to(where)
+    source = _source(data, batch_size, seed, where, home(pair)[1])
+    held_out = valid if valid is not None else getattr(data, "valid", None)
+    held_out = None if held_out is None else _placed(_cast(as_split(held_out).fixed(seed), home(pair)[1]), where)
+    if patience is not None and held_out is None:
+        raise UserError("patience needs validation data; pass valid=, or what load_data returns")
+    per_epoch = source.length
+    total = None if per_epoch is None else epochs * per_epoch
+    if total is None and (warmup or schedule != "constant"):
+        raise UserError("a schedule or a warm-up needs to know the number of batches; the loader has no length")
+    warm_steps = math.ceil(warmup * (per_epoch or 0))
+    if total is not None and warm_steps > total:
+        raise UserError(
+            f"warmup={warmup} epochs of {epochs}: the weight of the KL term would never reach 1, which trains another "
+            f"objective; make it shorter, or train longer"
+        )
+
+    params = [p for p in pair.parameters() if p.requires_grad]
+    optim: Any = make_optimizer(params, lr=lr) if params else functools.partial(make_optimizer, lr=lr)
+    svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm)
+    if warm_steps and svi.objective is None:
+        raise UserError(f"warmup: {type(svi.loss).__name__} has no weight on its KL; use 'elbo', 'meanfield' or 'iwae'")
+    if held_out is not None and len(held_out) == 0:
+        raise DataError("the validation split is empty")
+    settings = {
+        "objective": describe(svi.loss), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
+        "optimizer": _name_of(optimizer), "schedule": _name_of(schedule), "clip_norm": clip_norm, "warmup": warmup,
+        "patience": patience, "device": where.type,
+    }  # fmt: skip
+    state = State()
+    best: dict[str, Tensor] = {}
+    running: Tensor | None = None  # sum of the epoch's losses, on the device
+    modes = [(m, m.training) for m in pair.modules()]
+    with forked(where):
+        _first_look(pair, source, loss, where)  # before anything is written
+    run = None if run_dir is None else _Run(Path(run_dir), pair, settings, dict(record or {}), resume, overwrite)
+    if run is not None and resume:
+        state, best, running = run.read(pair, optim, where)
+    svi.steps = state.step
+    writer = _writer(tensorboard, run_dir)
+    last_saved = time.monotonic()
+
+    with ExitStack() as stack:
+        stack.enter_context(forked(where))
+        interrupt = stack.enter_context(_deferred_interrupt())
+        shown = stack.enter_context(bar(progress))
+        task = shown.add_task("training", total=total, completed=state.step, info="")
+        stack.callback(_give_back, modes)
+        if svi.objective is not None:
+            stack.callback(setattr, svi.objective, "beta", svi.objective.beta)
+        stopped = _is_finished(state, patience, epochs)
+        try:
+            while state.epoch < epochs and not stopped:
+                pair.train()
+                began, last_lr = time.monotonic(), lr
+                for x, y in source.visits(state.epoch, state.batch):
+                    reseed(seed_for(seed, "train", 0, state.step), where)
+                    last_lr = lr * factor(0.0 if total is None else state.step / total)
+                    _set(svi, last_lr, (state.step + 1) / warm_steps if state.step + 1 < warm_steps else 1.0, where)
+                    args = weights.call_args(pair.model, visit(x, source.binarize), y)
+                    loss_now = svi.step(*args)
+                    state.step += 1
+                    state.batch += 1
+                    running = loss_now.double() if running is None else running + loss_now
+                    source.seen += len(x)
+                    if state.step % READ_EVERY == 0:  # the only look at the device between two epochs
+                        info = f"epoch {state.epoch + 1}  loss {float(loss_now) / len(x):.2f}"
+                        shown.update(task, completed=state.step, info=info)
+                    if interrupt.requested:
+                        raise KeyboardInterrupt
+                    if run is not None and time.monotonic() - last_saved > checkpoint_every:
+                        svi.check()
+                        run.write(pair, svi.optimizer, state, best, running)
+                        last_saved = time.monotonic()
+                svi.check()
+                if running is None:
+                    raise DataError("the loader gave no batch")
+                row = {
+                    "epoch": state.epoch + 1, "step": state.step,
+                    "train_bound": -float(running) / source.per_epoch(),
+                    **_validate(pair, svi, held_out, seed),
+                    "beta": float(svi.objective.beta) if svi.objective is not None else 1.0,
+                    "lr": last_lr, "seconds": round(time.monotonic() - began, 3),
+                }  # fmt: skip
+                state.history.append(row)
+                state.epoch, state.batch, running = state.epoch + 1, 0, None
+                bound: float | None = row.get("valid_bound")
+                # while the KL is still warming up, the bound that is trained is not the one that is compared
+                if bound is not None and (state.best_bound is None or bound > state.best_bound or row["beta"] < 1):
+                    state.best_bound, state.best_epoch = bound, state.epoch
+                    if patience is not None:
+                        best = {k: v.clone() for k, v in pair.state_dict().items()}
+                _log(writer, row)
+                stopped = any([call(row, pair) for call in callbacks]) or _is_finished(state, patience, epochs)  # noqa: C419
+                shown.update(task, completed=state.step, info=_headline(row))
+                if run is not None and (stopped or time.monotonic() - last_saved > checkpoint_every):
+                    run.write(pair, svi.optimizer, state, best, running)
+                    last_saved = time.monotonic()
+        except KeyboardInterrupt:
+            if run is not None and svi.first_bad_step() is None:
+                run.write(pair, svi.optimizer, state, best, running)
+            raise
+        except NonFiniteError as error:
+            raise _explain(error, svi, pair, source, seed, per_epoch) from error
+        if best:
+            pair.load_state_dict(best)
+        if run is not None:
+            run.write(pair, svi.optimizer, state, best, running, done=True)
+    if writer is not None:
+        writer.close()
+    return state.history
+
+
+def _give_back(modes: list[tuple[torch.nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """``"auto"`` is the GPU where there is one.
+
+    Raises:
+        UserError: a device that is not there.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device={device!r}: choose 'auto', 'cpu' or 'cuda'") from None
+    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device={str(device)!r}: torch finds no such GPU on this machine; use 'cpu' or 'auto'")
+    return found
+
+
+def describe(loss: Any) -> dict[str, Any]:
+    """An objective, for a configuration."""
+    about: dict[str, Any] = {"name": type(loss).__name__, "num_particles": loss.num_particles}
+    gradient = getattr(loss, "gradient", None)
+    return about if gradient is None else {**about, "gradient": gradient}
+
+
+def _named(what: str, value: Any, table: Mapping[str, Any]) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in table:
+        raise UserError(f"{what}={value!r}: choose one of {', '.join(table)}")
+    return table[value]
+
+
+def _name_of(value: Any) -> str:
+    return value if isinstance(value, str) else getattr(value, "__name__", repr(value))
+
+
+class _Source:
+    """Batches by epoch and position, from tensors on the device or from a loader."""
+
+    binarize = "none"
+    length: int | None
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def per_epoch(self) -> int:
+        """Data in an epoch."""
+        return self.seen
+
+    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The batches of an epoch from position ``start`` on."""
+        raise TypeError(epoch, start)
+
+
+class _TensorSource(_Source):
+    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        split = _cast(split, dtype)
+        self.device = device
+        self.split = split
+        self.binarize = split.binarize
+        self.batches = Batches(_placed(split, device), batch_size, seed)
+        self.length: int | None = len(self.batches)
+
+    def per_epoch(self) -> int:
+        return len(self.split)
+
+    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for i in range(start, len(self.batches)):
+            x, y = self.batches.get(epoch, i)
+            yield x.to(self.device, non_blocking=True), None if y is None else y.to(self.device, non_blocking=True)
+
+
+class _LoaderSource(_Source):
+    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.loader = loader
+        self.seed = seed
+        self.device = device
+        self.dtype = dtype
+        self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
+
+    def per_epoch(self) -> int:
+        dataset = getattr(self.loader, "dataset", None)
+        drops = getattr(self.loader, "drop_last", False)
+        if self.length is not None and not drops and hasattr(dataset, "__len__"):
+            return len(dataset)  # type: ignore[arg-type]
+        return self.seen if self.length is None else self.length * (self.loader.batch_size or 1)
+
+    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        self.seen = 0
+        reseed(seed_for(self.seed, "epoch", epoch))  # the loader shuffles from torch's global generator
+        batches = iter(self.loader)
+        i = 0
+        while True:
+            reseed(seed_for(self.seed, "load", epoch, i))
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if i >= start:
+                x, y = (
+                    (batch[0], batch[1] if len(batch) > 1 else None)
+                    if isinstance(batch, tuple | list)
+                    else (batch, None)
+                )
+                x = x.to(self.device, non_blocking=True)
+                yield (x.to(self.dtype) if x.is_floating_point() else x), (None if y is None else y.to(self.device))
+            i += 1
+
+
+def _source(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> _Source:
+    if isinstance(data, DataLoader):
+        return _LoaderSource(data, seed, device, dtype)
+    if isinstance(data, Dataset):
+        shuffle = not isinstance(data, IterableDataset)
+        return _LoaderSource(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype)
+    split = as_split(data)
+    if len(split) == 0:
+        raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
+    return _TensorSource(split, batch_size, seed, device, dtype)
+
+
+def _cast(split: Split, dtype: torch.dtype) -> Split:
+    return replace(split, x=split.x.to(dtype)) if split.x.is_floating_point() else split
+
+
+def _placed(split: Split, device: torch.device) -> Split:
+    """The split on the device where it takes less than half of the memory that is free there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if split.x.numel() * split.x.element_size() > free / 2:
+            return split
+    return split.to(device)
+
+
+def _first_look(pair: Pair, source: _Source, loss: Any, device: torch.device) -> None:
+    """Check the pair on three data, and all data that are at hand against the support of the likelihood."""
+    if not isinstance(source, _TensorSource):
+        return
+    split = source.split
+    few = split.limit(min(3, len(split))).fixed().to(device)
+    with evaluating(pair):
+        check_pair(pair.model, pair.guide, few.x, few.y, objective=loss)
+        if split.binarize == "none":
+            for start in range(0, len(split), 4096):
+                part = split.x[start : start + 4096].to(device)
+                labels = None if split.y is None else split.y[start : start + 4096].to(device)
+                with pyro.validation_enabled(False):
+                    refuse_outside(weights.terms(pair.model, pair.guide, part, labels), start)
+
+
+def _set(svi: SVI, lr: float, beta: float, device: torch.device) -> None:
+    """Move the learning rate and the weight of the KL."""
+    if isinstance(svi.optimizer, Optimizer):
+        for group in svi.optimizer.param_groups:
+            group["lr"] = lr
+    if svi.objective is not None:
+        if beta >= 1:
+            svi.objective.beta = 1.0
+        elif torch.is_tensor(svi.objective.beta):
+            svi.objective.beta.fill_(beta)
+        else:
+            svi.objective.beta = torch.full((), beta, device=device)
+
+
+def _is_finished(state: State, patience: int | None, epochs: int) -> bool:
+    if state.epoch >= epochs:
+        return True
+    return patience is not None and state.best_bound is not None and state.epoch - state.best_epoch >= patience
+
+
+def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str, float]:
+    """The bound that is trained and the ELBO, nats a datum, on the validation data, with one fixed seed."""
+    if split is None:
+        return {}
+    device, _ = home(pair)
+    bound, elbo = 0.0, 0.0
+    with evaluating(pair), pyro.validation_enabled(False), weights.own_store():
+        size = max(1, 8192 // svi.loss.num_particles)
+        for block, start in enumerate(range(0, len(split), size)):
+            reseed(seed_for(seed, "validate", block), device)
+            x = split.x[start : start + size].to(device)
+            y = None if split.y is None else split.y[start : start + size].to(device)
+            margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
+            if svi.objective is None:
+                bound -= svi.evaluate_loss(*margs)
+                elbo = bound
+                continue
+            t = weights.score(pair.model, pair.guide, margs, gargs, num_samples=svi.objective.num_particles)
+            bound += float(svi.objective.bound(t, 1.0).double().sum())
+            elbo += float(elbo_of(t).double().sum())
+    return {"valid_bound": bound / len(split), "valid_elbo": elbo / len(split)}
+
+
+def _explain(
+    error: NonFiniteError, svi: SVI, pair: Pair, source: _Source, seed: int, per_epoch: int | None
+) -> NonFiniteError:
+    """Replay the first bad step, which no update has followed, and name the site and the batch."""
+    step = svi.first_bad_step()
+    if step is None or not per_epoch:
+        return error
+    epoch, batch = divmod(step, per_epoch)
+    x, y = next(iter(source.visits(epoch, batch)))
+    reseed(seed_for(seed, "train", 0, step), x.device)
+    x = visit(x, source.binarize)
+    margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
+    with pyro.validation_enabled(False), weights.own_store():
+        particles = svi.loss.num_particles
+        grad = svi.objective.grad if svi.objective is not None else "path"
+        t = weights.score(pair.model, pair.guide, margs, gargs, num_samples=particles, grad=grad)
+        what = nonfinite_site(t)
+        if what is None and svi.objective is not None:
+            loss = -svi.objective.bound(t, svi.objective.beta).sum()
+            named = [(n, p) for n, p in pair.named_parameters() if p.requires_grad]
+            grads = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+            bad = [n for (n, _), g in zip(named, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
+            what = f"the gradient of parameter {bad[0]!r} is not finite" if bad else "the loss is not finite"
+    return NonFiniteError(
+        f"training stopped at step {step} (epoch {epoch + 1}, batch {batch}): {what or 'the loss is not finite'}. "
+        f"No parameter was moved from that step on; the last checkpoint is kept. Lower the learning rate or clip"
+    )
+
+
+@dataclass
+class _Interrupt:
+    requested: bool = False
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[_Interrupt]:
+    """Let Ctrl-C wait for the end of a step, so that a checkpoint is whole; a second one stops at once."""
+    flag = _Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if flag.requested:
+            raise KeyboardInterrupt
+        flag.requested = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Run:
+    """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree."""
+
+    def __init__(
+        self, folder: Path, pair: Pair, settings: dict[str, Any], record: dict[str, Any], resume: bool, overwrite: bool
+    ) -> None:
+        self.settings = settings
+        if not checkpoint.state_of(pair):
+            raise RunError("run_dir: this pair has no parameters in modules, so it can't be saved; leave run_dir out")
+        if resume:
+            config = checkpoint.read_config(folder)
+            self._same(folder, config, settings)
+            self.folder = folder
+        else:
+            self.folder = checkpoint.make_folder(folder, overwrite)
+            checkpoint.write_config(self.folder, pair, {**record, "fit": settings})
+
+    def _same(self, folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> None:
+        then = config.get("fit")
+        if not isinstance(then, dict):
+            raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
+        longer = settings["schedule"] == "constant"
+        for key, value in settings.items():
+            if then.get(key) != value and not (key == "epochs" and longer):
+                raise RunError(
+                    f"{folder}: the run has {key}={then.get(key)!r} and you ask for {value!r}; resume with the same "
+                    f"options, or start another run"
+                )
+        if then["epochs"] != settings["epochs"]:
+            checkpoint.write_json(folder / checkpoint.CONFIG, {**config, "fit": settings})
+
+    def write(
+        self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], running: Tensor | None,
+        done: bool = False,
+    ) -> None:  # fmt: skip
+        """Write the checkpoint, then the readable copies: weights, position, history."""
+        now = checkpoint.state_of(pair)
+        tensors = {f"pair.{k}": v for k, v in now.items()}
+        tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
+        groups: list[dict[str, Any]] = []
+        if isinstance(optim, Optimizer):
+            saved = optim.state_dict()
+            for index, slots in saved["state"].items():
+                for key, value in slots.items():
+                    if torch.is_tensor(value):
+                        tensors[f"optim.{index}.{key}"] = value.detach().cpu().contiguous().clone()
+            groups = [{k: v for k, v in g.items() if _is_plain(v)} for g in saved["param_groups"]]
+        if running is not None:
+            tensors["running"] = running.detach().cpu().reshape(1)
+        about = {"state": asdict(state), "groups": groups, "done": done}
+        checkpoint.write_tensors(self.folder / checkpoint.STATE, tensors, about)
+        checkpoint.write_tensors(
+            self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {}
+        )
+        position = {k: v for k, v in asdict(state).items() if k != "history"}
+        checkpoint.write_json(self.folder / "train_state.json", {**position, "optimizer": groups, "done": done})
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in map(_jsonable, state.history))
+        checkpoint.write_text(self.folder / "history.jsonl", lines)
+
+    def read(self, pair: Pair, optim: Any, device: torch.device) -> tuple[State, dict[str, Tensor], Tensor | None]:
+        """Put the pair and the optimiser back where the last checkpoint left them."""
+        path = self.folder / checkpoint.STATE
+        if not path.exists():  # killed before the first checkpoint: start again, from the same seeds
+            return State(), {}, None
+        tensors, about = checkpoint.read_tensors(path)
+        part = {
+            kind: {k.removeprefix(kind + "."): v for k, v in tensors.items() if k.startswith(kind + ".")}
+            for kind in ("pair", "best", "optim")
+        }
+        checkpoint.restore(pair, part["pair"], path)
+        pair.to(device)
+        if isinstance(optim, Optimizer) and part["optim"]:
+            saved = optim.state_dict()
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, value in part["optim"].items():
+                index, key = name.split(".", 1)
+                slots.setdefault(int(index), {})[key] = value
+            optim.load_state_dict({"state": slots, "param_groups": saved["param_groups"]})
+        running = tensors.get("running")
+        best = {k: v.to(device) for k, v in part["best"].items()}
+        return State(**about["state"]), best, None if running is None else running[0].to(device)
+
+
+def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple)
+
+
+def _headline(row: Mapping[str, Any]) -> str:
+    held = row.get("valid_elbo")
+    return f"epoch {row['epoch']}  train {row['train_bound']:.2f}" + ("" if held is None else f"  valid {held:.2f}")
+
+
+def _writer(enabled: bool, run_dir: str | Path | None) -> Any:
+    if not enabled:
+        return None
+    if run_dir is None:
+        raise UserError("tensorboard=True needs run_dir, where the scalars go")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard is not installed; pip install 'ppl_vae[tensorboard]'") from None
+    return SummaryWriter(str(Path(run_dir) / "tensorboard"))
+
+
+def _log(writer: Any, row: Mapping[str, Any]) -> None:
+    if writer is not None:
+        for key, value in row.items():
+            if isinstance(value, float) and math.isfinite(value):
+                writer.add_scalar(key, value, row["epoch"])
+
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Data", "History", "Objective", "fit", "resolve_device"]
