@@ -27,7 +27,7 @@ from .estimate import Estimate, evaluating, home, khat_threshold
 from .pairs.base import Pair
 from .rng import forked, seed_for
 
-BLUE, GREEN, VERMILLION, GREY = "#0072B2", "#009E73", "#D55E00", "#808080"  # the first three: Okabe and Ito
+BLUE, SKY, GREEN, VERMILLION, GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#808080"  # Okabe and Ito; a grey
 WIDTH, DPI = 7.5, 120  # inches, dots an inch: 900 pixels
 
 
@@ -59,12 +59,21 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     ready = np.where(np.isfinite(judged) & (beta >= 1), judged, -math.inf)
     if np.isfinite(ready).any():
         i = int(ready.argmax())
-        best = f"best epoch {epoch[i]:.0f}: {judged[i]:.2f}"
-        ax.plot(epoch[i], judged[i], "o", color="black", markersize=9, fillstyle="none", linestyle="", label=best)
+        best = f"best epoch {epoch[i]:.0f}: {_text(judged[i], '.2f')}"
+        ring: dict[str, Any] = {"markersize": 9, "fillstyle": "none", "linestyle": "", "clip_on": False}
+        ax.plot(epoch[i], judged[i], "o", color="black", label=best, **ring)
     if (beta < 1).any():
         ax.axvspan(0.5, epoch[beta < 1].max() + 0.5, color=GREY, alpha=0.15, linewidth=0, label="KL warm-up")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel="epoch", ylabel="bound on log p(x) (nats per datum)")
+    drawn = np.stack([values for values, _, _ in curves])
+    late = drawn[:, len(epoch) // 20 :]  # the steep start of a long fit would flatten all the rest
+    hidden = 0
+    if len(epoch) >= 40 and np.isfinite(late).any():
+        low, high = np.nanmin(late), np.nanmax(late)
+        bottom, _ = ax.set_ylim(low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6)
+        hidden = int((drawn < bottom).any(0).sum())
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.set(xlabel="epoch" + (f" (the first {hidden} reach below the frame)" if hidden else ""))
+    ax.set(xlim=(0.5, epoch.max() + 0.5), ylabel="bound on log p(x) (nats per datum)")
     ax.legend(frameon=False)
     return figure
 
@@ -80,9 +89,7 @@ def reconstructions(x: Tensor, x_hat: Tensor, n: int = 10) -> Figure:
     given = f"{tuple(x.shape)} and {tuple(x_hat.shape)}"
     _need(x.shape == x_hat.shape and min(len(x), n) > 0, f"reconstructions: {given}, n={n}: give equal shapes, n >= 1")
     pairs = torch.stack([_plain(x[:n]), _plain(x_hat[:n])])
-    figure, ax = _tiles(pairs, behind=pairs[:1].expand_as(pairs))
-    _label(ax, rows=["data", "reconstruction"])
-    return figure
+    return _tiles(pairs, ["data", "reconstruction"], behind=pairs[:1].expand_as(pairs))
 
 
 def samples(x: Tensor, columns: int = 8) -> Figure:
@@ -97,7 +104,7 @@ def samples(x: Tensor, columns: int = 8) -> Figure:
     rows = math.ceil(len(x) / columns)
     cells = torch.full((rows * columns, *x.shape[1:]), math.nan)
     cells[: len(x)] = _plain(x)
-    return _tiles(cells.reshape(rows, columns, *x.shape[1:]))[0]
+    return _tiles(cells.reshape(rows, columns, *x.shape[1:]))
 
 
 def latent_grid(
@@ -136,10 +143,9 @@ def latent_grid(
     z = torch.stack([quantiles.repeat(size), quantiles.flip(0).repeat_interleave(size)], 1)
     with forked(home(pair)[0], seed_for(seed, "latent_grid")):
         x = draws.decode(pair, {name: z}, _repeat(label, size * size))
-    figure, ax = _tiles(x.reshape(size, size, *x.shape[1:]), gap=0)
-    ticks = [f"{q:.1f}" if (i - size // 2) % max(1, size // 7) == 0 else "" for i, q in enumerate(quantiles.tolist())]
-    _label(ax, rows=ticks[::-1], columns=ticks, xlabel=f"{name}[0]", ylabel=f"{name}[1]")
-    return figure
+    every = max(1, size // 7)
+    ticks = [_text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(quantiles)]
+    return _tiles(x.reshape(size, size, *x.shape[1:]), ticks[::-1], ticks, f"{name}[0]", f"{name}[1]")
 
 
 def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") -> Figure:
@@ -165,7 +171,11 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
     figure, ax = _figure(4.2 if size == 1 else 5.6)
     classes, which = np.unique(np.zeros(len(z)) if y is None else y.detach().cpu().numpy(), return_inverse=True)
     is_scale = y is not None and (y.is_floating_point() or len(classes) > 20)
-    palette = [BLUE] if y is None else [colormaps["tab10" if len(classes) <= 10 else "tab20"](i) for i in range(20)]
+    palette = (
+        [BLUE if size > 1 else SKY]
+        if y is None
+        else [colormaps["tab10" if len(classes) <= 10 else "tab20"](i) for i in range(20)]
+    )
     if size == 1:
         groups = [z.numpy()[which == i, 0] for i in range(len(classes))] if not is_scale else [z[:, 0].numpy()]
         ax.hist(groups, bins=_bins(len(z)), stacked=True, color=palette[: len(groups)])
@@ -205,17 +215,15 @@ def interpolation(
     found = _moving("interpolation", _latents(pair, torch.stack([x0, x1]), y, seed))
     t = torch.linspace(0, 1, steps)
     z = {name: torch.stack([m[0].lerp(m[1], float(w)) for w in t]) for name, (m, _) in found.items()}
-    labels = None if y is None or not weights.takes_labels(pair.model) else torch.unique_consecutive(y)
-    rows = 1 if labels is None else len(labels)
-    cells = torch.full((rows, steps + 2, *x0.shape), math.nan)
-    for row in range(rows):
-        cells[row, 1:-1] = _plain(draws.decode(pair, z, None if labels is None else labels[row].repeat(steps)))
+    labels = [] if y is None else list(torch.unique_consecutive(y))
+    lines = [_plain(draws.decode(pair, z, None if k is None else k.repeat(steps))) for k in labels or [None]]
+    if torch.equal(lines[0], lines[-1]):  # the pair makes nothing of labels
+        labels, lines = [], lines[:1]
+    cells = torch.full((len(lines), steps + 2, *x0.shape), math.nan)
+    cells[:, 1:-1] = torch.stack(lines)
     cells[0, 0], cells[-1, -1] = _plain(x0), _plain(x1)
-    figure, ax = _tiles(cells)
-    columns = ["data", *(f"{w:.2g}" for w in t.tolist()), "data"]
-    names = None if labels is None else [f"y = {k}" for k in labels.tolist()]
-    _label(ax, names, columns, "place on the line between the posterior means")
-    return figure
+    columns = ["data", *(f"{float(w):.2g}" for w in t), "data"]
+    return _tiles(cells, [f"y = {k}" for k in labels], columns, "place on the line between the posterior means")
 
 
 def traversal(
@@ -231,7 +239,7 @@ def traversal(
     """E[x|z] as one coordinate a row moves over [-span, span], the others at the posterior mean of x[0].
 
     The coordinates are those of the latent site that the model draws last, next to the data. Where there are more
-    than rows, those come first whose posterior mean varies most over x.
+    than rows, those come first whose posterior mean has the largest variance over x.
 
     Args:
         pair: a pair.
@@ -250,7 +258,7 @@ def traversal(
         >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
         >>> figure = traversal(pair, torch.rand(4, 1, 8, 8), steps=3)
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
-        ['-3', '0', '3']
+        ['−3', '0', '3']
     """
     _need(min(coordinates, steps) > 0, f"traversal: coordinates={coordinates}, steps={steps}; give one or more of each")
     found = _moving("traversal", _latents(pair, x, y, seed))
@@ -266,11 +274,10 @@ def traversal(
         z[row, :, i] = values
     codes = {name: mean[:1].expand(len(chosen) * steps, *mean.shape[1:]) for name, (mean, _) in found.items()}
     decoded = draws.decode(pair, codes | {site: z.reshape(codes[site].shape)}, _repeat(y, len(chosen) * steps))
-    figure, ax = _tiles(decoded.reshape(len(chosen), steps, *decoded.shape[1:]))
-    rows = [f"{site}[{i}]  ({variance[i]:.2f})" for i in chosen]
-    _label(ax, rows, [f"{v:.3g}" for v in values.tolist()], "value of the coordinate")
-    ax.set_ylabel("coordinate (variance of its posterior mean)")
-    return figure
+    rows = [f"{site}[{i}], variance {variance[i]:.2f}" for i in chosen]
+    columns = [_text(float(v), ".3g") for v in values]
+    cells = decoded.reshape(len(chosen), steps, *decoded.shape[1:])
+    return _tiles(cells, rows, columns, "value of one coordinate, the others at the posterior mean")
 
 
 def log_px_histogram(log_px: Estimate) -> Figure:
@@ -286,12 +293,14 @@ def log_px_histogram(log_px: Estimate) -> Figure:
     shown = log_px.log_px[torch.isfinite(log_px.log_px)].numpy()
     error = "" if about["log_px_se"] is None else f" ± {about['log_px_se']:.2f}"
     figure, ax = _figure(4.2)
-    ax.hist(shown, bins=_bins(len(shown)), color=BLUE)
+    ax.hist(shown, bins=_bins(len(shown)), color=SKY)
     if math.isfinite(about["log_px_mean"]):
-        ax.axvline(about["log_px_mean"], color=VERMILLION, label=f"mean {about['log_px_mean']:.2f}{error} nats")
+        ax.axvline(
+            about["log_px_mean"], color=VERMILLION, label=f"mean {_text(about['log_px_mean'], '.2f')}{error} nats"
+        )
         ax.legend(frameon=False)
     side = "exact" if about["khat_exact"] == n else "lower bound in expectation"
-    hidden = f"\n{n - len(shown)} are not finite and not shown" if len(shown) < n else ""
+    hidden = f"\nnot finite, so not shown: {n - len(shown)}" if len(shown) < n else ""
     ax.set_title(f"log p(x) of n = {n} data, K = {log_px.num_samples}, seed {log_px.seed}: {side}{hidden}", fontsize=11)
     ax.set(xlabel="log p(x) (nats)", ylabel="number of data")
     return figure
@@ -328,9 +337,11 @@ def khat_scatter(est: Estimate) -> Figure:
     words = [f"{bad.sum()} of {n} data unreliable at K = {est.num_samples}"]
     words += [f"{exact.sum()} exact, with no k to show"] if exact.any() else []
     words += [f"{unknown.sum()} with no k: too few weights in the tail"] if unknown.any() else []
-    ax.set_title("\n".join(words), fontsize=11)
-    ax.set(xlabel="index of the datum", ylabel="Pareto k", xlim=(-0.02 * n - 0.5, 1.02 * n - 0.5))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title("\n".join([words[0], "; ".join(words[1:])]).strip(), fontsize=11)
+    low, high = np.min(k[finite], initial=0.0), np.max(k[finite], initial=1.0)
+    ax.set(xlabel="index of the datum", ylabel="Pareto k", ylim=(low - 0.05, high + 0.1 * (high - low)))
+    ax.set_xlim(-0.02 * n - 0.5, 1.02 * n - 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(frameon=False, loc="outside lower center", ncols=5)
     return figure
 
@@ -376,17 +387,19 @@ def save_all(
     if found and is_drawable:
         few = None if y is None else y[:10]
         made["reconstructions"] = reconstructions(x[:10], draws.reconstruct(pair, x[:10], few, seed=seed))
+    kinds = _kinds(pair, y, seed) if is_drawable else None
     if is_drawable:
-        labels, columns = None, 8
-        if y is not None and weights.takes_labels(pair.model):
-            kinds = torch.unique(y)[:10]  # a column each
-            labels, columns = kinds.repeat(8), len(kinds)
-        drawn = draws.sample(pair, 64 if labels is None else len(labels), labels, mean=True, seed=seed)
-        made["samples"] = samples(drawn, columns)
-    if found and all(_is_continuous(mean) for mean, _ in found.values()):
+        columns = 8 if kinds is None else len(kinds)
+        labels = None if y is None else (y if kinds is None else kinds).repeat(8 * columns)[: 8 * columns]
+        made["samples"] = samples(draws.sample(pair, 8 * columns, labels, mean=True, seed=seed), columns)
+        if kinds is not None:
+            _label(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
+    if found and all(mean.is_floating_point() for mean, _ in found.values()):
         site, last = list(found.items())[-1]
         if is_drawable and len(found) == 1 and last[0].shape[1:] == (2,) and _is_free(last, 3.0):
             made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], seed=seed)
+            if y is not None and kinds is not None:
+                made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
         if len(x) > 1:
             made["latent_scatter"] = latent_scatter(last[0], y, site=site)
         if is_drawable and len(x) > 1:
@@ -400,6 +413,15 @@ def save_all(
         if bool((estimate.khat != -math.inf).any()):
             made["khat"] = khat_scatter(estimate)
     return [_write(figure, Path(out) / f"{name}.png") for name, figure in made.items()]
+
+
+def _kinds(pair: Pair, y: Tensor | None, seed: int) -> Tensor | None:
+    """The first ten labels, where the model makes anything of them."""
+    if y is None or not weights.takes_labels(pair.model):
+        return None
+    kinds = torch.unique(y)[:10]
+    one, other = (draws.sample(pair, len(kinds), k, mean=True, seed=seed) for k in (kinds, kinds.flip(0)))
+    return None if torch.equal(one, other) else kinds
 
 
 def _write(figure: Figure, path: Path) -> Path:
@@ -426,7 +448,11 @@ def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 
 def _bins(n: int) -> int:
-    return min(60, max(5, math.ceil(2 * math.cbrt(n))))
+    return min(60, max(5, math.ceil(3 * math.cbrt(n))))
+
+
+def _text(value: float, spec: str) -> str:
+    return format(value, spec).replace("-", "−")
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -451,83 +477,81 @@ def _latents(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> dict[str, tu
     return {name: (means[name], draw.fn) for name, draw in sites.items() if name in means}
 
 
-def _is_continuous(mean: Tensor) -> bool:
-    return mean.is_floating_point()
-
-
 def _moving(what: str, found: dict[str, tuple[Tensor, Any]]) -> dict[str, tuple[Tensor, Any]]:
     """The latent sites, if there are any and all of them can move."""
     _need(bool(found), f"{what}: this pair has no latents; draw samples instead")
     for name, (mean, _) in found.items():
-        _need(_is_continuous(mean), f"{what}: the latent site {name!r} is discrete, so there is no line to move on")
+        _need(mean.is_floating_point(), f"{what}: the latent site {name!r} is discrete, so there is no line to move on")
     return found
 
 
 def _is_free(latent: tuple[Tensor, Any], span: float) -> bool:
     """Whether a latent site may take any value in [-span, span]."""
     mean, prior = latent
-    ends = (torch.full_like(mean[:1], side * span) for side in (-1, 1))
-    return _is_continuous(mean) and all(bool(prior.support.check(end).all()) for end in ends)
+    ends = [torch.full_like(mean[:1], side * span) for side in (-1, 1)]
+    return mean.is_floating_point() and all(bool(prior.support.check(end).all()) for end in ends)
 
 
 def _is_drawable(shape: Sequence[int]) -> bool:
-    return len(shape) in (1, 2) or (len(shape) == 3 and shape[0] in (1, 3))
+    return len(shape) == 2 or (len(shape) == 1 and shape[0] > 1) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
-def _tiles(x: Tensor, gap: int = 1, behind: Tensor | None = None) -> tuple[Figure, Axes]:
+def _tiles(
+    x: Tensor,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    xlabel: str = "",
+    ylabel: str = "",
+    behind: Tensor | None = None,
+) -> Figure:
     """Cells (R, C, *shape) in one axes whose unit is a cell; NaN leaves a cell empty, ``behind`` goes behind lines."""
-    rows, columns, *shape = x.shape
+    shape, (down, across) = x.shape[2:], x.shape[:2]
     shown = f"data of shape {tuple(shape)}"
-    _need(_is_drawable(shape), f"{shown} are neither images, (H, W), (1, H, W) or (3, H, W), nor vectors (D,)")
-    cell = min(1.1, (WIDTH - 0.9) / columns)
-    if len(shape) == 1:
-        figure, ax = _figure(0.8 + max(cell, 0.6) * rows)
-        _lines(ax, x, behind)
-        return figure, ax
-    *channels, height, width = shape
-    gap = gap * max(1, width // 28)
-    picture = torch.full((rows, height + gap, columns, width + gap, channels[0] if channels else 1), math.nan)
-    pixels = x.reshape(rows, columns, -1, height, width).permute(0, 3, 1, 4, 2)
-    picture[:, :height, :, :width] = _plain(pixels).clamp(0, 1)
-    picture = picture.reshape(rows * (height + gap), columns * (width + gap), -1)
-    array = picture[..., 0].numpy() if picture.shape[-1] == 1 else picture.nan_to_num(1.0).numpy()
+    _need(_is_drawable(shape), f"{shown} are neither images, (H, W), (1, H, W) or (3, H, W), nor vectors (D,), D > 1")
+    left = 0.1 + 0.085 * max(map(len, rows), default=0) + 0.25 * bool(ylabel)  # inches
+    bottom = 0.1 + 0.25 * bool(columns) + 0.25 * bool(xlabel)
+    cell = min(1.1, (WIDTH - left) / across)
+    height, width = shape[-2:] if len(shape) > 1 else (1, 1)
+    gap = max(1, width // 14)
     ratio = (height + gap) / (width + gap)
-    figure, ax = _figure(0.6 + cell * rows * ratio, 0.9 + cell * columns)
-    extent = (0, columns, rows, 0)
-    ax.imshow(array, "gray", vmin=0, vmax=1, extent=extent, aspect=ratio, interpolation="nearest")
-    _label(ax)
-    return figure, ax
+    top = 0.3 if len(shape) == 1 else 0.0
+    figure, ax = _figure(bottom + top + cell * down * ratio, max(left + cell * across, 3.5))
+    figure.set_layout_engine("compressed")  # keeps words beside pictures of a fixed aspect inside the frame
+    if len(shape) == 1:
+        _lines(ax, x, x if behind is None else behind)
+    else:
+        pixels = _plain(x).clamp(0, 1).reshape(down, across, -1, height, width).permute(0, 3, 1, 4, 2)
+        picture = torch.full((down, height + gap, across, width + gap, pixels.shape[-1]), math.nan)
+        picture[:, :height, :, :width] = pixels
+        picture = picture.reshape(down * (height + gap), across * (width + gap), -1)
+        array = (picture.nan_to_num(1.0) if picture.shape[-1] == 3 else picture[..., 0]).numpy()
+        extent = (0, across, down, 0)
+        ax.imshow(array, "gray", vmin=0, vmax=1, extent=extent, aspect=ratio, interpolation="nearest")
+    _label(ax, rows, columns)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
 
 
-def _lines(ax: Axes, x: Tensor, behind: Tensor | None) -> None:
+def _lines(ax: Axes, x: Tensor, behind: Tensor) -> None:
     """A line in each cell, from the first coordinate to the last, all on one vertical scale."""
     rows, columns, size = x.shape
-    both = torch.stack([_plain(x), _plain(x if behind is None else behind)]).numpy().reshape(2, rows * columns, size)
+    both = torch.stack([_plain(behind), _plain(x)]).numpy().reshape(2, rows * columns, size)
     low, high = float(np.nanmin(both)), float(np.nanmax(both))
     row, column = np.divmod(np.arange(rows * columns), columns)
     across = column[:, None] + np.linspace(0.06, 0.94, size)
     down = row[:, None] + 0.92 - 0.84 * (both - low) / max(high - low, 1e-12)
-    if behind is not None:
-        ax.add_collection(LineCollection(list(np.stack([across, down[1]], -1)), colors=GREY, linewidths=0.8))
-    ax.add_collection(LineCollection(list(np.stack([across, down[0]], -1)), colors=BLUE, linewidths=1.2))
+    for y, color, width in zip(down, (GREY, BLUE), (0.8, 1.2), strict=True):
+        ax.add_collection(LineCollection(list(np.stack([across, y], -1)), colors=color, linewidths=width))
+    ax.hlines(range(1, rows), 0, columns, color=GREY, linewidth=0.4)
+    ax.vlines(range(1, columns), 0, rows, color=GREY, linewidth=0.4)
     ax.set(xlim=(0, columns), ylim=(rows, 0))
-    for i in range(1, max(rows, columns)):
-        ax.axhline(i, color=GREY, linewidth=0.4) if i < rows else None
-        ax.axvline(i, color=GREY, linewidth=0.4) if i < columns else None
-    _label(ax)
-    ax.set_title(f"{size} coordinates from left to right, on one scale from {low:.3g} to {high:.3g}", fontsize=9)
+    scale = f"from {_text(low, '.3g')} to {_text(high, '.3g')}"
+    ax.set_title(f"{size} coordinates from left to right, on one scale {scale}", fontsize=9)
 
 
-def _label(
-    ax: Axes,
-    rows: Sequence[str] | None = None,
-    columns: Sequence[str] | None = None,
-    xlabel: str = "",
-    ylabel: str = "",
-) -> None:
+def _label(ax: Axes, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
     """Words at the middles of rows and columns, and no other mark on the frame."""
-    ax.set_yticks(np.arange(len(rows or ())) + 0.5, rows or ())
-    ax.set_xticks(np.arange(len(columns or ())) + 0.5, columns or ())
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -79,7 +79,7 @@ def _numpy_file(path: Path) -> Parts:
 
 def labelled(x: Any, y: Any, where: str) -> Labelled:
     data = _numbers(x, where)
-    if data.ndim < 2 or not data.numel():
+    if data.ndim < 1 or not data.numel():
         raise DataError(f"{where} has shape {tuple(data.shape)}: give (N, *shape), with at least one datum")
     if data.dtype == torch.uint8:
         data = data.unsqueeze(1) if data.ndim == 3 else data

@@ -11,7 +11,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import embedding
 
 from .. import likelihoods
 from ..errors import UserError
@@ -56,7 +56,10 @@ def _codes(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
     """Labels (B,) to one-hot codes (B, C)."""
     if y is None:
         raise UserError("this pair is conditional: give labels y with the data")
-    return one_hot(y.long(), num_classes).to(like)
+    try:
+        return embedding(y, torch.eye(num_classes, dtype=like.dtype, device=like.device))
+    except (IndexError, RuntimeError) as error:
+        raise UserError(f"labels must be whole numbers from 0 to {num_classes - 1}: {error}") from None
 
 
 def cvae(

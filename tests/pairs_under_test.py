@@ -1,0 +1,61 @@
+"""Constructors that the laws are crossed with; a new pair is one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ppl_vae as pv
+
+
+@dataclass(frozen=True)
+class Case:
+    """A registered pair with its options, and the kind of data that it takes."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = (1, 6, 6)
+    data: str = "binary"
+    labels: int = 0
+    latents: tuple[str, ...] = ("z",)
+    delta: bool = False
+
+    def build(self) -> pv.Pair:
+        extra = {"num_classes": self.labels} if self.labels else {}
+        return pv.build(self.name, data_shape=self.shape, **self.options, **extra)
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor | None]:
+        x = torch.rand(n, *self.shape)
+        x = {"binary": (x > 0.5).float(), "real": 2 * x - 1, "unit": x, "bytes": (255 * x).round() / 255}[self.data]
+        return x, (torch.arange(n) % self.labels if self.labels else None)
+
+
+SMALL: dict[str, Any] = {"hidden": (8, 7), "latent": 3}
+CASES = {
+    "vae": Case("vae", SMALL),
+    "vae-conv": Case("vae", {**SMALL, "network": "conv"}, shape=(2, 7, 5)),
+    "vae-deep-relu": Case("vae", {"hidden": (9, 8, 7), "latent": 1, "activation": "relu"}),
+    "vae-no-hidden": Case("vae", {"hidden": (), "latent": 2}, shape=(4,)),
+    "vae-gaussian": Case("vae", {**SMALL, "likelihood": "gaussian", "sigma": 0.5}, shape=(5,), data="real"),
+    "vae-gaussian-learned": Case("vae", {**SMALL, "likelihood": "gaussian_learned"}, data="real"),
+    "vae-gaussian-diagonal": Case("vae", {**SMALL, "likelihood": "gaussian_diagonal"}, data="real"),
+    "vae-gaussian-network": Case("vae", {**SMALL, "likelihood": "gaussian_network"}, data="real"),
+    "vae-continuous-bernoulli": Case("vae", {**SMALL, "likelihood": "continuous_bernoulli"}, data="unit"),
+    "vae-discretized": Case("vae", {**SMALL, "likelihood": "discretized"}, data="bytes"),
+    "vae-discretized-conv": Case(
+        "vae", {**SMALL, "likelihood": "discretized", "network": "conv"}, shape=(3, 8, 8), data="bytes"
+    ),
+    "linear": Case("linear", {"latent": 2}, shape=(5,), data="real"),
+    "linear-exact": Case("linear", {"latent": 2, "guide": "exact"}, shape=(5,), data="real"),
+    "cvae": Case("cvae", SMALL, labels=4),
+    "cvae-conv": Case("cvae", {**SMALL, "network": "conv"}, shape=(1, 8, 8), labels=4),
+    "hierarchical": Case(
+        "hierarchical", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")
+    ),
+    "autoencoder": Case("autoencoder", SMALL, delta=True),
+    "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
+    "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
+}

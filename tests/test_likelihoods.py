@@ -1,0 +1,116 @@
+"""Likelihoods are probability distributions: they sum or integrate to one, and draw what they score."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import ppl_vae as pv
+from ppl_vae import likelihoods
+from ppl_vae.likelihoods import LIKELIHOODS, DiscretizedLogistic, make
+
+
+@pytest.mark.parametrize(("shape", "hidden"), [((1, 3, 3), (20,)), ((7,), (20, 15)), ((1,), (4,)), ((2, 4), ())])
+def test_made_sums_to_one_over_all_binary_images(shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+    pair = pv.build("made", data_shape=shape, hidden=hidden).double()
+    size = torch.Size(shape).numel()
+    x = torch.tensor(list(itertools.product([0.0, 1.0], repeat=size)), dtype=torch.float64).reshape(-1, *shape)
+    est = pv.log_likelihood(pair, x, num_samples=17)
+    assert float(est.log_px.exp().sum()) == pytest.approx(1, abs=1e-12)
+    assert bool((est.khat == -torch.inf).all())
+    assert est.ess.tolist() == pytest.approx([17.0] * len(x))
+    assert est.std_error.tolist() == [0.0] * len(x)
+
+
+def test_made_draws_what_it_scores() -> None:
+    pair = pv.build("made", data_shape=(3,), hidden=(20,))
+    with torch.no_grad():
+        for p in pair.parameters():
+            p.mul_(3)
+    n = 20_000
+    x = pv.sample(pair, n, seed=0)
+    code = (x * torch.tensor([4.0, 2.0, 1.0])).sum(1).long()
+    counts = torch.bincount(code, minlength=8) / n
+    images = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)))
+    p = pv.log_likelihood(pair, images, num_samples=1).log_px.exp()
+    assert bool(((counts - p).abs() < 5 * (p * (1 - p) / n).sqrt() + 1e-4).all())
+    assert float(p.max()) > 0.2  # far from uniform, so that the test has power
+
+
+@pytest.mark.parametrize(("loc", "log_scale"), [(0.3, -2.0), (0.0, -6.0), (1.0, -7.0), (0.5, 1.0), (-0.4, -3.0)])
+def test_the_discretized_logistic_sums_to_one(loc: float, log_scale: float) -> None:
+    p = DiscretizedLogistic(torch.tensor(loc, dtype=torch.float64), torch.tensor(log_scale, dtype=torch.float64))
+    log_p = p.log_prob(torch.arange(256, dtype=torch.float64) / 255)
+    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-12)
+    assert bool(log_p.isfinite().all())
+
+
+def test_the_discretized_logistic_is_the_mass_of_a_bin() -> None:
+    """Against the distribution function written out."""
+    loc, log_scale = torch.tensor(0.37, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
+    v = torch.arange(1, 255, dtype=torch.float64)
+    s = 255 * log_scale.exp()
+    mass = torch.sigmoid((v + 0.5 - 255 * loc) / s) - torch.sigmoid((v - 0.5 - 255 * loc) / s)
+    got = DiscretizedLogistic(loc, log_scale).log_prob(v / 255).exp()
+    torch.testing.assert_close(got, mass, rtol=1e-9, atol=1e-15)
+
+
+def test_the_discretized_logistic_draws_what_it_scores() -> None:
+    p = DiscretizedLogistic(torch.tensor(0.05), torch.tensor(-3.5))
+    n = 40_000
+    x = p.sample(torch.Size((n,)))
+    counts = torch.bincount((255 * x).round().long(), minlength=256) / n
+    mass = p.log_prob(torch.arange(256) / 255).exp()
+    assert bool(((counts - mass).abs() < 5 * (mass * (1 - mass) / n).sqrt() + 1e-3).all())
+    assert float(counts[0]) > 0.02  # the lower tail collects
+
+
+@pytest.mark.parametrize("name", [n for n in LIKELIHOODS if n not in ("bernoulli", "discretized")])
+def test_densities_integrate_to_one(name: str) -> None:
+    p = make(name, (1,), 0.7).double()
+    grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    if name == "continuous_bernoulli":
+        grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    h = torch.full((1, p.multiple, 1), 0.4, dtype=torch.float64)
+    density = p(h).log_prob(grid[:, None]).exp().detach()
+    # continuous Bernoulli is evaluated in a stable form that is exact to about 1e-6
+    assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "gaussian_network", "discretized", "gaussian_diagonal"])
+def test_the_output_starts_at_the_mean_of_the_data(name: str) -> None:
+    mean = torch.linspace(0.1, 0.9, 6).reshape(1, 2, 3)
+    pair = pv.build("vae", data_shape=(1, 2, 3), data_mean=mean, latent=2, hidden=(4,), likelihood=name)
+    with torch.no_grad():
+        for layer in list(pair.model.decoder.net)[:-1]:
+            for p in layer.parameters():
+                p.zero_()
+    torch.testing.assert_close(pv.decode(pair, {"z": torch.zeros(1, 2)})[0], mean, atol=1e-5, rtol=0)
+
+
+def test_every_likelihood_says_what_it_needs() -> None:
+    with pytest.raises(pv.UserError, match=r"likelihood='poisson'.*bernoulli"):
+        make("poisson", (3,))
+    with pytest.raises(pv.UserError, match="sigma=0.0"):
+        make("gaussian", (3,), 0.0)
+    with pytest.raises(pv.UserError, match="sigma=-1"):
+        make("gaussian_learned", (3,), -1)
+
+
+def test_pixels_off_the_grid_are_refused() -> None:
+    pair = pv.build("vae", data_shape=(4,), latent=1, hidden=(3,), likelihood="discretized")
+    with pytest.raises(pv.DataError, match="datum 1 lies outside"):
+        pv.log_likelihood(pair, torch.tensor([[0, 1, 0.2, 0.4], [0.5, 0.0, 0.0, 0.0]]), num_samples=3)
+
+
+def test_a_likelihood_of_ones_own_is_a_short_class() -> None:
+    import pyro.distributions as dist
+
+    class Laplace(likelihoods.Likelihood):
+        def per_coordinate(self, *h: torch.Tensor) -> object:
+            return dist.Laplace(h[0], 1.0)
+
+    p = Laplace((3,))
+    assert p(torch.zeros(5, 1, 3)).log_prob(torch.zeros(5, 3)).shape == (5,)

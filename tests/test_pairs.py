@@ -1,0 +1,163 @@
+"""Laws that hold for every registered pair, crossed with constructors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+import ppl_vae as pv
+from pairs_under_test import CASES, Case
+from ppl_vae.registry import PAIRS
+
+pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def test_it_keeps_the_contract(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(5)
+    pv.check_pair(pair.model, pair.guide, x, y)
+
+
+def test_terms_are_particles_by_data_and_add_up(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(5)
+    t = pv.terms(pair.model, pair.guide, x, y, num_samples=4)
+    assert t.log_lik.shape == t.log_prior.shape == t.log_q.shape == t.log_w.shape == (4, 5)
+    assert tuple(sorted(t.sites)) == tuple(sorted(case.latents))
+    for site in t.sites.values():
+        assert site.log_p.shape == site.log_q.shape == (4, 5)
+    zero = torch.zeros(4, 5)
+    torch.testing.assert_close(sum((s.log_p for s in t.sites.values()), zero), t.log_prior)
+    torch.testing.assert_close(sum((s.log_q for s in t.sites.values()), zero), t.log_q)
+    torch.testing.assert_close(sum((s.log_p for s in t.observed.values()), zero), t.log_lik)
+
+
+def test_a_datum_is_scored_alone(case: Case) -> None:
+    """log p(x, z) of a datum does not depend on the others in its batch."""
+    pair = case.build().double()
+    x, y = case.draw(5)
+    x = x.double()
+    t = pv.terms(pair.model, pair.guide, x, y, num_samples=4)
+    values = {name: site.value for name, site in t.sites.items()}
+    whole = pv.log_joint(pair.model, x, y, values)
+    rows = slice(0, 1) if not case.latents else slice(None)
+    torch.testing.assert_close(whole, (t.log_lik + t.log_prior)[rows])
+    alone = pv.log_joint(pair.model, x[2:3], None if y is None else y[2:3], {k: v[:, 2:3] for k, v in values.items()})
+    torch.testing.assert_close(alone, whole[:, 2:3])
+
+
+def test_every_parameter_has_a_finite_gradient(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(6)
+    args = (x,) if y is None else (x, y)
+    pv.Elbo(num_particles=3)(pair.model, pair.guide)(*args).backward()
+    for name, parameter in pair.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert bool((parameter.grad != 0).any()), name
+
+
+def test_samples_have_the_shape_and_the_support_of_the_data(case: Case) -> None:
+    pair = case.build()
+    y = torch.arange(7) % case.labels if case.labels else None
+    x = pv.sample(pair, 7, y, seed=0)
+    assert x.shape == (7, *case.shape)
+    t = pv.terms(pair.model, pair.guide, x, y)
+    assert bool(t.log_lik.isfinite().all())
+    assert bool(t.observed["x"].p.support.check(x).all())
+    assert torch.equal(x, pv.sample(pair, 7, y, seed=0))
+    assert case.name == "made" or not torch.equal(x, pv.sample(pair, 7, y, seed=1))
+
+
+def test_codes_and_reconstructions(case: Case, untouched: None) -> None:
+    state = torch.get_rng_state()
+    pair = case.build()
+    torch.set_rng_state(state)
+    x, y = torch.zeros(4, *case.shape), (torch.zeros(4, dtype=torch.long) if case.labels else None)
+    code = pv.encode(pair, x, y, seed=0)
+    assert set(code.mean) == set(code.sample) == set(case.latents)
+    for name in case.latents:
+        assert code.mean[name].shape == code.sample[name].shape
+        assert len(code.mean[name]) == 4
+    if case.latents:
+        assert pv.reconstruct(pair, x, y, seed=0).shape == x.shape
+        assert pv.decode(pair, code.mean, y).shape == x.shape
+    else:
+        with pytest.raises(pv.UserError, match="no latents"):
+            pv.reconstruct(pair, x, y, seed=0)
+
+
+def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
+    pair = case.build()
+    x, y = case.draw(5)
+    pv.save(tmp_path / "run", pair)
+    again = pv.load(tmp_path / "run")
+    with pv.rng.forked(seed=1):
+        one = pv.terms(pair.model, pair.guide, x, y, num_samples=3).log_w
+    with pv.rng.forked(seed=1):
+        two = pv.terms(again.model, again.guide, x, y, num_samples=3).log_w
+    assert torch.equal(one, two)
+
+
+def test_a_step_moves_every_parameter(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(6)
+    before = {k: v.clone() for k, v in pair.named_parameters()}
+    svi = pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters(), lr=1e-2, fused=True))
+    for _ in range(3):
+        svi.step(*((x,) if y is None else (x, y)))
+    for name, parameter in pair.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_stock_svi_moves_every_parameter_of_as_pyro(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(6)
+    before = {k: v.clone() for k, v in pair.named_parameters()}
+    with pyro.get_param_store().scope():
+        svi = pyro.infer.SVI(*pair.as_pyro(), pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO())
+        for _ in range(3):
+            svi.step(*((x,) if y is None else (x, y)))
+    for name, parameter in pair.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_estimates_change_nothing(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(5)
+    list(pair.modules())[-1].training = False  # modes differ between modules, and must all come back
+    modes = [m.training for m in pair.modules()]
+    weights = {k: v.clone() for k, v in pair.state_dict().items()}
+    state = torch.get_rng_state()
+    if case.delta:
+        with pytest.raises(pv.PairError, match="Delta"):
+            pv.log_likelihood(pair, x, y, num_samples=20)
+    else:
+        est = pv.log_likelihood(pair, x, y, num_samples=20)
+        assert est.log_px.shape == est.std_error.shape == est.ess.shape == est.khat.shape == est.elbo.shape == (5,)
+        assert est.log_px.dtype == torch.float64
+        assert bool((est.log_px >= est.elbo - 1e-6).all())  # Jensen, which holds sample by sample
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in pair.modules()] == modes
+    assert all(torch.equal(v, weights[k]) for k, v in pair.state_dict().items())
+
+
+def test_the_encoder_runs_once_not_k_times(case: Case) -> None:
+    pair = case.build()
+    x, y = case.draw(5)
+    seen: list[tuple[int, ...]] = []
+    encoder = getattr(pair.guide, "encoder", None)
+    if encoder is not None:
+        encoder.register_forward_hook(lambda module, args, out: seen.append(tuple(args[0].shape)))
+        pv.terms(pair.model, pair.guide, x, y, num_samples=50)
+        assert seen == [tuple(x.shape)]
+    else:
+        assert case.name in ("linear", "made")
+
+
+def test_every_registered_pair_is_here(case: Case) -> None:
+    assert {c.name for c in CASES.values()} == set(PAIRS)
+    assert case.name in PAIRS
