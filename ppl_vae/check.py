@@ -58,9 +58,12 @@ def check_pair(
         model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
         _check_plates(model_sites, len(x))
         t = weights.terms(model, guide, x, y, num_samples=2)
+        report = nonfinite_site(t)
+        # a score of -inf may be a guide that leaves the model's support, which says more
+        if report is not None and "-inf" not in report:
+            raise NonFiniteError(report)
         _check_support(t)
         refuse_outside(t)
-        report = nonfinite_site(t)
         if report is not None:
             raise NonFiniteError(report)
     loss = ours(objective) if objective is not None else Elbo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ class Encoding(NamedTuple):
     sample: dict[str, Tensor]
 
 
-def _data_site(draws: dict[str, weights.Draw], guide_sites: set[str] | None = None) -> weights.Draw:
+def _data_site(draws: dict[str, weights.Draw]) -> weights.Draw:
     """The site that holds the data: "x" by convention, else the first that is observed."""
     if "x" in draws:
         return draws["x"]
@@ -90,10 +91,20 @@ def sample(pair: Any, n: int, y: Tensor | None = None, *, mean: bool = False, se
 
 
 def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None) -> Tensor:
-    """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape)."""
+    """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape).
+
+    A site that is not given is drawn, always with the same noise.
+
+    Raises:
+        UserError: no latents were given.
+    """
+    if not latents:
+        raise UserError("decode: give the latents, as a dictionary from site to values (n, *event)")
     n = len(next(iter(latents.values())))
-    with evaluating(pair), forked(home(pair)[0]):
-        draw = _generate(pair, n, y, {name: z.unsqueeze(0).to(*home(pair)) for name, z in latents.items()})
+    device, dtype = home(pair)
+    values = {name: z.to(device, dtype if z.is_floating_point() else None).unsqueeze(0) for name, z in latents.items()}
+    with evaluating(pair), forked(device, seed_for(0, "decode")):
+        draw = _generate(pair, n, y, values)
         return _mean_or_value(draw)[0]
 
 
@@ -160,6 +171,4 @@ def _to_pair(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | N
 
 
 def _seeded(pair: Any, seed: int | None, purpose: str) -> Any:
-    from contextlib import nullcontext
-
     return nullcontext() if seed is None else forked(home(pair)[0], seed_for(seed, purpose))
