@@ -79,8 +79,9 @@ def nonfinite_site(t: Terms) -> str | None:
                 bad = torch.nonzero(~torch.isfinite(values))
                 if len(bad):
                     datum = int(bad[0][1 if (values.dim() > 1 and what != "value") or name in t.sites else 0])
+                    found = float(values.detach()[tuple(bad[0])])
                     return (
-                        f"site {name!r}: the {what} is {float(values[tuple(bad[0])])} (datum {datum} of the batch, "
+                        f"site {name!r}: the {what} is {found} (datum {datum} of the batch, "
                         f"{kind(site.q if site.q is not None else site.p)}); keep scales away from 0 and inputs finite"
                     )
     return None

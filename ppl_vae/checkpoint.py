@@ -227,8 +227,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """Write named tensors and JSON-able facts to one safetensors file, atomically, with a checksum."""
     part = path.with_name(path.name + ".part")
     facts = json.dumps(about, allow_nan=False)
-    about_file = {"format": "ppl_vae", "about": facts, "sha256": _digest(tensors, facts)}
-    part.write_bytes(to_bytes(dict(tensors), metadata=about_file))
+    # one key only: safetensors writes several in no fixed order, and equal runs must have equal files
+    seal = json.dumps({"about": facts, "sha256": _digest(tensors, facts)})
+    part.write_bytes(to_bytes(dict(tensors), metadata={"ppl_vae": seal}))
     _commit(part, path)
 
 
@@ -242,15 +243,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{path} is missing; the run was not finished, or is not one")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            about = file.metadata() or {}
+            seal = (file.metadata() or {}).get("ppl_vae")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path}: not a whole safetensors file ({first_line(error)}); restore it from a copy") from error
-    if about.get("format") != "ppl_vae":
+    if seal is None:
         raise RunError(f"{path}: a safetensors file of another program")
-    if about.get("sha256") != _digest(tensors, about.get("about", "")):
+    try:
+        sealed = json.loads(seal)
+        about: dict[str, Any] = json.loads(sealed["about"])
+        whole = sealed["sha256"] == _digest(tensors, sealed["about"])
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         raise RunError(f"{path}: the checksum does not match; the file was edited or damaged; restore it from a copy")
-    return tensors, json.loads(about["about"])
+    return tensors, about
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:

@@ -265,15 +265,14 @@ def sample(
     import torch
 
     from . import draws, figures
-    from .weights import takes_labels
 
     pair, _ = _load(run, device)
     y = None
     if label is not None:
-        if not takes_labels(pair.model):
-            raise UserError(f"--label {label}: the pair of {run} takes no labels")
         classes = getattr(pair.model, "num_classes", None)
-        if classes is not None and not 0 <= label < classes:
+        if classes is None:
+            raise UserError(f"--label {label}: the pair of {run} takes no labels")
+        if not 0 <= label < classes:
             raise UserError(f"--label {label}: this pair knows the labels 0 to {classes - 1}")
         y = torch.full((num,), label)
     x = draws.sample(pair, num, y, mean=mean, seed=seed).cpu()

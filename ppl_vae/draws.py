@@ -90,20 +90,26 @@ def sample(pair: Any, n: int, y: Tensor | None = None, *, mean: bool = False, se
         return (_mean_or_value(draw) if mean else draw.value)[0]
 
 
-def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None) -> Tensor:
+def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
     """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape).
 
-    A site that is not given is drawn, always with the same noise.
+    A latent site that is not given is drawn: with ``seed``, or as torch's global generators stand, which do not move.
 
     Raises:
         UserError: no latents were given.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
+        >>> pv.decode(pair, {"z": torch.zeros(3, 2)}).shape
+        torch.Size([3, 1, 8, 8])
     """
     if not latents:
         raise UserError("decode: give the latents, as a dictionary from site to values (n, *event)")
     n = len(next(iter(latents.values())))
     device, dtype = home(pair)
     values = {name: z.to(device, dtype if z.is_floating_point() else None).unsqueeze(0) for name, z in latents.items()}
-    with evaluating(pair), forked(device, seed_for(0, "decode")):
+    with evaluating(pair), forked(device, None if seed is None else seed_for(seed, "decode")):
         draw = _generate(pair, n, y, values)
         return _mean_or_value(draw)[0]
 

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -22,13 +20,11 @@ from torch import Tensor
 
 from . import draws, weights
 from .data import Split
-from .errors import RunError, UserError
+from .errors import RunError
 from .estimate import Estimate, evaluating, home, khat_threshold
 from .pairs.base import Pair
 from .rng import forked, seed_for
-
-BLUE, SKY, GREEN, VERMILLION, GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#808080"  # Okabe and Ito; a grey
-WIDTH, DPI = 7.5, 120  # inches, dots an inch: 900 pixels
+from .tiles import BLUE, DPI, GREEN, GREY, SKY, VERMILLION, canvas, is_drawable, need, plain, text, tiles
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -41,7 +37,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         >>> figure.axes[0].get_ylabel()
         'bound on log p(x) (nats per datum)'
     """
-    _need(len(history) > 0, "loss_curves: the history is empty; give the rows that fit returns")
+    need(len(history) > 0, "loss_curves: the history is empty; give the rows that fit returns")
 
     def column(key: str, default: float = math.nan) -> Any:  # None is how JSON holds a NaN
         return np.array([math.nan if row.get(key, default) is None else row.get(key, default) for row in history])
@@ -51,7 +47,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     curves = [(train, "training bound", BLUE), (elbo, "validation ELBO", VERMILLION)]
     if not np.allclose(bound, elbo, rtol=1e-6, equal_nan=True):
         curves.append((bound, "validation bound", GREEN))
-    figure, ax = _figure(4.2)
+    figure, ax = canvas(4.2)
     for values, label, color in curves:
         if np.isfinite(values).any():
             ax.plot(epoch, values, color=color, label=label, marker="." if len(epoch) <= 50 else "")
@@ -59,7 +55,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     ready = np.where(np.isfinite(judged) & (beta >= 1), judged, -math.inf)
     if np.isfinite(ready).any():
         i = int(ready.argmax())
-        best = f"best epoch {epoch[i]:.0f}: {_text(judged[i], '.2f')}"
+        best = f"best epoch {epoch[i]:.0f}: {text(judged[i], '.2f')}"
         ring: dict[str, Any] = {"markersize": 9, "fillstyle": "none", "linestyle": "", "clip_on": False}
         ax.plot(epoch[i], judged[i], "o", color="black", label=best, **ring)
     if (beta < 1).any():
@@ -87,9 +83,9 @@ def reconstructions(x: Tensor, x_hat: Tensor, n: int = 10) -> Figure:
         ['data', 'reconstruction']
     """
     given = f"{tuple(x.shape)} and {tuple(x_hat.shape)}"
-    _need(x.shape == x_hat.shape and min(len(x), n) > 0, f"reconstructions: {given}, n={n}: give equal shapes, n >= 1")
-    pairs = torch.stack([_plain(x[:n]), _plain(x_hat[:n])])
-    return _tiles(pairs, ["data", "reconstruction"], behind=pairs[:1].expand_as(pairs))
+    need(x.shape == x_hat.shape and min(len(x), n) > 0, f"reconstructions: {given}, n={n}: give equal shapes, n >= 1")
+    pairs = torch.stack([plain(x[:n]), plain(x_hat[:n])])
+    return tiles(pairs, ["data", "reconstruction"], behind=pairs[:1].expand_as(pairs))
 
 
 def samples(x: Tensor, columns: int = 8) -> Figure:
@@ -99,12 +95,12 @@ def samples(x: Tensor, columns: int = 8) -> Figure:
         >>> samples(torch.rand(10, 1, 8, 8), columns=5).axes[0].images[0].get_array().shape
         (18, 45)
     """
-    _need(min(len(x), columns) > 0, f"samples: {len(x)} data in {columns} columns; give at least one of each")
+    need(min(len(x), columns) > 0, f"samples: {len(x)} data in {columns} columns; give at least one of each")
     columns = min(columns, len(x))
     rows = math.ceil(len(x) / columns)
     cells = torch.full((rows * columns, *x.shape[1:]), math.nan)
-    cells[: len(x)] = _plain(x)
-    return _tiles(cells.reshape(rows, columns, *x.shape[1:]))
+    cells[: len(x)] = plain(x)
+    return tiles(cells.reshape(rows, columns, *x.shape[1:]))
 
 
 def latent_grid(
@@ -132,7 +128,7 @@ def latent_grid(
     label = None if y is None else torch.as_tensor(y).reshape(1)
     found = _latents(pair, torch.zeros(1, *data_shape), label, seed)
     name = site or (next(iter(found)) if len(found) == 1 else "")
-    _need(
+    need(
         name in found and found[name][0].shape[1:] == (2,) and _is_free(found[name], 3.0),
         f"latent_grid needs one real latent site of event shape (2,)"
         f"{'' if site is None else f' named {site!r}'}; this pair has "
@@ -144,8 +140,8 @@ def latent_grid(
     with forked(home(pair)[0], seed_for(seed, "latent_grid")):
         x = draws.decode(pair, {name: z}, _repeat(label, size * size))
     every = max(1, size // 7)
-    ticks = [_text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(quantiles)]
-    return _tiles(x.reshape(size, size, *x.shape[1:]), ticks[::-1], ticks, f"{name}[0]", f"{name}[1]")
+    ticks = [text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(quantiles)]
+    return tiles(x.reshape(size, size, *x.shape[1:]), ticks[::-1], ticks, f"{name}[0]", f"{name}[1]")
 
 
 def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") -> Figure:
@@ -158,8 +154,8 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
         'posterior mean of z[1]'
     """
     given = f"latent_scatter: {len(mean)} means, {'no' if y is None else len(y)} labels"
-    _need(len(mean) > 1 and (y is None or len(y) == len(mean)), f"{given}; give two means or more, one label each")
-    z = _plain(mean).double().reshape(len(mean), -1)
+    need(len(mean) > 1 and (y is None or len(y) == len(mean)), f"{given}; give two means or more, one label each")
+    z = plain(mean).double().reshape(len(mean), -1)
     size = z.shape[1]
     names = [f"posterior mean of {site}[{i}]" for i in range(size)]
     if size > 2:
@@ -168,7 +164,7 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
         share = 100 * s.square() / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
         v = v * v.gather(1, v.abs().argmax(1, keepdim=True)).sign()  # the sign of a component is free: fix it
         z, names = z @ v[:2].T, [f"PC {i + 1} ({share[i]:.0f} %) of {size} posterior means of {site}" for i in range(2)]
-    figure, ax = _figure(4.2 if size == 1 else 5.6)
+    figure, ax = canvas(4.2 if size == 1 else 5.6)
     classes, which = np.unique(np.zeros(len(z)) if y is None else y.detach().cpu().numpy(), return_inverse=True)
     is_scale = y is not None and (y.is_floating_point() or len(classes) > 20)
     palette = (
@@ -211,19 +207,19 @@ def interpolation(
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['data', '0', '0.5', '1', 'data']
     """
-    _need(steps > 1, f"interpolation: steps={steps}; the line has two ends")
+    need(steps > 1, f"interpolation: steps={steps}; the line has two ends")
     found = _moving("interpolation", _latents(pair, torch.stack([x0, x1]), y, seed))
     t = torch.linspace(0, 1, steps)
     z = {name: torch.stack([m[0].lerp(m[1], float(w)) for w in t]) for name, (m, _) in found.items()}
     labels = [] if y is None else list(torch.unique_consecutive(y))
-    lines = [_plain(draws.decode(pair, z, None if k is None else k.repeat(steps))) for k in labels or [None]]
+    lines = [plain(draws.decode(pair, z, None if k is None else k.repeat(steps))) for k in labels or [None]]
     if torch.equal(lines[0], lines[-1]):  # the pair makes nothing of labels
         labels, lines = [], lines[:1]
     cells = torch.full((len(lines), steps + 2, *x0.shape), math.nan)
     cells[:, 1:-1] = torch.stack(lines)
-    cells[0, 0], cells[-1, -1] = _plain(x0), _plain(x1)
+    cells[0, 0], cells[-1, -1] = plain(x0), plain(x1)
     columns = ["data", *(f"{float(w):.2g}" for w in t), "data"]
-    return _tiles(cells, [f"y = {k}" for k in labels], columns, "place on the line between the posterior means")
+    return tiles(cells, [f"y = {k}" for k in labels], columns, "place on the line between the posterior means")
 
 
 def traversal(
@@ -260,10 +256,10 @@ def traversal(
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['−3', '0', '3']
     """
-    _need(min(coordinates, steps) > 0, f"traversal: coordinates={coordinates}, steps={steps}; give one or more of each")
+    need(min(coordinates, steps) > 0, f"traversal: coordinates={coordinates}, steps={steps}; give one or more of each")
     found = _moving("traversal", _latents(pair, x, y, seed))
     site, last = list(found.items())[-1]
-    _need(_is_free(last, span), f"traversal: site {site!r} can't move over [-{span:g}, {span:g}]: it is constrained")
+    need(_is_free(last, span), f"traversal: site {site!r} can't move over [-{span:g}, {span:g}]: it is constrained")
     flat = last[0].reshape(len(x), -1)
     variance = flat.var(0, correction=0)
     by_activity = variance.argsort(descending=True, stable=True)[:coordinates].tolist()
@@ -275,9 +271,9 @@ def traversal(
     codes = {name: mean[:1].expand(len(chosen) * steps, *mean.shape[1:]) for name, (mean, _) in found.items()}
     decoded = draws.decode(pair, codes | {site: z.reshape(codes[site].shape)}, _repeat(y, len(chosen) * steps))
     rows = [f"{site}[{i}], variance {variance[i]:.2f}" for i in chosen]
-    columns = [_text(float(v), ".3g") for v in values]
+    columns = [text(float(v), ".3g") for v in values]
     cells = decoded.reshape(len(chosen), steps, *decoded.shape[1:])
-    return _tiles(cells, rows, columns, "value of one coordinate, the others at the posterior mean")
+    return tiles(cells, rows, columns, "value of one coordinate, the others at the posterior mean")
 
 
 def log_px_histogram(log_px: Estimate) -> Figure:
@@ -292,11 +288,11 @@ def log_px_histogram(log_px: Estimate) -> Figure:
     about, n = log_px.summary(), len(log_px)
     shown = log_px.log_px[torch.isfinite(log_px.log_px)].numpy()
     error = "" if about["log_px_se"] is None else f" ± {about['log_px_se']:.2f}"
-    figure, ax = _figure(4.2)
+    figure, ax = canvas(4.2)
     ax.hist(shown, bins=_bins(len(shown)), color=SKY)
     if math.isfinite(about["log_px_mean"]):
         ax.axvline(
-            about["log_px_mean"], color=VERMILLION, label=f"mean {_text(about['log_px_mean'], '.2f')}{error} nats"
+            about["log_px_mean"], color=VERMILLION, label=f"mean {text(about['log_px_mean'], '.2f')}{error} nats"
         )
         ax.legend(frameon=False)
     side = "exact" if about["khat_exact"] == n else "lower bound in expectation"
@@ -323,7 +319,7 @@ def khat_scatter(est: Estimate) -> Figure:
     k, bad, n = est.khat.numpy(), est.unreliable.numpy(), len(est)
     index, exact, finite = np.arange(n), np.isneginf(k), np.isfinite(k)
     unknown, size = ~exact & ~finite, float(np.clip(6000 / n, 6, 25))
-    figure, ax = _figure(4.6)
+    figure, ax = canvas(4.6)
     for which, color, marker, label in ((~bad, BLUE, "o", "reliable"), (bad, VERMILLION, "^", "unreliable")):
         if (which & finite).any():
             ax.scatter(index[which & finite], k[which & finite], size, color, marker=marker, linewidths=0, label=label)
@@ -379,34 +375,34 @@ def save_all(
         ['samples.png']
     """
     split = data.limit(2000).fixed(seed)
-    x, y, is_drawable = split.x, split.y, _is_drawable(split.x.shape[1:])
+    x, y, drawable = split.x, split.y, is_drawable(split.x.shape[1:])
     found = _latents(pair, x, y, seed)
     made: dict[str, Figure] = {}
     if history:
         made["loss"] = loss_curves(history)
-    if found and is_drawable:
+    if found and drawable:
         few = None if y is None else y[:10]
         made["reconstructions"] = reconstructions(x[:10], draws.reconstruct(pair, x[:10], few, seed=seed))
-    kinds = _kinds(pair, y, seed) if is_drawable else None
-    if is_drawable:
+    kinds = _kinds(pair, y, seed) if drawable else None
+    if drawable:
         columns = 8 if kinds is None else len(kinds)
         labels = None if y is None else (y if kinds is None else kinds).repeat(8 * columns)[: 8 * columns]
         made["samples"] = samples(draws.sample(pair, 8 * columns, labels, mean=True, seed=seed), columns)
         if kinds is not None:
-            _label(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
+            label(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
     if found and all(mean.is_floating_point() for mean, _ in found.values()):
         site, last = list(found.items())[-1]
-        if is_drawable and len(found) == 1 and last[0].shape[1:] == (2,) and _is_free(last, 3.0):
+        if drawable and len(found) == 1 and last[0].shape[1:] == (2,) and _is_free(last, 3.0):
             made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], seed=seed)
             if y is not None and kinds is not None:
                 made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
         if len(x) > 1:
             made["latent_scatter"] = latent_scatter(last[0], y, site=site)
-        if is_drawable and len(x) > 1:
+        if drawable and len(x) > 1:
             other = 1 if y is None else max(1, int((y != y[0]).int().argmax()))
             ends = None if y is None else y[[0, other]]
             made["interpolation"] = interpolation(pair, x[0], x[other], y=ends, seed=seed)
-        if is_drawable and _is_free(last, 3.0):
+        if drawable and _is_free(last, 3.0):
             made["traversal"] = traversal(pair, x, y, seed=seed)
     if estimate is not None:
         made["log_px"] = log_px_histogram(estimate)
@@ -435,28 +431,8 @@ def _write(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
-
-
-def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    ax = figure.add_subplot()
-    ax.spines[["top", "right"]].set_visible(False)
-    return figure, ax
-
-
 def _bins(n: int) -> int:
     return min(60, max(5, math.ceil(3 * math.cbrt(n))))
-
-
-def _text(value: float, spec: str) -> str:
-    return format(value, spec).replace("-", "−")
-
-
-def _plain(x: Tensor) -> Tensor:
-    return x.detach().cpu().float()
 
 
 def _repeat(y: Tensor | None, n: int) -> Tensor | None:
@@ -479,9 +455,9 @@ def _latents(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> dict[str, tu
 
 def _moving(what: str, found: dict[str, tuple[Tensor, Any]]) -> dict[str, tuple[Tensor, Any]]:
     """The latent sites, if there are any and all of them can move."""
-    _need(bool(found), f"{what}: this pair has no latents; draw samples instead")
+    need(bool(found), f"{what}: this pair has no latents; draw samples instead")
     for name, (mean, _) in found.items():
-        _need(mean.is_floating_point(), f"{what}: the latent site {name!r} is discrete, so there is no line to move on")
+        need(mean.is_floating_point(), f"{what}: the latent site {name!r} is discrete, so there is no line to move on")
     return found
 
 
@@ -490,68 +466,3 @@ def _is_free(latent: tuple[Tensor, Any], span: float) -> bool:
     mean, prior = latent
     ends = [torch.full_like(mean[:1], side * span) for side in (-1, 1)]
     return mean.is_floating_point() and all(bool(prior.support.check(end).all()) for end in ends)
-
-
-def _is_drawable(shape: Sequence[int]) -> bool:
-    return len(shape) == 2 or (len(shape) == 1 and shape[0] > 1) or (len(shape) == 3 and shape[0] in (1, 3))
-
-
-def _tiles(
-    x: Tensor,
-    rows: Sequence[str] = (),
-    columns: Sequence[str] = (),
-    xlabel: str = "",
-    ylabel: str = "",
-    behind: Tensor | None = None,
-) -> Figure:
-    """Cells (R, C, *shape) in one axes whose unit is a cell; NaN leaves a cell empty, ``behind`` goes behind lines."""
-    shape, (down, across) = x.shape[2:], x.shape[:2]
-    shown = f"data of shape {tuple(shape)}"
-    _need(_is_drawable(shape), f"{shown} are neither images, (H, W), (1, H, W) or (3, H, W), nor vectors (D,), D > 1")
-    left = 0.1 + 0.085 * max(map(len, rows), default=0) + 0.25 * bool(ylabel)  # inches
-    bottom = 0.1 + 0.25 * bool(columns) + 0.25 * bool(xlabel)
-    cell = min(1.1, (WIDTH - left) / across)
-    height, width = shape[-2:] if len(shape) > 1 else (1, 1)
-    gap = max(1, width // 14)
-    ratio = (height + gap) / (width + gap)
-    top = 0.3 if len(shape) == 1 else 0.0
-    figure, ax = _figure(bottom + top + cell * down * ratio, max(left + cell * across, 3.5))
-    figure.set_layout_engine("compressed")  # keeps words beside pictures of a fixed aspect inside the frame
-    if len(shape) == 1:
-        _lines(ax, x, x if behind is None else behind)
-    else:
-        pixels = _plain(x).clamp(0, 1).reshape(down, across, -1, height, width).permute(0, 3, 1, 4, 2)
-        picture = torch.full((down, height + gap, across, width + gap, pixels.shape[-1]), math.nan)
-        picture[:, :height, :, :width] = pixels
-        picture = picture.reshape(down * (height + gap), across * (width + gap), -1)
-        array = (picture.nan_to_num(1.0) if picture.shape[-1] == 3 else picture[..., 0]).numpy()
-        extent = (0, across, down, 0)
-        ax.imshow(array, "gray", vmin=0, vmax=1, extent=extent, aspect=ratio, interpolation="nearest")
-    _label(ax, rows, columns)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    return figure
-
-
-def _lines(ax: Axes, x: Tensor, behind: Tensor) -> None:
-    """A line in each cell, from the first coordinate to the last, all on one vertical scale."""
-    rows, columns, size = x.shape
-    both = torch.stack([_plain(behind), _plain(x)]).numpy().reshape(2, rows * columns, size)
-    low, high = float(np.nanmin(both)), float(np.nanmax(both))
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    across = column[:, None] + np.linspace(0.06, 0.94, size)
-    down = row[:, None] + 0.92 - 0.84 * (both - low) / max(high - low, 1e-12)
-    for y, color, width in zip(down, (GREY, BLUE), (0.8, 1.2), strict=True):
-        ax.add_collection(LineCollection(list(np.stack([across, y], -1)), colors=color, linewidths=width))
-    ax.hlines(range(1, rows), 0, columns, color=GREY, linewidth=0.4)
-    ax.vlines(range(1, columns), 0, rows, color=GREY, linewidth=0.4)
-    ax.set(xlim=(0, columns), ylim=(rows, 0))
-    scale = f"from {_text(low, '.3g')} to {_text(high, '.3g')}"
-    ax.set_title(f"{size} coordinates from left to right, on one scale {scale}", fontsize=9)
-
-
-def _label(ax: Axes, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
-    """Words at the middles of rows and columns, and no other mark on the frame."""
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)

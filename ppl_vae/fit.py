@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,18 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
-from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from . import checkpoint, weights
+from . import weights
 from .check import check_pair, nonfinite_site
-from .data import Batches, Data, Split, as_split, visit
-from .errors import DataError, NonFiniteError, RunError, UserError
+from .data import Split, as_split, visit
+from .errors import DataError, NonFiniteError, UserError
 from .estimate import evaluating, home, refuse_outside
-from .objectives import Objective
+from .feeds import Feed, TensorFeed, cast, feed, placed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
 from .pairs.base import Pair
 from .progress import bar
+from .resume import History, Run, State
 from .rng import forked, reseed, seed_for
 from .svi import READ_EVERY, SVI
 
@@ -55,20 +54,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "iwae": _iwae_stages,
 }
-
-History = list[dict[str, Any]]
-
-
-@dataclass
-class State:
-    """Where a fit stands; with the weights and the optimiser's state, all that resuming needs."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best_bound: float | None = None
-    best_epoch: int = 0
-    history: History = field(default_factory=list)
 
 
 def fit(
@@ -158,9 +143,9 @@ def fit(
     loss = objective_by_name(objective) if isinstance(objective, str) else objective
 
     pair.to(where)
-    source = _source(data, batch_size, seed, where, home(pair)[1])
+    source = feed(data, batch_size, seed, where, home(pair)[1])
     held_out = valid if valid is not None else getattr(data, "valid", None)
-    held_out = None if held_out is None else _placed(_cast(as_split(held_out).fixed(seed), home(pair)[1]), where)
+    held_out = None if held_out is None else placed(cast(as_split(held_out).fixed(seed), home(pair)[1]), where)
     if patience is not None and held_out is None:
         raise UserError("patience needs validation data; pass valid=, or what load_data returns")
     per_epoch = source.length
@@ -173,6 +158,12 @@ def fit(
             f"warmup={warmup} epochs of {epochs}: the weight of the KL term would never reach 1, which trains another "
             f"objective; make it shorter, or train longer"
         )
+
+    def lr_at(step: int) -> float:
+        return lr * float(factor(0.0 if total is None else step / total))
+
+    def beta_at(step: int) -> float:
+        return min(1.0, (step + 1) / warm_steps) if warm_steps else 1.0
 
     params = [p for p in pair.parameters() if p.requires_grad]
     optim: Any = make_optimizer(params, lr=lr) if params else functools.partial(make_optimizer, lr=lr)
@@ -190,11 +181,13 @@ def fit(
     best: dict[str, Tensor] = {}
     running: Tensor | None = None  # sum of the epoch's losses, on the device
     modes = [(m, m.training) for m in pair.modules()]
-    with forked(where):
-        _first_look(pair, source, loss, where)  # before anything is written
-    run = None if run_dir is None else _Run(Path(run_dir), pair, settings, dict(record or {}), resume, overwrite)
+    run = None if run_dir is None else Run(Path(run_dir), pair, settings)
     if run is not None and resume:
         state, best, running = run.read(pair, optim, where)
+    with forked(where):
+        _first_look(pair, source, loss, where)
+    if run is not None and not resume:  # nothing is written before all of this was found in order
+        run.start(pair, dict(record or {}), overwrite)
     svi.steps = state.step
     writer = _writer(tensorboard, run_dir)
     last_saved = time.monotonic()
@@ -211,17 +204,15 @@ def fit(
         try:
             while state.epoch < epochs and not stopped:
                 pair.train()
-                began, last_lr = time.monotonic(), lr
+                began = time.monotonic()
                 for x, y in source.visits(state.epoch, state.batch):
                     reseed(seed_for(seed, "train", 0, state.step), where)
-                    last_lr = lr * factor(0.0 if total is None else state.step / total)
-                    _set(svi, last_lr, (state.step + 1) / warm_steps if state.step + 1 < warm_steps else 1.0, where)
+                    _set(svi, lr_at(state.step), beta_at(state.step), where)
                     args = weights.call_args(pair.model, visit(x, source.binarize), y)
                     loss_now = svi.step(*args)
                     state.step += 1
                     state.batch += 1
                     running = loss_now.double() if running is None else running + loss_now
-                    source.seen += len(x)
                     if state.step % READ_EVERY == 0:  # the only look at the device between two epochs
                         info = f"epoch {state.epoch + 1}  loss {float(loss_now) / len(x):.2f}"
                         shown.update(task, completed=state.step, info=info)
@@ -236,10 +227,10 @@ def fit(
                     raise DataError("the loader gave no batch")
                 row = {
                     "epoch": state.epoch + 1, "step": state.step,
-                    "train_bound": -float(running) / source.per_epoch(),
+                    "train_bound": -float(running) / source.num_data(),
                     **_validate(pair, svi, held_out, seed),
-                    "beta": float(svi.objective.beta) if svi.objective is not None else 1.0,
-                    "lr": last_lr, "seconds": round(time.monotonic() - began, 3),
+                    "beta": beta_at(state.step - 1), "lr": lr_at(state.step - 1),
+                    "seconds": round(time.monotonic() - began, 3),
                 }  # fmt: skip
                 state.history.append(row)
                 state.epoch, state.batch, running = state.epoch + 1, 0, None
@@ -315,108 +306,9 @@ def _name_of(value: Any) -> str:
     return value if isinstance(value, str) else getattr(value, "__name__", repr(value))
 
 
-class _Source:
-    """Batches by epoch and position, from tensors on the device or from a loader."""
-
-    binarize = "none"
-    length: int | None
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def per_epoch(self) -> int:
-        """Data in an epoch."""
-        return self.seen
-
-    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The batches of an epoch from position ``start`` on."""
-        raise TypeError(epoch, start)
-
-
-class _TensorSource(_Source):
-    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        split = _cast(split, dtype)
-        self.device = device
-        self.split = split
-        self.binarize = split.binarize
-        self.batches = Batches(_placed(split, device), batch_size, seed)
-        self.length: int | None = len(self.batches)
-
-    def per_epoch(self) -> int:
-        return len(self.split)
-
-    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for i in range(start, len(self.batches)):
-            x, y = self.batches.get(epoch, i)
-            yield x.to(self.device, non_blocking=True), None if y is None else y.to(self.device, non_blocking=True)
-
-
-class _LoaderSource(_Source):
-    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.loader = loader
-        self.seed = seed
-        self.device = device
-        self.dtype = dtype
-        self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
-
-    def per_epoch(self) -> int:
-        dataset = getattr(self.loader, "dataset", None)
-        drops = getattr(self.loader, "drop_last", False)
-        if self.length is not None and not drops and hasattr(dataset, "__len__"):
-            return len(dataset)  # type: ignore[arg-type]
-        return self.seen if self.length is None else self.length * (self.loader.batch_size or 1)
-
-    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        self.seen = 0
-        reseed(seed_for(self.seed, "epoch", epoch))  # the loader shuffles from torch's global generator
-        batches = iter(self.loader)
-        i = 0
-        while True:
-            reseed(seed_for(self.seed, "load", epoch, i))
-            batch = next(batches, None)
-            if batch is None:
-                return
-            if i >= start:
-                x, y = (
-                    (batch[0], batch[1] if len(batch) > 1 else None)
-                    if isinstance(batch, tuple | list)
-                    else (batch, None)
-                )
-                x = x.to(self.device, non_blocking=True)
-                yield (x.to(self.dtype) if x.is_floating_point() else x), (None if y is None else y.to(self.device))
-            i += 1
-
-
-def _source(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> _Source:
-    if isinstance(data, DataLoader):
-        return _LoaderSource(data, seed, device, dtype)
-    if isinstance(data, Dataset):
-        shuffle = not isinstance(data, IterableDataset)
-        return _LoaderSource(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype)
-    split = as_split(data)
-    if len(split) == 0:
-        raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
-    return _TensorSource(split, batch_size, seed, device, dtype)
-
-
-def _cast(split: Split, dtype: torch.dtype) -> Split:
-    return replace(split, x=split.x.to(dtype)) if split.x.is_floating_point() else split
-
-
-def _placed(split: Split, device: torch.device) -> Split:
-    """The split on the device where it takes less than half of the memory that is free there."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if split.x.numel() * split.x.element_size() > free / 2:
-            return split
-    return split.to(device)
-
-
-def _first_look(pair: Pair, source: _Source, loss: Any, device: torch.device) -> None:
+def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> None:
     """Check the pair on three data, and all data that are at hand against the support of the likelihood."""
-    if not isinstance(source, _TensorSource):
+    if not isinstance(source, TensorFeed):
         return
     split = source.split
     few = split.limit(min(3, len(split))).fixed().to(device)
@@ -474,7 +366,7 @@ def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str,
 
 
 def _explain(
-    error: NonFiniteError, svi: SVI, pair: Pair, source: _Source, seed: int, per_epoch: int | None
+    error: NonFiniteError, svi: SVI, pair: Pair, source: Feed, seed: int, per_epoch: int | None
 ) -> NonFiniteError:
     """Replay the first bad step, which no update has followed, and name the site and the batch."""
     step = svi.first_bad_step()
@@ -527,97 +419,6 @@ def _deferred_interrupt() -> Iterator[_Interrupt]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Run:
-    """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree."""
-
-    def __init__(
-        self, folder: Path, pair: Pair, settings: dict[str, Any], record: dict[str, Any], resume: bool, overwrite: bool
-    ) -> None:
-        self.settings = settings
-        if not checkpoint.state_of(pair):
-            raise RunError("run_dir: this pair has no parameters in modules, so it can't be saved; leave run_dir out")
-        if resume:
-            config = checkpoint.read_config(folder)
-            self._same(folder, config, settings)
-            self.folder = folder
-        else:
-            self.folder = checkpoint.make_folder(folder, overwrite)
-            checkpoint.write_config(self.folder, pair, {**record, "fit": settings})
-
-    def _same(self, folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> None:
-        then = config.get("fit")
-        if not isinstance(then, dict):
-            raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
-        longer = settings["schedule"] == "constant"
-        for key, value in settings.items():
-            if then.get(key) != value and not (key == "epochs" and longer):
-                raise RunError(
-                    f"{folder}: the run has {key}={then.get(key)!r} and you ask for {value!r}; resume with the same "
-                    f"options, or start another run"
-                )
-        if then["epochs"] != settings["epochs"]:
-            checkpoint.write_json(folder / checkpoint.CONFIG, {**config, "fit": settings})
-
-    def write(
-        self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], running: Tensor | None,
-        done: bool = False,
-    ) -> None:  # fmt: skip
-        """Write the checkpoint, then the readable copies: weights, position, history."""
-        now = checkpoint.state_of(pair)
-        tensors = {f"pair.{k}": v for k, v in now.items()}
-        tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
-        groups: list[dict[str, Any]] = []
-        if isinstance(optim, Optimizer):
-            saved = optim.state_dict()
-            for index, slots in saved["state"].items():
-                for key, value in slots.items():
-                    if torch.is_tensor(value):
-                        tensors[f"optim.{index}.{key}"] = value.detach().cpu().contiguous().clone()
-            groups = [{k: v for k, v in g.items() if _is_plain(v)} for g in saved["param_groups"]]
-        if running is not None:
-            tensors["running"] = running.detach().cpu().reshape(1)
-        about = {"state": asdict(state), "groups": groups, "done": done}
-        checkpoint.write_tensors(self.folder / checkpoint.STATE, tensors, about)
-        checkpoint.write_tensors(
-            self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {}
-        )
-        position = {k: v for k, v in asdict(state).items() if k != "history"}
-        checkpoint.write_json(self.folder / "train_state.json", {**position, "optimizer": groups, "done": done})
-        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in map(_jsonable, state.history))
-        checkpoint.write_text(self.folder / "history.jsonl", lines)
-
-    def read(self, pair: Pair, optim: Any, device: torch.device) -> tuple[State, dict[str, Tensor], Tensor | None]:
-        """Put the pair and the optimiser back where the last checkpoint left them."""
-        path = self.folder / checkpoint.STATE
-        if not path.exists():  # killed before the first checkpoint: start again, from the same seeds
-            return State(), {}, None
-        tensors, about = checkpoint.read_tensors(path)
-        part = {
-            kind: {k.removeprefix(kind + "."): v for k, v in tensors.items() if k.startswith(kind + ".")}
-            for kind in ("pair", "best", "optim")
-        }
-        checkpoint.restore(pair, part["pair"], path)
-        pair.to(device)
-        if isinstance(optim, Optimizer) and part["optim"]:
-            saved = optim.state_dict()
-            slots: dict[int, dict[str, Tensor]] = {}
-            for name, value in part["optim"].items():
-                index, key = name.split(".", 1)
-                slots.setdefault(int(index), {})[key] = value
-            optim.load_state_dict({"state": slots, "param_groups": saved["param_groups"]})
-        running = tensors.get("running")
-        best = {k: v.to(device) for k, v in part["best"].items()}
-        return State(**about["state"]), best, None if running is None else running[0].to(device)
-
-
-def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | tuple)
-
-
 def _headline(row: Mapping[str, Any]) -> str:
     held = row.get("valid_elbo")
     return f"epoch {row['epoch']}  train {row['train_bound']:.2f}" + ("" if held is None else f"  valid {held:.2f}")
@@ -640,6 +441,3 @@ def _log(writer: Any, row: Mapping[str, Any]) -> None:
         for key, value in row.items():
             if isinstance(value, float) and math.isfinite(value):
                 writer.add_scalar(key, value, row["epoch"])
-
-
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Data", "History", "Objective", "fit", "resolve_device"]

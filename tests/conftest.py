@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -9,6 +10,9 @@ import numpy as np
 import pyro
 import pytest
 import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # small tensors, and processes side by side: more threads only wait for each other
+torch.set_num_threads(1)
 
 
 def _globals() -> dict[str, object]:

@@ -93,7 +93,7 @@ def test_the_output_starts_at_the_mean_of_the_data(name: str) -> None:
 def test_every_likelihood_says_what_it_needs() -> None:
     with pytest.raises(pv.UserError, match=r"likelihood='poisson'.*bernoulli"):
         make("poisson", (3,))
-    with pytest.raises(pv.UserError, match="sigma=0.0"):
+    with pytest.raises(pv.UserError, match=r"sigma=0\.0"):
         make("gaussian", (3,), 0.0)
     with pytest.raises(pv.UserError, match="sigma=-1"):
         make("gaussian_learned", (3,), -1)

@@ -10,11 +10,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pairs_under_test import CASES
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from pairs_under_test import CASES
 
 
 class Mixed(nn.Module):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from pairs_under_test import CASES, Case
 
 import ppl_vae as pv
-from pairs_under_test import CASES, Case
 from ppl_vae.registry import PAIRS
 
 pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

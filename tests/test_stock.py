@@ -9,10 +9,10 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
+from stock import TutorialVAE
 from torch import Tensor
 
 import ppl_vae as pv
-from stock import TutorialVAE
 
 
 def test_the_tutorials_vae_runs_through_every_verb(tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ def encoder_decoder(
     extra: int = 0,
 ) -> tuple[Encoder, Decoder]:
     """An encoder and its mirror, whose output starts at the mean of the data; ``extra`` is the width of labels."""
+    if latent < 1:
+        raise UserError(f"latent={latent}: at least one latent dimension is needed")
     decoder = Decoder(latent + extra, data_shape, tuple(hidden)[::-1], activation, network, p.multiple)
     if data_mean is not None:
         decoder.set_output(p.start(data_mean))

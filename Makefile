@@ -1,0 +1,48 @@
+# One virtual environment, made where it is absent; every target is what a new user types.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types doctest readme docs check clean
+
+demo: .venv/ready
+	$(BIN)/ppl-vae train
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready-dev
+	$(BIN)/mypy
+
+doctest: .venv/ready-dev
+	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules ppl_vae
+
+readme: .venv/ready-dev
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/blocks.py
+
+docs: .venv/ready-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+check: test lint types doctest readme docs
+
+clean:
+	rm -rf .venv docs/_build .pytest_cache .mypy_cache .ruff_cache
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; name one: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+.venv/ready-docs: .venv/ready
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
+	@touch $@

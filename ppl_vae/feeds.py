@@ -1,0 +1,116 @@
+"""Where batches come from: tensors on the device, or a loader; addressed by epoch and position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from .data import Batches, Split, as_split
+from .errors import DataError
+from .rng import reseed, seed_for
+
+
+class Feed:
+    """The batches of an epoch.
+
+    Attributes:
+        length: batches in an epoch, or None where a loader doesn't say.
+        binarize: what a visit does to the data, see ``data.visit``.
+    """
+
+    binarize = "none"
+    length: int | None
+
+    def num_data(self) -> int:
+        """Data in an epoch; a loader knows it at the epoch's end."""
+        return 0
+
+    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The batches of an epoch from position ``start`` on."""
+        raise TypeError(epoch, start)
+
+
+class TensorFeed(Feed):
+    """One tensor, on the device where it fits; a batch is a slice of a permutation."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        if len(split) == 0:
+            raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
+        self.split = cast(split, dtype)
+        self.device = device
+        self.binarize = split.binarize
+        self.batches = Batches(placed(self.split, device), batch_size, seed)
+        self.length: int | None = len(self.batches)
+
+    def num_data(self) -> int:
+        return len(self.split)
+
+    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for i in range(start, len(self.batches)):
+            x, y = self.batches.get(epoch, i)
+            yield x.to(self.device, non_blocking=True), None if y is None else y.to(self.device, non_blocking=True)
+
+
+class LoaderFeed(Feed):
+    """Any ``DataLoader``: data that do not fit, or that are made on the way."""
+
+    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.device = device
+        self.dtype = dtype
+        self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
+        self.seen = 0
+
+    def num_data(self) -> int:
+        return self.seen
+
+    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        self.seen = 0
+        reseed(seed_for(self.seed, "epoch", epoch))  # the loader shuffles from torch's global generator
+        batches = iter(self.loader)
+        i = 0
+        while True:
+            reseed(seed_for(self.seed, "load", epoch, i))
+            batch = next(batches, None)
+            if batch is None:
+                return
+            x, y = (batch if len(batch) > 1 else (*batch, None)) if isinstance(batch, tuple | list) else (batch, None)
+            self.seen += len(x)
+            if i >= start:
+                x = x.to(self.device, non_blocking=True)
+                yield (x.to(self.dtype) if x.is_floating_point() else x), (None if y is None else y.to(self.device))
+            i += 1
+
+
+def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> Feed:
+    """Whatever holds training data, as a feed.
+
+    Raises:
+        DataError: it holds none.
+    """
+    if isinstance(data, DataLoader):
+        return LoaderFeed(data, seed, device, dtype)
+    if isinstance(data, Dataset):
+        shuffle = not isinstance(data, IterableDataset)
+        return LoaderFeed(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype)
+    return TensorFeed(as_split(data), batch_size, seed, device, dtype)
+
+
+def cast(split: Split, dtype: torch.dtype) -> Split:
+    """The split in the floating type of a pair."""
+    return replace(split, x=split.x.to(dtype)) if split.x.is_floating_point() else split
+
+
+def placed(split: Split, device: torch.device) -> Split:
+    """The split on the device where it takes less than half of the memory that is free there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if split.x.numel() * split.x.element_size() > free / 2:
+            return split
+    return split.to(device)

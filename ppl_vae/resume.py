@@ -1,0 +1,123 @@
+"""The state of a fit on disk: what resuming needs, in one file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import checkpoint
+from .errors import RunError
+from .pairs.base import Pair
+
+History = list[dict[str, Any]]
+
+
+@dataclass
+class State:
+    """Where a fit stands; with the weights and the optimiser's state, all that resuming needs."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_bound: float | None = None
+    best_epoch: int = 0
+    history: History = field(default_factory=list)
+
+
+class Run:
+    """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree."""
+
+    def __init__(self, folder: Path, pair: Pair, settings: dict[str, Any]) -> None:
+        if not checkpoint.state_of(pair):
+            raise RunError("run_dir: this pair has no parameters in modules, so it can't be saved; leave run_dir out")
+        self.folder = folder
+        self.settings = settings
+
+    def start(self, pair: Pair, record: dict[str, Any], overwrite: bool) -> None:
+        """Make the folder and write the configuration."""
+        checkpoint.make_folder(self.folder, overwrite)
+        checkpoint.write_config(self.folder, pair, {**record, "fit": self.settings})
+
+    def _check_settings(self) -> None:
+        folder, settings = self.folder, self.settings
+        config = checkpoint.read_config(folder)
+        then = config.get("fit")
+        if not isinstance(then, dict):
+            raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
+        longer = settings["schedule"] == "constant"
+        for key, value in settings.items():
+            if then.get(key) != value and not (key == "epochs" and longer):
+                raise RunError(
+                    f"{folder}: the run has {key}={then.get(key)!r} and you ask for {value!r}; resume with the same "
+                    f"options, or start another run"
+                )
+        if then["epochs"] != settings["epochs"]:
+            checkpoint.write_json(folder / checkpoint.CONFIG, {**config, "fit": settings})
+
+    def write(
+        self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], running: Tensor | None,
+        done: bool = False,
+    ) -> None:  # fmt: skip
+        """Write the checkpoint, then the readable copies: weights, position, history."""
+        now = checkpoint.state_of(pair)
+        tensors = {f"pair.{k}": v for k, v in now.items()}
+        tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
+        groups: list[dict[str, Any]] = []
+        if isinstance(optim, Optimizer):
+            saved = optim.state_dict()
+            for index, slots in saved["state"].items():
+                for key, value in slots.items():
+                    if torch.is_tensor(value):
+                        tensors[f"optim.{index}.{key}"] = value.detach().cpu().contiguous().clone()
+            groups = [{k: v for k, v in g.items() if _is_plain(v)} for g in saved["param_groups"]]
+        if running is not None:
+            tensors["running"] = running.detach().cpu().reshape(1)
+        about = {"state": asdict(state), "groups": groups, "done": done}
+        checkpoint.write_tensors(self.folder / checkpoint.STATE, tensors, about)
+        checkpoint.write_tensors(
+            self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {}
+        )
+        position = {k: v for k, v in asdict(state).items() if k != "history"}
+        checkpoint.write_json(self.folder / "train_state.json", {**position, "optimizer": groups, "done": done})
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in map(_jsonable, state.history))
+        checkpoint.write_text(self.folder / "history.jsonl", lines)
+
+    def read(self, pair: Pair, optim: Any, device: torch.device) -> tuple[State, dict[str, Tensor], Tensor | None]:
+        """Put the pair and the optimiser back where the last checkpoint left them."""
+        self._check_settings()
+        path = self.folder / checkpoint.STATE
+        if not path.exists():  # killed before the first checkpoint: start again, from the same seeds
+            return State(), {}, None
+        tensors, about = checkpoint.read_tensors(path)
+        part = {
+            kind: {k.removeprefix(kind + "."): v for k, v in tensors.items() if k.startswith(kind + ".")}
+            for kind in ("pair", "best", "optim")
+        }
+        checkpoint.restore(pair, part["pair"], path)
+        pair.to(device)
+        if isinstance(optim, Optimizer) and part["optim"]:
+            saved = optim.state_dict()
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, value in part["optim"].items():
+                index, key = name.split(".", 1)
+                slots.setdefault(int(index), {})[key] = value
+            optim.load_state_dict({"state": slots, "param_groups": saved["param_groups"]})
+        running = tensors.get("running")
+        best = {k: v.to(device) for k, v in part["best"].items()}
+        return State(**about["state"]), best, None if running is None else running[0].to(device)
+
+
+def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple)

@@ -1,0 +1,53 @@
+"""Run by `make readme`: every Python block of the README and of the docs runs, page by page, from top to bottom.
+
+Shell blocks of the README run too, but for the ones that install, and those that need data that is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MNIST = ROOT.parent / "shared" / "data"
+SKIP = ("make ", "pip ", "git ", "python -m venv", "source ", "cd ", "pre-commit ")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
+    code = "\n".join(blocks(page, "python"))
+    script = tmp_path / "page.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks(ROOT / "README.md", "(?:bash|sh|shell)") for line in block.splitlines()]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [line.strip() for line in joined.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def test_shell_blocks_run(tmp_path: Path) -> None:
+    """In order, in one folder, with the commands of this environment first on the path."""
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = 0
+    for line in commands():
+        # MNIST takes minutes: what the README says of it was run by hand, and its figures say how
+        if line.startswith(SKIP) or "mnist" in line:
+            continue
+        done = subprocess.run(shlex.split(line), cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+        ran += 1
+    assert ran >= 3

@@ -1,0 +1,148 @@
+"""The layout that docs/design.md promises: arrows run one way, one file handles effects, importing is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ppl_vae
+
+PACKAGE = Path(ppl_vae.__file__).parent
+FILES = {str(p.relative_to(PACKAGE).with_suffix("")).replace("/", "."): p for p in PACKAGE.rglob("*.py")}
+
+
+def imports(name: str) -> set[str]:
+    """Modules of the package that a file imports, at its top or inside a function."""
+    path = FILES[name]
+    parts = ("ppl_vae", *name.split("."))
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = list(parts[: len(parts) - node.level])
+            module = base + (node.module.split(".") if node.module else [])
+            names = [".".join(module)] if node.module else [".".join([*module, a.name]) for a in node.names]
+            found |= {n.removeprefix("ppl_vae.") for n in names}
+            found |= {
+                ".".join([*module, a.name]).removeprefix("ppl_vae.")
+                for a in node.names
+                if ".".join([*module, a.name]).removeprefix("ppl_vae.") in FILES
+            }
+    return {f for f in found if f in FILES and f != name}
+
+
+ORDER = [
+    {"errors", "rng", "registry", "progress", "__init__", "pairs.__init__"},
+    {"sources", "data", "networks", "likelihoods", "options"},
+    {"weights", "pairs.base", "pairs.vae", "pairs.linear", "pairs.cvae", "pairs.hierarchical", "pairs.autoencoder",
+     "pairs.made"},
+    {"objectives", "estimate"},
+    {"svi", "check", "draws", "compare", "checkpoint", "feeds"},
+    {"resume", "tiles"},
+    {"fit", "figures"},
+    {"cli"},
+    {"__main__"},
+]  # fmt: skip
+
+
+def test_every_file_has_its_place() -> None:
+    assert set().union(*ORDER) == set(FILES)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_arrows_run_one_way(name: str) -> None:
+    if name == "__init__":
+        pytest.skip("the table of lazy names points everywhere")
+    level = next(i for i, group in enumerate(ORDER) if name in group)
+    allowed = set().union(*ORDER[: level + 1])
+    assert imports(name) <= allowed
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    def reach(name: str, seen: frozenset[str]) -> None:
+        for other in imports(name):
+            assert other not in seen, (name, other)
+            reach(other, seen | {other})
+
+    for name in FILES:
+        if name != "__init__":
+            reach(name, frozenset({name}))
+
+
+def test_weights_and_pairs_never_meet() -> None:
+    assert not any(n.startswith("pairs") for n in imports("weights"))
+    for name in FILES:
+        if name.startswith("pairs"):
+            assert "weights" not in imports(name)
+
+
+def test_only_weights_handles_effects() -> None:
+    def handles_effects(node: ast.AST) -> bool:
+        named = isinstance(node, ast.ImportFrom | ast.Import) and any("poutine" in a.name for a in node.names)
+        inside = isinstance(node, ast.ImportFrom) and "poutine" in (node.module or "")
+        return named or inside or (isinstance(node, ast.Attribute) and node.attr == "poutine")
+
+    trees = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+    assert {name for name, tree in trees.items() if any(map(handles_effects, ast.walk(tree)))} == {"weights"}
+
+
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return "\n".join(
+        ast.unparse(n) for n in tree.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+    )
+
+
+def test_pairs_are_short() -> None:
+    """20 to 80 lines of code a pair; docstrings and blank lines come on top."""
+    for name, path in FILES.items():
+        if name.startswith("pairs.") and name not in ("pairs.base", "pairs.__init__"):
+            lines = [line for line in _code(path).splitlines() if line.strip()]
+            assert len(lines) <= 80, (name, len(lines))
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_loads_no_torch_and_changes_no_setting() -> None:
+    assert run("import sys, ppl_vae, ppl_vae.cli; print('torch' in sys.modules or 'pyro' in sys.modules)") == "False"
+    code = """
+import random, torch, numpy as np
+torch.manual_seed(3)
+before = (torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision(),
+          torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),
+          torch.is_grad_enabled())
+import ppl_vae as pv
+for name in pv.__all__:
+    getattr(pv, name)
+import ppl_vae.figures
+after = (torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision(),
+         torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),
+         torch.is_grad_enabled())
+print(before == after)
+"""
+    assert run(code) == "True"
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in ppl_vae.__all__:
+        value = getattr(ppl_vae, name)
+        assert name == "__version__" or value.__doc__, name
+    assert callable(ppl_vae.fit)
+    assert callable(ppl_vae.compare)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ppl_vae.nothing
+
+
+def test_every_public_function_has_an_example() -> None:
+    for name in ppl_vae.__all__:
+        value = getattr(ppl_vae, name)
+        if callable(value) and not isinstance(value, type):
+            assert ">>>" in (value.__doc__ or ""), name

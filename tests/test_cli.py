@@ -1,0 +1,244 @@
+"""The command line: every command, its JSON, its exit codes; errors are one line and no traceback."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ppl_vae.cli import app
+from ppl_vae.registry import DATASETS, OBJECTIVES, PAIRS
+
+KEYS = {
+    "pair", "data", "split", "n", "num_samples", "seed", "log_px_mean", "log_px_se", "elbo_mean", "bits_per_dim",
+    "ess_min", "khat_max", "khat_fraction_unreliable", "khat_exact",
+}  # fmt: skip
+FAST = ["--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30", "--limit", "40", "--device", "cpu"]
+
+
+def call(*args: str | Path, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    assert result.exit_code == code, (args, result.output, result.exception)
+    if code == 2:
+        assert "Traceback" not in result.output
+        assert len(result.stderr.strip().splitlines()[-1]) > 10
+    return result
+
+
+def read(*args: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(call(*args, "--json").stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    call("train", "vae", *FAST, "--out", folder / "vae")
+    call("train", "vae", *FAST, "--out", folder / "iwae", "--objective", "iwae", "--no-figures")
+    call("train", "cvae", *FAST, "--out", folder / "cvae", "--no-figures")
+    return folder
+
+
+def test_train_writes_a_run_and_prints_its_evaluation(tmp_path: Path) -> None:
+    found = read("train", "vae", *FAST, "--out", tmp_path / "run")
+    assert set(found) == KEYS | {"run"}
+    assert found["pair"] == "vae"
+    assert found["data"] == "digits"
+    assert (found["n"], found["num_samples"], found["split"]) == (40, 30, "test")
+    assert found["bits_per_dim"] == pytest.approx(-found["log_px_mean"] / 64 / np.log(2))
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.json", "weights.safetensors", "train_state.safetensors", "train_state.json", "history.jsonl",
+        "evaluation.json", "log_px.csv", "figures",
+    }  # fmt: skip
+    assert {k: v for k, v in found.items() if k != "run"} == json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert {p.name for p in (tmp_path / "run/figures").iterdir()} >= {"loss.png", "samples.png", "reconstructions.png"}
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["pair"] == {"name": "vae", "options": {"latent": 3, "hidden": [16], "data_shape": [1, 8, 8]}}
+    assert {"torch", "pyro-ppl", "python"} <= set(config["versions"])
+
+
+def test_evaluating_again_gives_the_same_figures(runs: Path) -> None:
+    one = read("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20", "--device", "cpu")
+    two = read("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20", "--device", "cpu")
+    assert one == two
+    assert set(one) == KEYS
+    other = read("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20", "--seed", "1", "--split", "valid")
+    assert other["log_px_mean"] != one["log_px_mean"]
+    text = call("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20").stdout
+    for part in ("ELBO", "log p(x)", "lower bound in expectation", "K = 50", "seed 0", "Pareto k", "ESS"):
+        assert part in text
+
+
+def test_score_writes_a_row_a_datum(runs: Path, tmp_path: Path) -> None:
+    found = read("score", runs / "vae", "--num-samples", "50", "--limit", "20", "--out", tmp_path)
+    with Path(found["csv"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20
+    assert list(rows[0]) == ["index", "label", "log_px", "std_error", "ess", "khat", "elbo", "reliable"]
+    assert sum(float(r["log_px"]) for r in rows) / 20 == pytest.approx(found["log_px_mean"])
+    lowest = min(rows, key=lambda r: float(r["log_px"]))
+    assert found["lowest"][0]["index"] == int(lowest["index"])
+    assert "least likely" in call("score", runs / "vae", "--num-samples", "50", "--limit", "20").stdout
+
+
+def test_sample_and_reconstruct_write_images(runs: Path, tmp_path: Path) -> None:
+    for command, count in (("sample", 7), ("reconstruct", 6)):
+        found = read(command, runs / "vae", "-n", str(count), "--out", tmp_path)
+        arrays = [f for f in found["files"] if f.endswith(".npy")]
+        assert np.load(arrays[0], allow_pickle=False).shape == (count, 1, 8, 8)
+        assert all(Path(f).stat().st_size > 100 for f in found["files"])
+    three = np.load(read("sample", runs / "cvae", "-n", "5", "--label", "3", "--out", tmp_path)["files"][0])
+    assert three.shape == (5, 1, 8, 8)
+    assert "labels 0 to 9" in call("sample", runs / "cvae", "--label", "10", code=2).stderr
+    assert "takes no labels" in call("sample", runs / "vae", "--label", "3", code=2).stderr
+    assert "draw at least one" in call("sample", runs / "vae", "-n", "0", code=2).stderr
+
+
+def test_figures_are_drawn_again(runs: Path, tmp_path: Path) -> None:
+    found = read("figures", runs / "vae", "--num-samples", "30", "--limit", "30", "--out", tmp_path)
+    assert {Path(p).name for p in found["figures"]} == {p.name for p in (tmp_path / "figures").iterdir()}
+    assert len(found["figures"]) >= 7
+
+
+def test_compare_is_paired_on_the_same_data(runs: Path) -> None:
+    found = read("compare", runs / "vae", runs / "iwae", "--num-samples", "30", "--limit", "40")
+    rows = {row["run"]: row for row in found["strategies"]}
+    assert set(rows) == {"vae", "iwae"}
+    best = max(rows.values(), key=lambda r: r["log_px"])
+    assert best["verdict"] == "best"
+    other = min(rows.values(), key=lambda r: r["log_px"])
+    assert other["diff"] == pytest.approx(other["log_px"] - best["log_px"])
+    assert other["verdict"] in ("worse", "cannot tell")
+    text = call("compare", runs / "vae", runs / "iwae", "--num-samples", "30", "--limit", "40").stdout
+    assert "paired by datum" in text
+    assert "given twice" in call("compare", runs / "vae", runs / "vae", code=2).stderr
+
+
+def test_runs_on_different_data_are_not_compared(runs: Path, tmp_path: Path) -> None:
+    call("train", "vae", *FAST, "--out", tmp_path / "other", "--seed", "1", "--no-figures")
+    assert "different data" in call("compare", runs / "vae", tmp_path / "other", code=2).stderr
+
+
+def test_list_prints_what_has_a_name() -> None:
+    found = read("list")
+    assert [p["name"] for p in found["pairs"]] == list(PAIRS)
+    assert [p["name"] for p in found["objectives"]] == list(OBJECTIVES)
+    assert [p["name"] for p in found["datasets"]] == list(DATASETS)
+    assert all(row["summary"] for rows in found.values() for row in rows)
+    assert "hierarchical" in call("list").stdout
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_pair_trains_from_the_command_line(pair: str, tmp_path: Path) -> None:
+    options = ["--epochs", "1", "--num-samples", "20", "--limit", "20", "--device", "cpu", "--no-figures"]
+    found = read("train", pair, *options, "--out", tmp_path / "run")
+    assert found["pair"] == pair
+    assert (found["log_px_mean"] is None) is (pair == "autoencoder")
+    assert (found["khat_exact"] == 20) is (pair == "made")
+    if pair == "autoencoder":
+        assert "no density" in call("evaluate", tmp_path / "run", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "gan"], "pair 'gan' is not known; choose one of vae"),
+        (["train", "made", "--latent", "3"], "takes no --latent; it takes --hidden"),
+        (["train", "vae", "--latent", "many"], "--latent 'many': a whole number is needed"),
+        (["train", "vae", "--hidden", "20,x"], "--hidden 'x': a whole number is needed"),
+        (["train", "vae", "--latent", "0"], "latent=0"),
+        (["train", "vae", "--likelihood", "poisson"], "likelihood='poisson': choose one of bernoulli"),
+        (["train", "vae", "--objective", "vae"], "objective 'vae' is not known"),
+        (["train", "vae", "--objective", "meanfield", "--gradient", "dreg"], "takes no option gradient"),
+        (["train", "vae", "--data", "imagenet"], "imagenet"),
+        (["train", "vae", "--binarize", "none"], "outside the support of site 'x'"),
+        (["train", "vae", "--epochs", "0"], "epochs=0"),
+        (["train", "vae", "--valid", "half"], "--valid 'half'"),
+        (["train", "vae", "--epochs", "2", "--warmup", "3"], "never reach 1"),
+        (["train", "hierarchical", "--objective", "meanfield"], "'z1' before 'z2'"),
+        (["train", "vae", "--device", "cuda:99"], "no such GPU"),
+        (["train", "--resume"], "--resume needs --out"),
+        (["evaluate", "nowhere"], "nowhere is not a run"),
+        (["compare", "nowhere", "elsewhere"], "is not a run"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*args, *(["--device", "cpu"] if "--device" not in args else []), code=2)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_was_tampered_with_is_refused(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "vae", tmp_path / "run")
+    weights = tmp_path / "run" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert "not a whole safetensors file" in call("evaluate", tmp_path / "run", code=2).stderr
+    assert "holds a run already" in call("train", "vae", *FAST, "--out", runs / "vae", code=2).stderr
+    assert "no split 'all'" in call("evaluate", runs / "vae", "--split", "all", code=2).stderr
+    assert "data of shape" in call("evaluate", runs / "vae", "--data", _other_shape(tmp_path), code=2).stderr
+
+
+def _other_shape(folder: Path) -> Path:
+    np.save(folder / "x.npy", np.zeros((50, 3), dtype=np.float32))
+    return folder / "x.npy"
+
+
+def test_the_options_of_a_run_are_its_own_when_it_is_resumed(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "vae", tmp_path / "run")
+    found = read("train", "--out", tmp_path / "run", "--resume", "--num-samples", "30", "--limit", "40", "--no-figures")
+    assert found["log_px_mean"] == read("evaluate", runs / "vae", "--num-samples", "30", "--limit", "40")["log_px_mean"]
+    result = call("train", "--out", tmp_path / "run", "--resume", "--lr", "0.5", code=2)
+    assert "the run has lr=0.001, you ask for 0.5" in result.stderr
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ppl_vae", "train", "vae", *FAST, "--epochs", "80", "--no-figures", "--json"]
+    whole = subprocess.run([*command, "--out", tmp_path / "whole"], capture_output=True, check=True)
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "cut"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as p:
+        while not (tmp_path / "cut" / "config.json").exists():
+            assert p.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.3)
+        p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=60)
+    assert p.returncode == 1
+    assert b"--resume" in err
+    assert b"Traceback" not in err
+    again = subprocess.run([*command[:4], "--resume", "--no-figures", "--json", "--out", tmp_path / "cut",
+                            "--num-samples", "30", "--limit", "40"], capture_output=True, check=True)  # fmt: skip
+    name = "weights.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    one, two = json.loads(whole.stdout), json.loads(again.stdout)
+    assert {k: v for k, v in one.items() if k != "run"} == {k: v for k, v in two.items() if k != "run"}
+
+
+def test_help_needs_no_torch() -> None:
+    for args in (["--help"], ["train", "--help"], ["list"]):
+        code = f"import sys; sys.argv = ['ppl-vae', *{args}]\nfrom ppl_vae.cli import app\n" + (
+            "try:\n    app()\nexcept SystemExit as e:\n    assert not e.code\nassert 'torch' not in sys.modules\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    text = call("train", "--help").stdout
+    for option in ("--latent", "--hidden", "--likelihood", "--network", "--hidden2", "--guide"):
+        assert option in text

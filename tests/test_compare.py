@@ -1,0 +1,67 @@
+"""The paired comparison: its arithmetic, its error, and its verdicts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import ppl_vae as pv
+from ppl_vae.compare import tabulate
+
+
+def estimate(log_px: torch.Tensor) -> pv.Estimate:
+    n = len(log_px)
+    one = torch.ones(n, dtype=torch.float64)
+    return pv.Estimate(log_px, 0.01 * one, 50 * one, 0.3 * one, log_px - 1, 100, 0, 4, n, 100)
+
+
+def test_the_table_is_the_paired_arithmetic() -> None:
+    a = torch.randn(200, dtype=torch.float64)
+    b = a - 0.1 + 0.05 * torch.randn(200, dtype=torch.float64)
+    table = tabulate({"a": estimate(a), "b": estimate(b)})
+    d = (b - a).numpy()
+    assert table.verdict.sel(strategy="a") == "best"
+    assert float(table["diff"].sel(strategy="b")) == pytest.approx(d.mean())
+    assert float(table.diff_se.sel(strategy="b")) == pytest.approx(d.std(ddof=1) / math.sqrt(200))
+    assert float(table.diff_se.sel(strategy="b")) < 0.1 * float(table.log_px_se.sel(strategy="b"))  # why it is paired
+    assert table.verdict.sel(strategy="b") == "worse"
+    assert float(table.log_px.sel(strategy="b")) == pytest.approx(float(b.mean()))
+    assert float(table.elbo.sel(strategy="a")) == pytest.approx(float(a.mean()) - 1)
+    assert float(table["diff"].sel(strategy="a")) == 0
+    assert table.log_px_datum.shape == (2, 200)
+    assert table.attrs["num_samples"] == 100
+
+
+def test_equal_pairs_are_called_worse_about_as_often_as_chance_allows() -> None:
+    """Two-sided 5 % between equals; the better of two has half of it on its side, twice."""
+    g = torch.Generator().manual_seed(0)
+    worse = 0
+    for _ in range(1000):
+        a, b = torch.randn(2, 100, generator=g, dtype=torch.float64)
+        verdicts = tabulate({"a": estimate(a), "b": estimate(b)}).verdict.values
+        worse += "worse" in verdicts
+    assert 25 < worse < 80
+
+
+def test_a_real_difference_is_found() -> None:
+    x = torch.randn(300, 6) @ torch.randn(6, 6)
+    good, bad = (pv.build("linear", data_shape=(6,), latent=2, guide="exact") for _ in range(2))
+    good.model.set_maximum_likelihood(x)
+    table = pv.compare({"bad": bad, "good": good}, x, num_samples=20)
+    assert table.verdict.values.tolist() == ["worse", "best"]
+    exact = (bad.model.evidence(x) - good.model.evidence(x)).mean().detach()
+    assert float(table["diff"].sel(strategy="bad")) == pytest.approx(float(exact), rel=1e-4)
+    assert np.isneginf(table.khat.values).all()
+    same = pv.compare({"one": good, "two": good}, x, num_samples=20)
+    assert set(same.verdict.values) == {"best", "cannot tell"}
+
+
+def test_mistakes_are_named() -> None:
+    pair = pv.build("linear", data_shape=(6,), latent=2)
+    with pytest.raises(pv.UserError, match="no pair"):
+        pv.compare({}, torch.zeros(3, 6))
+    with pytest.raises(pv.UserError, match="1 data give no error"):
+        pv.compare({"a": pair}, torch.zeros(1, 6))
