@@ -28,6 +28,11 @@ _NAMES = {
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
+_FILES = {
+    "checkpoint", "data", "draws", "estimate", "figures", "likelihoods", "networks", "objectives", "pairs", "rng",
+    "svi", "weights",
+}  # fmt: skip
+
 __all__ = [*sorted(_WHERE), "__version__"]
 
 if TYPE_CHECKING:
@@ -75,6 +80,8 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in _WHERE:
             return getattr(importlib.import_module(_WHERE[name]), name)
+        if name in _FILES:  # pv.figures, pv.objectives ... need no import of their own
+            return importlib.import_module(f"ppl_vae.{name}")
         raise AttributeError(f"module 'ppl_vae' has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:

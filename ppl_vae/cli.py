@@ -106,7 +106,7 @@ def train(
     gradient: Annotated[str | None, typer.Option(help="elbo: path, stl; iwae: path, stl, dreg.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Data in a step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
     schedule: Annotated[str, typer.Option(help="constant, linear, cosine or iwae.")] = "linear",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or adagrad.")] = "adam",
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,

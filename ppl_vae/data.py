@@ -77,7 +77,9 @@ class Data:
     """Three splits of one source; `load_data` makes them.
 
     Attributes:
-        train, valid, test: the splits; only ``train`` may be ``"dynamic"``.
+        train: the training split; the only one that may be ``"dynamic"``.
+        valid: the validation split.
+        test: the test split.
         name: a name of ``ppl-vae list``, the path of a file, or ``"array"``.
         seed: the seed of the division and of the fixed draws.
         binarize: ``"dynamic"``, ``"static"`` or ``"none"``, as `load_data` was asked.

@@ -24,13 +24,13 @@ from .errors import RunError
 from .estimate import Estimate, evaluating, home, khat_threshold
 from .pairs.base import Pair
 from .rng import forked, seed_for
-from .tiles import BLUE, DPI, GREEN, GREY, SKY, VERMILLION, canvas, is_drawable, need, plain, text, tiles
+from .tiles import BLUE, DPI, GREEN, GREY, SKY, VERMILLION, canvas, is_drawable, name_cells, need, plain, text, tiles
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """The bounds by epoch, and the best epoch: by the validation bound, else by the training bound.
 
-    Takes the rows of ``fit``. Epochs of KL warm-up are shaded and never the best, since theirs is another bound.
+    Takes the rows of ``fit``. Epochs of KL warm-up are shaded and never the best.
 
     Example:
         >>> figure = loss_curves([{"epoch": 1, "train_bound": -30.0}, {"epoch": 2, "train_bound": -25.0}])
@@ -389,7 +389,7 @@ def save_all(
         labels = None if y is None else (y if kinds is None else kinds).repeat(8 * columns)[: 8 * columns]
         made["samples"] = samples(draws.sample(pair, 8 * columns, labels, mean=True, seed=seed), columns)
         if kinds is not None:
-            label(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
+            name_cells(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
     if found and all(mean.is_floating_point() for mean, _ in found.values()):
         site, last = list(found.items())[-1]
         if drawable and len(found) == 1 and last[0].shape[1:] == (2,) and _is_free(last, 3.0):

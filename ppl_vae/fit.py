@@ -235,8 +235,9 @@ def fit(
                 state.history.append(row)
                 state.epoch, state.batch, running = state.epoch + 1, 0, None
                 bound: float | None = row.get("valid_bound")
-                # while the KL is still warming up, the bound that is trained is not the one that is compared
-                if bound is not None and (state.best_bound is None or bound > state.best_bound or row["beta"] < 1):
+                if row["beta"] < 1:  # while the KL is warming up, another bound is trained: nothing counts as best yet
+                    state.best_epoch = state.epoch
+                elif bound is not None and (state.best_bound is None or bound > state.best_bound):
                     state.best_bound, state.best_epoch = bound, state.epoch
                     if patience is not None:
                         best = {k: v.clone() for k, v in pair.state_dict().items()}

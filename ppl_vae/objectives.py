@@ -204,7 +204,7 @@ class MeanField(Objective):
         vectorize: score the particles together.
 
     Raises:
-        PairError: the guide samples a site before its model parent; the value would lie above the ELBO.
+        PairError: the guide samples a site before its model parent; the value would not be the ELBO.
 
     Example:
         >>> import torch, ppl_vae as pv

@@ -339,6 +339,11 @@ def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
     """``poutine.replay`` accepts differing names in silence, and then trains something else."""
     auxiliary = {name for name, site in guide_sites.items() if site["infer"].get("is_auxiliary")}
     latent = {name for name, site in model_sites.items() if not site["is_observed"]}
+    if auxiliary and not any(kind(site["fn"]) == "Delta" for site in guide_sites.values()):
+        raise PairError(
+            f"site {min(auxiliary)!r} is auxiliary in the guide and nothing is made from it by a Delta, as autoguides "
+            f"do, so p(x, z) / q would be no weight; draw it in the model too, under the same name"
+        )
     drawn = set(guide_sites) - auxiliary
     if latent == drawn:
         return

@@ -207,7 +207,7 @@ def test_the_options_of_a_run_are_its_own_when_it_is_resumed(runs: Path, tmp_pat
     found = read("train", "--out", tmp_path / "run", "--resume", "--num-samples", "30", "--limit", "40", "--no-figures")
     assert found["log_px_mean"] == read("evaluate", runs / "vae", "--num-samples", "30", "--limit", "40")["log_px_mean"]
     result = call("train", "--out", tmp_path / "run", "--resume", "--lr", "0.5", code=2)
-    assert "the run has lr=0.001, you ask for 0.5" in result.stderr
+    assert "the run has lr=0.002, you ask for 0.5" in result.stderr
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Path) -> None:

@@ -321,3 +321,30 @@ def test_the_text_says_which_side_of_the_truth_it_is_on() -> None:
         assert part in text
     exact = str(pv.log_likelihood(pv.build("made", data_shape=(9,)), torch.zeros(4, 9), num_samples=40))
     assert "exact" in exact
+
+
+def test_autoguides_are_proposals_and_stray_auxiliary_sites_are_refused() -> None:
+    """An autoguide makes the latents from what it draws on the side; without that the weights would be wrong."""
+    from pyro.infer.autoguide import AutoNormal
+    from pyro.infer.autoguide.initialization import init_to_value
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.log(), 1.0), obs=x)
+
+    x = torch.linspace(-1, 1, 5)
+    guide = AutoNormal(model, init_scale=1.0, init_loc_fn=init_to_value(values={"z": torch.ones(5)}))
+    guide(x)
+    est = pv.log_likelihood(pv.Pair(model, guide), x, num_samples=4000)
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x)
+    assert bool(((est.log_px - exact).abs() < 5 * est.std_error).all())
+    pyro.clear_param_store()
+
+    def stray(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.LogNormal(a, 1.0))
+
+    with pytest.raises(pv.PairError, match="'a' is auxiliary"):
+        pv.log_likelihood(pv.Pair(model, stray), x, num_samples=10)
