@@ -336,9 +336,11 @@ def compare(
     num_samples: SamplesOpt = 5000,
     limit: LimitOpt = None,
     split: SplitOpt = "test",
+    data: DataOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json. [not written]")] = None,
     json_: JsonOpt = False,
 ) -> None:
     """Compare runs on the same data: which difference is real."""
@@ -348,9 +350,9 @@ def compare(
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     if len(set(names)) < len(names):
         raise UserError("a run is given twice; give different run folders")
-    opened = {name: _open(run, None, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)}
+    opened = {name: _open(run, data, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)}
     prints = {config["data"]["sha256"] for _, config, _ in opened.values()}
-    if len(prints) > 1:
+    if data is None and len(prints) > 1:
         about = "; ".join(f"{n}: {c['data']['name']}, seed {c['data']['seed']}" for n, (_, c, _) in opened.items())
         raise UserError(f"the runs were made on different data ({about}); train them on the same data and data seed")
     part = next(iter(opened.values()))[2]
@@ -361,8 +363,14 @@ def compare(
         {"run": name, **{k: _finite(float(table[k][i])) for k in numeric}, "verdict": str(table.verdict.values[i])}
         for i, name in enumerate(names)
     ]
+    result = {"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows}
+    if out is not None:
+        from .checkpoint import write_json
+
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "comparison.json", result)
     if json_:
-        _print_json({"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows})
+        _print_json(result)
         return
     shown = Table("run", "ELBO", "log p(x)", "min ESS", "max k", "difference", "verdict")
     for r in rows:
@@ -385,8 +393,8 @@ def list_(json_: JsonOpt = False) -> None:
         _print_json(
             {
                 "pairs": [{"name": k, "summary": v[1]} for k, v in PAIRS.items()],
-                "objectives": [{"name": k, "summary": v[1]} for k, v in OBJECTIVES.items()],
-                "datasets": [{"name": k, "summary": v} for k, v in DATASETS.items()],
+                "objectives": list(OBJECTIVES),
+                "datasets": list(DATASETS),
             }
         )
         return

@@ -51,3 +51,18 @@ def test_shell_blocks_run(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
         ran += 1
     assert ran >= 3
+
+
+HELP = re.findall(r"^\$ (ppl-vae [^\n]*--help)\n(.*?)^```", (ROOT / "docs/command_line.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize(("command", "text"), HELP, ids=[command for command, _ in HELP])
+def test_the_help_in_the_docs_is_the_help(command: str, text: str) -> None:
+    """The same options; how they are laid out is Typer's business, and changes with its version."""
+    executable = Path(sys.executable).parent / "ppl-vae"
+    done = subprocess.run([executable, *command.split()[1:]], capture_output=True, text=True, check=True)
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) == set(re.findall(r"--[a-z][a-z0-9-]+", done.stdout))
+
+
+def test_the_docs_show_the_help_of_every_command() -> None:
+    assert len(HELP) >= 8
