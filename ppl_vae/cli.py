@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -372,17 +373,20 @@ def compare(
     if json_:
         _print_json(result)
         return
-    shown = Table("run", "ELBO", "log p(x)", "min ESS", "max k", "difference", "verdict")
+    shown = Table(box=SIMPLE_HEAD)
+    for title in ("run", "ELBO", "log p(x)", "min ESS", "unreliable", "difference", "verdict"):
+        shown.add_column(title, no_wrap=True)
     for r in rows:
         shown.add_row(
-            r["run"], f"{r['elbo']:.2f} ± {r['elbo_se']:.2f}", f"{r['log_px']:.2f} ± {r['log_px_se']:.2f}",
-            f"{r['ess']:.0f}", "exact" if r["khat"] is None else f"{r['khat']:.2f}",
+            r["run"], f"{r['elbo']:.2f}", f"{r['log_px']:.2f} ± {r['log_px_se']:.2f}", f"{r['ess']:.0f}",
+            f"{100 * r['unreliable']:.1f} %",
             "" if r["verdict"] == "best" else f"{r['diff']:.3f} ± {r['diff_se']:.3f}", r["verdict"],
         )  # fmt: skip
     screen.print(shown)
     typer.echo(
-        f"nats; {len(part)} {split} data, K = {num_samples}, seed {seed}; log p(x) is a lower bound in expectation. "
-        f"Differences are paired by datum; each run is one training run, so a verdict is on these weights."
+        f"nats; {len(part)} {split} data, K = {num_samples}, seed {seed}; log p(x) is a lower bound in expectation, "
+        f"unreliable where Pareto k is not below its threshold.\n"
+        f"Differences are paired by datum. Each run is one training run: a verdict is on these weights."
     )
 
 
