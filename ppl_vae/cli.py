@@ -373,7 +373,7 @@ def compare(
     if json_:
         _print_json(result)
         return
-    shown = Table(box=SIMPLE_HEAD)
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("run", "ELBO", "log p(x)", "min ESS", "unreliable", "difference", "verdict"):
         shown.add_column(title, no_wrap=True)
     for r in rows:
