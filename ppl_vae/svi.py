@@ -10,7 +10,7 @@ import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import weights
@@ -75,9 +75,7 @@ class SVI:
         self.clip_norm = clip_norm
         self.steps = 0
         self._optim = optim
-        self._foreign_ok = False
         self._bad: Tensor | None = None  # 0-d int64: the first bad step, -1 while there is none
-        # stock losses look for pyro.param statements; a plain module has none of its own
         self._declared = (weights.with_params(model, "model"), weights.with_params(guide, "guide"))
 
     @property
@@ -126,12 +124,13 @@ class SVI:
         return None if bad < 0 else bad
 
     def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
-        """Leave gradients on the parameters; return the loss and the parameters that Pyro knows of."""
-        stock = isinstance(self._optim, PyroOptim) or not isinstance(self._optim, Optimizer)
-        if self.objective is not None and not stock:
+        """Leave gradients on the parameters; return the loss and the parameters to move."""
+        held = _held(self._optim) if isinstance(self._optim, Optimizer) else None
+        if self.objective is not None and held is not None and self.steps > 0:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
-            params = [p for group in self._optim.param_groups for p in group["params"]]  # type: ignore[union-attr]
+            params = held
         else:
+            # stock losses and optimisers look for pyro.param statements; a plain module has none of its own
             with weights.captured_params() as found:
                 if self.objective is not None:
                     loss = self.objective.differentiable_loss(*self._declared, *args, **kwargs)
@@ -141,8 +140,9 @@ class SVI:
             params = [p for p in found if p.requires_grad]
             if not params:
                 raise PairError("the pair has no parameter to train: no module with parameters and no pyro.param")
-            if not stock:
-                params = [p for group in self._optim.param_groups for p in group["params"]]  # type: ignore[union-attr]
+            if held is not None:
+                _refuse_missing(params, held)
+                params = held
         if self.objective is not None:
             if not loss.requires_grad:
                 raise PairError("the loss depends on no parameter of the pair, so there is nothing to train")
@@ -178,6 +178,22 @@ class SVI:
             self._optim.step()
         for p in params:
             p.grad = None
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _refuse_missing(params: list[Tensor], held: list[Tensor]) -> None:
+    """A bare ``pyro.param`` that the optimiser does not hold would stay where it is, in silence."""
+    known = {id(p) for p in held}
+    for p in params:
+        if id(p) not in known and not isinstance(p, nn.Parameter):
+            name = pyro.get_param_store().param_name(p)
+            raise PairError(
+                f"pyro.param {name!r} is not among the parameters of the optimiser, so it would not move; make it an "
+                f"nn.Parameter of a module, or give SVI a callable, functools.partial(torch.optim.Adam, lr=1e-3)"
+            )
 
 
 def _skips_on_device(optimizer: Optimizer) -> bool:

@@ -240,6 +240,19 @@ def test_mistakes_are_named() -> None:
         pv.SVI(pair.model, pair.guide, torch.optim.Adam(other.parameters())).step(x)
 
 
+def test_a_bare_parameter_that_the_optimiser_misses_is_named() -> None:
+    vae = TutorialVAE()
+
+    def guide(x: Tensor) -> None:
+        pyro.param("shift", torch.tensor(0.0))
+        vae.guide(x)
+
+    svi = pv.SVI(vae.model, guide, torch.optim.Adam(vae.parameters()))
+    with pytest.raises(pv.PairError, match=r"pyro\.param 'shift' is not among the parameters of the optimiser"):
+        svi.step(torch.rand(8, 20).round())
+    pyro.clear_param_store()
+
+
 def test_evaluating_moves_nothing() -> None:
     pair = CASES["vae"].build()
     x, _ = CASES["vae"].draw(4)
