@@ -16,10 +16,11 @@ _NAMES = {
     "ppl_vae.check": ("check_pair",),
     "ppl_vae.checkpoint": ("load", "save"),
     "ppl_vae.compare": ("compare",),
+    "ppl_vae.diagnostics": ("ess", "khat_threshold", "pareto_khat"),
     "ppl_vae.data": ("Batches", "Data", "Split", "load_data"),
     "ppl_vae.draws": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RunError", "UserError"),
-    "ppl_vae.estimate": ("Estimate", "ess", "khat_threshold", "log_likelihood", "pareto_khat"),
+    "ppl_vae.estimate": ("Estimate", "log_likelihood"),
     "ppl_vae.fit": ("fit",),
     "ppl_vae.objectives": ("IWAE", "Elbo", "MeanField", "Objective", "objective"),
     "ppl_vae.pairs.base": ("Pair", "build"),
@@ -29,8 +30,8 @@ _NAMES = {
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 _FILES = {
-    "checkpoint", "data", "draws", "estimate", "figures", "likelihoods", "networks", "objectives", "pairs", "rng",
-    "svi", "weights",
+    "checkpoint", "data", "diagnostics", "draws", "estimate", "figures", "likelihoods", "networks", "objectives",
+    "pairs", "rng", "svi", "weights",
 }  # fmt: skip
 
 __all__ = [*sorted(_WHERE), "__version__"]
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from .data import Data as Data
     from .data import Split as Split
     from .data import load_data as load_data
+    from .diagnostics import ess as ess
+    from .diagnostics import khat_threshold as khat_threshold
+    from .diagnostics import pareto_khat as pareto_khat
     from .draws import Encoding as Encoding
     from .draws import decode as decode
     from .draws import encode as encode
@@ -55,10 +59,7 @@ if TYPE_CHECKING:
     from .errors import RunError as RunError
     from .errors import UserError as UserError
     from .estimate import Estimate as Estimate
-    from .estimate import ess as ess
-    from .estimate import khat_threshold as khat_threshold
     from .estimate import log_likelihood as log_likelihood
-    from .estimate import pareto_khat as pareto_khat
     from .fit import fit as fit
     from .objectives import IWAE as IWAE
     from .objectives import Elbo as Elbo

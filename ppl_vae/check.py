@@ -16,7 +16,8 @@ from .errors import NonFiniteError, PairError
 from .estimate import refuse_outside
 from .objectives import Elbo, Objective, ours
 from .rng import forked
-from .weights import Draw, Program, Terms, call_args, kind, takes_labels
+from .store import Program, own_store
+from .weights import Draw, Terms, call_args, kind, takes_labels
 
 
 def check_pair(
@@ -165,5 +166,5 @@ def _is_real(support: Any) -> bool:
 
 def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
     args = (x,) if y is None or not takes_labels(model) else (x, y)
-    with forked(x.device), weights.own_store(), pyro.validation_enabled(False), torch.no_grad():
+    with forked(x.device), own_store(), pyro.validation_enabled(False), torch.no_grad():
         loss.differentiable_loss(model, guide, *args)

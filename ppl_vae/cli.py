@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from . import __version__, options
 from .errors import RunError, UserError
@@ -141,7 +139,7 @@ def train(
         request = _resumed(ctx, out, request)
     pair_args = options.convert(request["pair"], request["options"])
 
-    from . import build, fit, load_data
+    from . import build, fit, load_data, report
     from .objectives import objective as make_objective
     from .rng import forked, seed_for
 
@@ -183,14 +181,20 @@ def train(
         log.print(f"stopped; go on with: ppl-vae train --out {folder} --resume")
         raise typer.Exit(1) from None
     test = loaded.test.limit(limit)
-    result, estimate = _evaluate(built.eval(), request["pair"], request["data"], test, num_samples, request["seed"])
-    _record(folder, result, estimate, test)
+    result, estimate = report.evaluate(
+        built.eval(), request["pair"], request["data"], test, num_samples, request["seed"]
+    )
+    report.record(folder, result, estimate, test)
     drawn = []
     if figures:
         from .figures import save_all
 
         drawn = save_all(built, folder / "figures", data=test, history=history, estimate=estimate, seed=request["seed"])
-    _report({**result, "run": str(folder)}, json_, figures=len(drawn))
+    result["run"] = str(folder)
+    if json_:
+        _print_json(result)
+    else:
+        screen.print(report.table(result, len(drawn)))
 
 
 @command
@@ -208,12 +212,17 @@ def evaluate(
     json_: JsonOpt = False,
 ) -> None:
     """Estimate log p(x) of held-out data, with its error and its diagnostics."""
+    from . import report
+
     pair, config, part = _open(run, data, data_root, split, limit, device)
-    result, estimate = _evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    result, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     if estimate is None:
         raise UserError(str(result["note"]))
-    _record(out or run, result, estimate, part)
-    _report(result, json_)
+    report.record(out or run, result, estimate, part)
+    if json_:
+        _print_json(result)
+    else:
+        screen.print(report.table(result))
 
 
 @command
@@ -231,11 +240,13 @@ def score(
     json_: JsonOpt = False,
 ) -> None:
     """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
+    from . import report
+
     pair, config, part = _open(run, data, data_root, split, limit, device)
-    result, estimate = _evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    result, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     if estimate is None:
         raise UserError(str(result["note"]))
-    path = _write_csv(out or run, estimate, part)
+    path = report.write_csv(out or run, estimate, part)
     order = estimate.log_px.argsort()[:10].tolist()
     if json_:
         lowest = [{"index": i, "log_px": float(estimate.log_px[i])} for i in order]
@@ -247,7 +258,7 @@ def score(
         row = (estimate.log_px[i], estimate.std_error[i], estimate.ess[i], estimate.khat[i])
         table.add_row(str(i), label, *(f"{float(v):.2f}" for v in row))
     screen.print(table)
-    typer.echo(f"{len(estimate)} rows in {path}; {_side(result)}, K = {num_samples}, seed {seed}")
+    typer.echo(f"{len(estimate)} rows in {path}; {report.side(result)}, K = {num_samples}, seed {seed}")
 
 
 @command
@@ -317,10 +328,11 @@ def figures(
     json_: JsonOpt = False,
 ) -> None:
     """Draw every figure that applies to a run."""
+    from . import report
     from .figures import save_all
 
     pair, config, part = _open(run, data, data_root, split, limit, device)
-    _, estimate = _evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    _, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     lines = (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else []
     history = [json.loads(line) for line in lines] or None
     paths = save_all(pair, (out or run) / "figures", data=part, history=history, estimate=estimate, seed=seed)
@@ -345,6 +357,7 @@ def compare(
     json_: JsonOpt = False,
 ) -> None:
     """Compare runs on the same data: which difference is real."""
+    from . import report
     from .compare import compare as compare_pairs
 
     names = [run.name for run in runs]
@@ -361,7 +374,11 @@ def compare(
     table = compare_pairs(pairs, part.x, part.y, num_samples=num_samples, seed=seed, progress=not json_)
     numeric = ("elbo", "elbo_se", "log_px", "log_px_se", "ess", "khat", "unreliable", "diff", "diff_se")
     rows = [
-        {"run": name, **{k: _finite(float(table[k][i])) for k in numeric}, "verdict": str(table.verdict.values[i])}
+        {
+            "run": name,
+            **{k: report.finite(float(table[k][i])) for k in numeric},
+            "verdict": str(table.verdict.values[i]),
+        }
         for i, name in enumerate(names)
     ]
     result = {"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows}
@@ -487,57 +504,6 @@ def _data_name(config: dict[str, Any], data: str | None) -> str:
     return data or str(config["data"]["name"])
 
 
-def _evaluate(pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int) -> tuple[dict[str, Any], Any]:
-    """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x)."""
-    from .errors import PairError
-    from .estimate import evaluating, home, log_likelihood
-
-    about = {"pair": name, "data": data, "split": part.name}
-    try:
-        estimate = log_likelihood(pair, part.x, part.y, num_samples=num_samples, seed=seed, progress=True)
-    except PairError as error:
-        if "Delta" not in str(error):
-            raise
-        from .objectives import Elbo
-        from .weights import call_args, own_store
-
-        with evaluating(pair), own_store():
-            x = part.x.to(home(pair)[0])
-            bound = float(Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double().mean())
-        nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
-        figures = {"n": len(part), "num_samples": num_samples, "seed": seed, **nothing, "elbo_mean": bound}
-        return {**about, **figures, "khat_fraction_unreliable": None, "khat_exact": 0, "note": str(error)}, None
-    return {**about, **{k: _finite(v) for k, v in estimate.summary().items()}}, estimate
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> None:
-    from .checkpoint import write_json
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if estimate is not None:
-        _write_csv(folder, estimate, part)
-    write_json(folder / "evaluation.json", result)
-
-
-def _write_csv(folder: Path, estimate: Any, part: Any) -> Path:
-    """log_px.csv: a row a datum."""
-    from .checkpoint import write_text
-
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
-    unreliable = estimate.unreliable.tolist()
-    rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable"]
-    for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        label = "" if part.y is None else str(part.y[i].item())
-        rows.append(",".join([str(i), label, *map(repr, values), "no" if unreliable[i] else "yes"]))
-    write_text(folder / "log_px.csv", "\n".join(rows) + "\n")
-    return folder / "log_px.csv"
-
-
 def _write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, about: dict[str, Any]) -> None:
     import numpy as np
 
@@ -549,34 +515,6 @@ def _write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, abo
         _print_json({**about, "files": paths})
     else:
         typer.echo("\n".join(paths))
-
-
-def _side(result: dict[str, Any]) -> str:
-    return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
-
-
-def _report(result: dict[str, Any], json_: bool, figures: int | None = None) -> None:
-    """The table at the end of an evaluation."""
-    if json_:
-        _print_json(result)
-        return
-    table = Table(show_header=False, box=None)
-    r = result
-    about = f"{r['n']} {r['split']} data, K = {r['num_samples']}, seed {r['seed']}"
-    table.add_row("ELBO", f"{r['elbo_mean']:.3f} nats", about)
-    if r["log_px_mean"] is None:
-        table.add_row("log p(x)", "none", Text(str(r["note"])))
-    else:
-        se = "" if r["log_px_se"] is None else f" ± {r['log_px_se']:.3f}"
-        table.add_row("log p(x)", f"{r['log_px_mean']:.3f}{se} nats", _side(r))
-        table.add_row("bits per dimension", f"{r['bits_per_dim']:.4f}", "")
-        table.add_row("smallest ESS", f"{r['ess_min']:.1f}", f"of {r['num_samples']}")
-        worst = "exact" if r["khat_max"] is None else f"{r['khat_max']:.2f}"
-        table.add_row("largest Pareto k", worst, f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable")
-    if "run" in r:
-        table.add_row("run folder", r["run"], "")
-        table.add_row("figures", f"{r['run']}/figures" if figures else "none", f"{figures} files" if figures else "")
-    screen.print(table)
 
 
 def _print_json(value: dict[str, Any]) -> None:

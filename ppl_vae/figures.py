@@ -20,8 +20,9 @@ from torch import Tensor
 
 from . import draws, weights
 from .data import Split
+from .diagnostics import khat_threshold
 from .errors import RunError
-from .estimate import Estimate, evaluating, home, khat_threshold
+from .estimate import Estimate, evaluating, home
 from .pairs.base import Pair
 from .rng import forked, seed_for
 from .tiles import BLUE, DPI, GREEN, GREY, SKY, VERMILLION, canvas, is_drawable, name_cells, need, plain, text, tiles

@@ -31,6 +31,7 @@ from .pairs.base import Pair
 from .progress import bar
 from .resume import History, Run, State
 from .rng import forked, reseed, seed_for
+from .store import own_store
 from .svi import READ_EVERY, SVI
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -349,7 +350,7 @@ def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str,
         return {}
     device, _ = home(pair)
     bound, elbo = 0.0, 0.0
-    with evaluating(pair), pyro.validation_enabled(False), weights.own_store():
+    with evaluating(pair), pyro.validation_enabled(False), own_store():
         size = max(1, 8192 // svi.loss.num_particles)
         for block, start in enumerate(range(0, len(split), size)):
             reseed(seed_for(seed, "validate", block), device)
@@ -378,7 +379,7 @@ def _explain(
     reseed(seed_for(seed, "train", 0, step), x.device)
     x = visit(x, source.binarize)
     margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
-    with pyro.validation_enabled(False), weights.own_store():
+    with pyro.validation_enabled(False), own_store():
         particles = svi.loss.num_particles
         grad = svi.objective.grad if svi.objective is not None else "path"
         t = weights.score(pair.model, pair.guide, margs, gargs, num_samples=particles, grad=grad)

@@ -14,7 +14,8 @@ from . import weights
 from .errors import PairError, UserError
 from .registry import OBJECTIVES, resolve
 from .rng import forked
-from .weights import Grad, Program, Site, Terms
+from .store import Program
+from .weights import Grad, Site, Terms
 
 Beta = float | Tensor
 
@@ -145,7 +146,6 @@ class Objective(ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the data: a 0-d tensor in nats whose gradient trains the pair."""
-        self.check(model, guide, *args, **kwargs)
         return -self.bounds(model, guide, *args, **kwargs).sum()
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -165,9 +165,6 @@ class Objective(ELBO):
         if loss.requires_grad:
             loss.backward()
         return float(loss.detach())
-
-    def check(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
-        """Refuse a pair that this objective would get wrong; most objectives take any."""
 
     def _get_trace(self, *args: Any) -> Any:
         raise TypeError(f"{type(self).__name__} is a function of Terms and keeps no traces")
@@ -217,8 +214,13 @@ class MeanField(Objective):
         super().__init__(meanfield, num_particles=num_particles, vectorize=vectorize)
         self._seen: tuple[Program, Program] | None = None
 
-    def check(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> None:
-        """Refuse a guide that samples a site before its model parent; looked at once for each pair."""
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, summed over the data, after a look at the order of the sites, once for each pair."""
+        self._check(model, guide, *args)
+        return super().differentiable_loss(model, guide, *args, **kwargs)
+
+    def _check(self, model: Program, guide: Program, *args: Any) -> None:
+        """Refuse a guide that samples a site before its model parent."""
         if self._seen == (model, guide):
             return
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")

@@ -29,6 +29,7 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".t
 
 
 def read(source: Any, root: Path, download: bool) -> tuple[str, Parts]:
+    """The name of a source, and the parts that it has."""
     if isinstance(source, str) and source in DATASETS:
         if source == "digits":
             bunch = quiet_import("sklearn.datasets").load_digits()
@@ -48,6 +49,7 @@ def read(source: Any, root: Path, download: bool) -> tuple[str, Parts]:
 
 
 def x_and_y(source: Any) -> tuple[Any, Any]:
+    """Data and labels of an array, or of a pair of arrays."""
     return source if isinstance(source, tuple) and len(source) == 2 else (source, None)
 
 
@@ -78,6 +80,7 @@ def _numpy_file(path: Path) -> Parts:
 
 
 def labelled(x: Any, y: Any, where: str) -> Labelled:
+    """Data and labels as tensors, checked: finite, of one length."""
     data = _numbers(x, where)
     if data.ndim < 1 or not data.numel():
         raise DataError(f"{where} has shape {tuple(data.shape)}: give (N, *shape), with at least one datum")
@@ -107,6 +110,7 @@ def _numbers(value: Any, where: str) -> Tensor:
 
 
 def refuse(bad: Tensor, what: str, mend: str) -> None:
+    """Raise where anything is bad: what it is, the index of the first, and how to mend it."""
     if bad.any():
         index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
         raise DataError(f"{what}, first at index {index}: {mend}")

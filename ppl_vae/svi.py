@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from . import weights
 from .errors import NonFiniteError, PairError, UserError
 from .objectives import Objective, ours
-from .weights import Program
+from .store import Program, own_store, with_params
 
 READ_EVERY = 50  # steps between looks at the device; a look waits for it
 
@@ -76,7 +76,7 @@ class SVI:
         self.steps = 0
         self._optim = optim
         self._bad: Tensor | None = None  # 0-d int64: the first bad step, -1 while there is none
-        self._declared = (weights.with_params(model, "model"), weights.with_params(guide, "guide"))
+        self._declared = (with_params(model, "model"), with_params(guide, "guide"))
 
     @property
     def optimizer(self) -> Optimizer | PyroOptim | None:
@@ -90,7 +90,7 @@ class SVI:
             NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
             PairError: see the class.
         """
-        with weights.own_store(keep=True), _validated(self.steps == 0):
+        with own_store(keep=True), _validated(self.steps == 0):
             loss, params = self._backward(args, kwargs)
             self._move(loss, params)
         self.steps += 1
@@ -100,7 +100,7 @@ class SVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss in nats, summed over the data; moves nothing."""
-        with weights.own_store(), torch.no_grad():
+        with own_store(), torch.no_grad():
             if self.objective is not None:
                 return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
             return _number(self.loss.loss(*self._declared, *args, **kwargs))

@@ -6,7 +6,7 @@ This is the only file that handles Pyro's effects. The rest of the package is ar
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,9 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from .errors import PairError
-
-Program = Callable[..., Any]
-"""A model or a guide: any callable with Pyro statements inside."""
+from .store import Program, frozen, own_store
 
 Grad = Literal["path", "stl", "score"]
 
@@ -130,33 +128,6 @@ def call_args(program: Program, x: Tensor | None, y: Tensor | None) -> tuple[Ten
 
 
 @contextmanager
-def own_store(keep: bool = False) -> Iterator[None]:
-    """Run stock Pyro code without leaving anything in Pyro's parameter store.
-
-    A parameter has one home: a module's lives in the module, a bare ``pyro.param`` in the store. Inside, the store
-    holds only the bare ones, so a second instance can't overwrite the first one's weights. On the way out it is as
-    it was, plus, where ``keep`` is set, the bare parameters that the user's program asked for.
-    """
-    store: Any = pyro.get_param_store()
-    before = store.get_state()
-    store.clear()
-    store.set_state(_bare(before))
-    try:
-        yield
-    finally:
-        after = _bare(store.get_state()) if keep else None
-        store.clear()
-        store.set_state(before)
-        if after is not None:
-            store.set_state(after)
-
-
-def _bare(state: Any) -> Any:
-    params = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
-    return {"params": params, "constraints": {name: state["constraints"][name] for name in params}}
-
-
-@contextmanager
 def captured_params() -> Iterator[list[Tensor]]:
     """Collect, on the way out, the unconstrained parameters of the ``pyro.param`` statements that ran inside."""
     found: list[Tensor] = []
@@ -165,27 +136,6 @@ def captured_params() -> Iterator[list[Tensor]]:
     sites: Any = capture.trace.nodes.values()
     unique = {id(p): p for p in (site["value"].unconstrained() for site in sites)}
     found.extend(unique.values())
-
-
-def with_params(program: Program, name: str) -> Program:
-    """The same program, with the parameters of its module declared to Pyro under ``name``."""
-    module = owner(program)
-    if module is None:
-        return program
-
-    def declared(*args: Any, **kwargs: Any) -> Any:
-        for path, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                pyro.param(f"{name}$$${path}", parameter)
-        return program(*args, **kwargs)
-
-    return declared
-
-
-def owner(program: Program) -> nn.Module | None:
-    """The module whose parameters a program uses: itself, or the object that it is a method of."""
-    holder = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
-    return holder if isinstance(holder, nn.Module) else None
 
 
 class _Detach(Messenger):
@@ -293,7 +243,7 @@ def score(
                     f"use the objective 'elbo', or a reparameterised distribution"
                 )
         values = {name: _gated(value, gate) for name, value in values.items()}
-        with _frozen(guide):
+        with frozen(guide):
             scored = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
 
     particles = num_samples if latents else 1  # without latents every particle is the same: score it once
@@ -375,21 +325,6 @@ def _gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
 
     copy.register_hook(weigh)
     return copy
-
-
-@contextmanager
-def _frozen(program: Program) -> Iterator[None]:
-    """Stop the gradient at a program's parameters, and nowhere else, while the graph inside is made."""
-    module = owner(program)
-    found = [] if module is None else list(module.parameters())
-    live = [p for p in (*found, *pyro.get_param_store()._params.values()) if p.requires_grad]
-    try:
-        for p in live:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p in live:
-            p.requires_grad_(True)
 
 
 def terms(

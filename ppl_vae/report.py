@@ -1,0 +1,86 @@
+"""An evaluation as it is reported: the keys, the table on the screen, the files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from .checkpoint import write_json, write_text
+from .errors import PairError
+from .estimate import evaluating, home, log_likelihood
+from .objectives import Elbo
+from .store import own_store
+from .weights import call_args
+
+
+def evaluate(pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int) -> tuple[dict[str, Any], Any]:
+    """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x)."""
+    about = {"pair": name, "data": data, "split": part.name}
+    try:
+        estimate = log_likelihood(pair, part.x, part.y, num_samples=num_samples, seed=seed, progress=True)
+    except PairError as error:
+        if "Delta" not in str(error):
+            raise
+        with evaluating(pair), own_store():
+            x = part.x.to(home(pair)[0])
+            bound = float(Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double().mean())
+        nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
+        figures = {"n": len(part), "num_samples": num_samples, "seed": seed, **nothing, "elbo_mean": bound}
+        return {**about, **figures, "khat_fraction_unreliable": None, "khat_exact": 0, "note": str(error)}, None
+    return {**about, **{k: finite(v) for k, v in estimate.summary().items()}}, estimate
+
+
+def finite(value: Any) -> Any:
+    """A value that JSON can hold: None for an infinity or NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> None:
+    """Write ``evaluation.json`` and ``log_px.csv``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if estimate is not None:
+        write_csv(folder, estimate, part)
+    write_json(folder / "evaluation.json", result)
+
+
+def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
+    """log_px.csv: a row a datum."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
+    unreliable = estimate.unreliable.tolist()
+    rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable"]
+    for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        label = "" if part.y is None else str(part.y[i].item())
+        rows.append(",".join([str(i), label, *map(repr, values), "no" if unreliable[i] else "yes"]))
+    write_text(folder / "log_px.csv", "\n".join(rows) + "\n")
+    return folder / "log_px.csv"
+
+
+def side(result: dict[str, Any]) -> str:
+    """Which side of the truth a figure lies on."""
+    return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
+
+
+def table(result: dict[str, Any], figures: int = 0) -> Table:
+    """The table at the end of an evaluation."""
+    shown = Table(show_header=False, box=None)
+    r = result
+    about = f"{r['n']} {r['split']} data, K = {r['num_samples']}, seed {r['seed']}"
+    shown.add_row("ELBO", f"{r['elbo_mean']:.3f} nats", about)
+    if r["log_px_mean"] is None:
+        shown.add_row("log p(x)", "none", Text(str(r["note"])))
+    else:
+        se = "" if r["log_px_se"] is None else f" ± {r['log_px_se']:.3f}"
+        shown.add_row("log p(x)", f"{r['log_px_mean']:.3f}{se} nats", side(r))
+        shown.add_row("bits per dimension", f"{r['bits_per_dim']:.4f}", "")
+        shown.add_row("smallest ESS", f"{r['ess_min']:.1f}", f"of {r['num_samples']}")
+        worst = "exact" if r["khat_max"] is None else f"{r['khat_max']:.2f}"
+        shown.add_row("largest Pareto k", worst, f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable")
+    if "run" in r:
+        shown.add_row("run folder", r["run"], "")
+        shown.add_row("figures", f"{r['run']}/figures" if figures else "none", f"{figures} files" if figures else "")
+    return shown

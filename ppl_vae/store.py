@@ -1,0 +1,76 @@
+"""Where parameters live: a module's in the module, a bare ``pyro.param`` in Pyro's store, and nothing in both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+from torch import nn
+
+Program = Callable[..., Any]
+"""A model or a guide: any callable with Pyro statements inside."""
+
+
+@contextmanager
+def own_store(keep: bool = False) -> Iterator[None]:
+    """Run stock Pyro code without leaving anything in Pyro's parameter store.
+
+    A parameter has one home: a module's lives in the module, a bare ``pyro.param`` in the store. Inside, the store
+    holds only the bare ones, so a second instance can't overwrite the first one's weights. On the way out it is as
+    it was, plus, where ``keep`` is set, the bare parameters that the user's program asked for.
+    """
+    store: Any = pyro.get_param_store()
+    before = store.get_state()
+    store.clear()
+    store.set_state(_bare(before))
+    try:
+        yield
+    finally:
+        after = _bare(store.get_state()) if keep else None
+        store.clear()
+        store.set_state(before)
+        if after is not None:
+            store.set_state(after)
+
+
+def _bare(state: Any) -> Any:
+    params = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
+    return {"params": params, "constraints": {name: state["constraints"][name] for name in params}}
+
+
+def with_params(program: Program, name: str) -> Program:
+    """The same program, with the parameters of its module declared to Pyro under ``name``."""
+    module = owner(program)
+    if module is None:
+        return program
+
+    def declared(*args: Any, **kwargs: Any) -> Any:
+        for path, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{name}$$${path}", parameter)
+        return program(*args, **kwargs)
+
+    return declared
+
+
+def owner(program: Program) -> nn.Module | None:
+    """The module whose parameters a program uses: itself, or the object that it is a method of."""
+    holder = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
+    return holder if isinstance(holder, nn.Module) else None
+
+
+@contextmanager
+def frozen(program: Program) -> Iterator[None]:
+    """Stop the gradient at a program's parameters, and nowhere else, while the graph inside is made."""
+    module = owner(program)
+    found = [] if module is None else list(module.parameters())
+    live = [p for p in (*found, *pyro.get_param_store()._params.values()) if p.requires_grad]
+    try:
+        for p in live:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in live:
+            p.requires_grad_(True)
