@@ -225,7 +225,7 @@ class MeanField(Objective):
             return
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
         with torch.no_grad(), forked(device):  # looking must not move the noise of the step
-            drawn = weights.score(model, guide, args, args, kwargs).sites
+            drawn = weights.score(model, guide, args, args).sites
         order = list(drawn)
         above = weights.parents(model, args, {name: site.value for name, site in drawn.items()})
         for child, its_parents in above.items():
