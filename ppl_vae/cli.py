@@ -405,6 +405,12 @@ def compare(
         f"unreliable where Pareto k is not below its threshold.\n"
         f"Differences are paired by datum. Each run is one training run: a verdict is on these weights."
     )
+    doubtful = [r["run"] for r in rows if r["verdict"] == "worse" and r["unreliable"] > 0.05]
+    if doubtful:
+        typer.echo(
+            f"The verdict on {', '.join(doubtful)} is on the {num_samples}-sample bounds: more than 5 % of the data "
+            f"are unreliable, and log p(x) may lie well above the bound."
+        )
 
 
 @command

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from .errors import UserError
 from .estimate import Estimate, log_likelihood
 
-Z = 1.96  # two-sided 95 %
+LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
 
 def compare(
@@ -32,7 +33,12 @@ def compare(
 
     The paired error is smaller than that of two means, since what makes an image likely does so under every pair. It
     covers the choice of data and the Monte Carlo noise; it does not cover the training run, of which each pair here
-    is a single one. ``verdict`` is ``"worse"`` where ``diff + 1.96 diff_se < 0``, else ``"cannot tell"``.
+    is a single one.
+
+    ``verdict`` is ``"worse"`` where the difference is significant at 5 %, two-sided, by Student's t, with Bonferroni's
+    correction over all pairs of strategies, since the best is chosen after looking; else ``"cannot tell"``. It is a
+    verdict on the K-sample bounds. Where many data of a row are ``unreliable``, its log p(x) may lie well above its
+    bound, and a better proposal could turn the verdict.
 
     Args:
         pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data.
@@ -70,6 +76,7 @@ def compare(
     return tabulate(estimates)
 
 
+@np.errstate(invalid="ignore")  # a datum of probability zero has an infinite difference
 def tabulate(estimates: Mapping[str, Estimate]) -> Any:
     """The table of :func:`compare`, from estimates on the same data."""
     import xarray as xr
@@ -81,7 +88,10 @@ def tabulate(estimates: Mapping[str, Estimate]) -> Any:
     best = int(log_px.mean(1).argmax())
     d = log_px - log_px[best]
     diff, diff_se = d.mean(1), d.std(1, ddof=1) / root
-    verdict = np.where(diff + Z * diff_se < 0, "worse", "cannot tell").astype(object)
+    comparisons = max(1, len(names) * (len(names) - 1) // 2)
+    threshold = float(student.ppf(1 - LEVEL / (2 * comparisons), log_px.shape[1] - 1))
+    significant = (diff + threshold * diff_se < 0) | (np.isneginf(diff) & np.isfinite(log_px[best].mean()))
+    verdict = np.where(significant, "worse", "cannot tell").astype(object)
     verdict[best] = "best"
     first = estimates[names[0]]
     columns = {

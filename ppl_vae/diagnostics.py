@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+EXACT = 1e-3  # nats: weights that differ by more are never called equal, whatever rounding could explain
+
 
 def ess(log_w: Tensor) -> Tensor:
     r"""Effective sample size of importance weights: (K, B) log weights to (B,), between 1 and K.
@@ -44,7 +46,8 @@ def pareto_khat(log_w: Tensor) -> Tensor:
     scores = log_w.double()
     top = torch.topk(scores, min(tail_length(num_samples), num_samples), dim=0).values
     spread = scores.amax(0) - scores.amin(0)
-    rounding = 8 * eps * (1 + scores.abs().amax(0))
+    noise = eps * (1 + scores.abs().amax(0))
+    rounding = torch.where(noise < EXACT, (8 * noise).clamp(max=EXACT), -math.inf)
     return fit_khat(top, num_samples, exact=spread <= rounding)
 
 

@@ -117,7 +117,8 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, se
 def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = None) -> Encoding:
     """The mean and one sample of q(z|x) for each latent site.
 
-    With several layers, the mean of a layer is taken at the means of the layers before it.
+    With several layers, the mean of a layer is taken at the means of the layers before it. A site without a mean,
+    such as a Categorical, gives its mode.
 
     Args:
         pair: a pair.
@@ -143,7 +144,7 @@ def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = 
 
 
 def reconstruct(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
-    """E[x'|z] for one z drawn from q(z|x): (N, *data_shape).
+    """E[x'|z] for one z drawn from q(z|x), or a draw where the likelihood has no mean: (N, *data_shape).
 
     Args:
         pair: a pair.
@@ -166,7 +167,7 @@ def reconstruct(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | No
         if not drawn:
             raise UserError("this pair has no latents, so there is no code to reconstruct from; draw samples instead")
         values = {k: d.value for k, d in drawn.items()}
-        draws = weights.sites(pair.model, weights.call_args(pair.model, x, y), values=values)
+        draws = weights.sites(pair.model, weights.call_args(pair.model, x, y), values=values, uncondition=True)
         return _mean_or_value(_data_site(draws))[0]
 
 

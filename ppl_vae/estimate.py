@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import weights
-from .diagnostics import fit_khat, khat_threshold, tail_length
+from .diagnostics import EXACT, fit_khat, khat_threshold, tail_length
 from .errors import DataError, NonFiniteError, PairError, UserError
 from .progress import track
 from .rng import forked, reseed, seed_for
@@ -243,6 +243,7 @@ class Running:
             self.w2 = torch.zeros_like(like)
             self.sum = torch.zeros_like(like)
             self.rounding = torch.zeros_like(like)
+            self.stuck = torch.zeros_like(like, dtype=torch.bool)
             self._started = True
         new_max = torch.maximum(self.max, log_w.amax(0))
         shift = torch.where(torch.isinf(new_max), 0.0, new_max)
@@ -253,7 +254,10 @@ class Running:
         self.max = new_max
         self.min = torch.minimum(self.min, log_w.amin(0))
         self.sum = self.sum + log_w.sum(0)
-        self.rounding = torch.maximum(self.rounding, 32 * eps * size.double())
+        noise = eps * size.double()  # where this alone hides differences that matter, equal weights prove nothing
+        rounding = torch.where(noise < EXACT, (32 * noise).clamp(max=EXACT), -math.inf)
+        self.rounding = torch.maximum(self.rounding, rounding) if self.count else rounding
+        self.stuck |= _is_stuck(t)
         top = torch.cat([self.top, log_w])
         self.top = torch.topk(top, min(self.keep, len(top)), dim=0).values
         self.count += len(log_w)
@@ -283,10 +287,11 @@ class Running:
         shift = torch.where(torch.isinf(self.max), 0.0, self.max)
         ratio = self.w2 / self.w.square()  # 1 / ESS
         variance = ((k * ratio - 1) / (k - 1)).clamp(min=0) if k > 1 else torch.full_like(ratio, math.nan)
-        exact = (
-            (self.max - self.min <= self.rounding) if not self.exact else torch.ones_like(self.max, dtype=torch.bool)
-        )
-        khat = fit_khat(self.top, k, exact)
+        exact = self.max - self.min <= self.rounding  # false where a weight is zero, since rounding is capped
+        if self.exact:
+            exact = torch.ones_like(exact)
+        khat = fit_khat(self.top, k, exact & ~self.stuck)
+        khat = torch.where(exact & self.stuck, math.nan, khat)  # equal weights of one value say nothing of the others
         if self.exact:
             khat = torch.full_like(khat, -math.inf)
             variance = torch.zeros_like(ratio)
@@ -299,10 +304,22 @@ class Running:
         }
 
 
+def _is_stuck(t: weights.Terms) -> Tensor:
+    """(B,) bool: data for which a discrete latent took one value in every particle, though it has others."""
+    stuck = torch.zeros_like(t.log_lik[0], dtype=torch.bool)
+    for s in t.sites.values():
+        if s.p is not None and getattr(s.p.support, "is_discrete", False):
+            same = (s.value == s.value[:1]).flatten(2).all(-1) if s.value.dim() > 2 else s.value == s.value[:1]
+            stuck = stuck | same.all(0)
+    return stuck
+
+
 def _refuse_delta(t: weights.Terms) -> None:
     auxiliary = any(s.p is None for s in t.sites.values())
     for s in t.sites.values():
-        if weights.kind(s.q) == "Delta" and not auxiliary:
+        # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
+        moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
+        if weights.kind(s.q) == "Delta" and not moves:
             raise PairError(
                 f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
                 f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "

@@ -8,11 +8,9 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
+from . import distributions
 from .errors import UserError
 
 
@@ -116,83 +114,10 @@ class ContinuousBernoulli(Likelihood):
     """
 
     def per_coordinate(self, *h: Tensor) -> Any:
-        return dist.ContinuousBernoulli(logits=h[0])
+        return distributions.ContinuousBernoulli(h[0])
 
     def start(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.clamp(1e-2, 1 - 1e-2)).unsqueeze(0)
-
-
-class _Pixels(constraints.Constraint):
-    """The 256 values {0, 1/255, ..., 1}."""
-
-    is_discrete = True
-
-    def check(self, value: Tensor) -> Tensor:
-        v = 255 * value
-        return ((v - v.round()).abs() < 1e-3) & (value >= 0) & (value <= 1)
-
-
-class DiscretizedLogistic(TorchDistribution):
-    r"""The exact probability of 8-bit pixels, given as x in {0, 1/255, ..., 1}.
-
-    .. math:: P(v) = \sigma((v + \tfrac12 - \mu)/s) - \sigma((v - \tfrac12 - \mu)/s), \qquad v = 255 x
-
-    The first and the last value take the tails, so that the 256 probabilities sum to one.
-
-    Args:
-        loc: the mean on the scale of x, (*,).
-        log_scale: log of the scale on the scale of x, (*,).
-
-    Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling: Improving Variational Inference with Inverse
-    Autoregressive Flow, 2016, arXiv:1606.04934.
-
-    Example:
-        >>> import torch
-        >>> p = DiscretizedLogistic(torch.tensor(0.3), torch.tensor(-2.0))
-        >>> float(p.log_prob(torch.arange(256) / 255).exp().sum().round(decimals=5))
-        1.0
-    """
-
-    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
-    support = _Pixels()
-    has_rsample = False
-
-    loc: Tensor
-    log_scale: Tensor
-
-    def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
-        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of the logistic, kept in [0, 1]."""
-        mean: Tensor = self.loc.clamp(0, 1)
-        return mean
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
-        return DiscretizedLogistic(
-            self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), validate_args=False
-        )
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        with torch.no_grad():
-            u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(1e-7, 1 - 1e-7)
-            x = self.loc + self.log_scale.exp() * torch.logit(u)
-            pixels: Tensor = (255 * x).round().clamp(0, 255) / 255
-        return pixels
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        v = (255 * value).round()
-        inv = torch.exp(-self.log_scale) / 255
-        centre = v - 255 * self.loc
-        upper, lower = (centre + 0.5) * inv, (centre - 0.5) * inv
-        # log(sigma(b) - sigma(a)) = log sigma(b) + log sigma(-a) + log(1 - exp(a - b)), exact in both tails
-        inner = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(-inv))
-        return torch.where(v <= 0, logsigmoid(upper), torch.where(v >= 255, logsigmoid(-lower), inner))
 
 
 class Discretized(Likelihood):
@@ -201,7 +126,7 @@ class Discretized(Likelihood):
     multiple = 2
 
     def per_coordinate(self, *h: Tensor) -> Any:
-        return DiscretizedLogistic(h[0], h[1].clamp(-7.0, 3.0))
+        return distributions.DiscretizedLogistic(h[0], h[1].clamp(-7.0, 3.0))
 
     def start(self, mean: Tensor) -> Tensor:
         return torch.stack([mean, torch.full_like(mean, -1.5)])

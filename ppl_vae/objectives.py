@@ -27,14 +27,14 @@ def elbo(t: Terms, beta: Beta = 1.0) -> Tensor:
 
     Where a latent has no ``rsample``, its log q carries the learning signal, as in ``pyro.infer.Trace_ELBO``.
     """
-    bound = sum(_scaled(s.log_p, s) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
+    bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
-        bound = bound + beta * _scaled(s.log_p - s.log_q, s)
+        bound = bound + beta * _log_ratio(s)
     signal: Tensor = bound.detach()
     for s in t.sites.values():
         if not s.has_rsample:
             # beta * log q has no pathwise gradient here; the score carries all of it
-            entropy = beta * _scaled(s.log_q, s)
+            entropy = beta * _times(s.log_q, s.scale_q)
             bound = bound + _gradient_only(signal * s.score + entropy)
     return bound.mean(0)
 
@@ -46,11 +46,11 @@ def meanfield(t: Terms, beta: Beta = 1.0) -> Tensor:
 
     Right only where no site's model parent follows it in the guide, which :class:`MeanField` checks.
     """
-    bound = sum(_scaled(s.log_p, s) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
+    bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
         _needs_rsample(s, "meanfield")
         kl = s.kl
-        bound = bound - beta * _scaled(s.log_q - s.log_p if kl is None else kl, s)
+        bound = bound + beta * (_log_ratio(s) if kl is None else -_times(kl, s.scale_q))
     return bound.mean(0)
 
 
@@ -59,7 +59,8 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
 
     .. math:: \log \frac1K \sum_k w_k, \qquad w_k = p(x|z_k) (p(z_k) / q(z_k|x))^\beta
 
-    A plate's scale multiplies the bound, never the weights inside the logarithm.
+    A plate's scale multiplies the bound, never the weights inside the logarithm. The gradient ``"stl"`` is biased for
+    the guide where K > 1; ``"dreg"`` is not.
 
     Source: Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, arXiv:1509.00519. The gradient
     ``"dreg"``: Tucker, Lawson, Gu, Maddison, 2018, arXiv:1810.04152; ``"stl"``: Roeder, Wu, Duvenaud, 2017,
@@ -73,17 +74,14 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
         w = torch.softmax(log_w, 0).detach()
         bound = bound.detach() + _gradient_only((w * log_w).sum(0))
         if gradient == "dreg":
-            t.gate(w)
-    scales = {id(s.scale): s.scale for s in (*t.observed.values(), *t.sites.values())}
-    values = list(scales.values())
-    if all(isinstance(v, float | int) for v in values):
-        values = list(set(values))
-    if len(values) > 1:
+            t.gate((1 - beta) + beta * w)  # w alone at beta = 1; a KL weight leaves part of the draws' gradient single
+    scales = [s.scale for s in (*t.observed.values(), *t.sites.values())] + [s.scale_q for s in t.sites.values()]
+    if not all(weights.same_scale(scales[0], scale) for scale in scales):
         raise PairError(
             "iwae: the sites have different scales, and a scale inside the logarithm gives no bound; "
             "scale the data plate alone, or use the objective 'elbo'"
         )
-    return bound if _is_one(values[0]) else bound * values[0]
+    return _times(bound, scales[0])
 
 
 def _gradient_only(surrogate: Tensor) -> Tensor:
@@ -94,8 +92,13 @@ def _is_one(scale: float | Tensor) -> bool:
     return not torch.is_tensor(scale) and scale == 1.0
 
 
-def _scaled(value: Tensor, site: Site) -> Tensor:
-    return value if _is_one(site.scale) else value * site.scale
+def _times(value: Tensor, scale: float | Tensor) -> Tensor:
+    return value if _is_one(scale) else value * scale
+
+
+def _log_ratio(site: Site) -> Tensor:
+    """log p - log q of a site, each under its own scale."""
+    return _times(site.log_p, site.scale) - _times(site.log_q, site.scale_q)
 
 
 def _needs_rsample(site: Site, objective: str) -> None:
@@ -225,9 +228,11 @@ class MeanField(Objective):
             return
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
         with torch.no_grad(), forked(device):  # looking must not move the noise of the step
-            drawn = weights.score(model, guide, args, args).sites
-        order = list(drawn)
-        above = weights.parents(model, args, {name: site.value for name, site in drawn.items()})
+            one, two = (weights.score(model, guide, args, args).sites for _ in range(2))
+            for site in one.values():
+                _needs_rsample(site, "meanfield")
+            order = list(one)
+            above = weights.parents(model, args, *({n: s.value for n, s in d.items()} for d in (one, two)))
         for child, its_parents in above.items():
             for parent in its_parents:
                 if order.index(child) < order.index(parent):
@@ -243,7 +248,8 @@ class IWAE(Objective):
 
     Args:
         num_particles: the number K of samples inside the logarithm.
-        gradient: ``"path"``, ``"stl"``, or ``"dreg"``, whose signal-to-noise for the guide grows with K.
+        gradient: ``"path"``; ``"dreg"``, unbiased like it, whose signal-to-noise for the guide grows with K; or
+            ``"stl"``, which is biased for the guide where K > 1.
 
     Source: Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, arXiv:1509.00519.
 

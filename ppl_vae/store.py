@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -61,12 +62,37 @@ def owner(program: Program) -> nn.Module | None:
     return holder if isinstance(holder, nn.Module) else None
 
 
+def modules_of(program: Any) -> list[nn.Module]:
+    """Every module that a program holds: itself, its object, and those in a partial or in a closure."""
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+
+    def look(thing: Any) -> None:
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            found[id(thing)] = thing
+            return
+        parts: list[Any] = [getattr(thing, "__self__", None), getattr(thing, "__wrapped__", None)]
+        if isinstance(thing, functools.partial):
+            parts += [thing.func, *thing.args, *thing.keywords.values()]
+        for cell in getattr(thing, "__closure__", None) or ():
+            with suppress(ValueError):  # a cell that is not filled yet
+                parts.append(cell.cell_contents)
+        for part in parts:
+            if isinstance(part, nn.Module) or callable(part):
+                look(part)
+
+    look(program)
+    return list(found.values())
+
+
 @contextmanager
 def frozen(program: Program) -> Iterator[None]:
     """Stop the gradient at a program's parameters, and nowhere else, while the graph inside is made."""
-    module = owner(program)
-    found = [] if module is None else list(module.parameters())
-    live = [p for p in (*found, *pyro.get_param_store()._params.values()) if p.requires_grad]
+    held = [p for module in modules_of(program) for p in module.parameters()]
+    live = [p for p in (*held, *pyro.get_param_store()._params.values()) if p.requires_grad]
     try:
         for p in live:
             p.requires_grad_(False)

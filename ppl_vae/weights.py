@@ -35,7 +35,8 @@ class Site:
         log_p: log density under the model.
         log_q: log density under the guide; zero where the site is observed.
         score: what the score-function gradient differentiates, zero where the guide is reparameterised.
-        scale: the factor that plates and ``poutine.scale`` ask for; objectives use it, estimates never do.
+        scale: the factor on log_p that plates and ``poutine.scale`` ask for; objectives use it, estimates never do.
+        scale_q: the same on log_q.
         value: the draw (K, B, *event), or the data.
         p: the distribution under the model.
         q: the distribution under the guide, None where the site is observed.
@@ -49,7 +50,8 @@ class Site:
     value: Tensor
     p: Any
     q: Any = None
-    mask: Any = None
+    scale_q: float | Tensor = 1.0
+    masks: tuple[Any, Any] = (None, None)
 
     @property
     def has_rsample(self) -> bool:
@@ -58,15 +60,37 @@ class Site:
 
     @property
     def kl(self) -> Tensor | None:
-        """KL(q || p) in closed form, (K, B), given the site's parents; None where torch knows no formula."""
-        if self.q is None:
+        """KL(q || p) in closed form, (K, B), given the site's parents; None where torch knows no formula.
+
+        None also where the guide is a Delta, or where model and guide mask or scale the site differently.
+        """
+        if self.q is None or self.p is None or kind(self.q) == "Delta":
+            return None
+        (mask_p, mask_q), scales = self.masks, (self.scale, self.scale_q)
+        if mask_p is not mask_q or has_mask(self.p) or has_mask(self.q) or not same_scale(*scales):
             return None
         try:
             kl: Tensor = torch.distributions.kl_divergence(self.q, self.p)
         except NotImplementedError:
             return None
-        masked: Tensor = scale_and_mask(kl, 1.0, self.mask)
+        masked: Tensor = scale_and_mask(kl, 1.0, mask_q)
         return masked.expand(self.log_p.shape)
+
+
+def has_mask(distribution: Any) -> bool:
+    """Whether a distribution is masked under its wrappers."""
+    while distribution is not None:
+        if hasattr(distribution, "_mask"):
+            return True
+        distribution = getattr(distribution, "base_dist", None)
+    return False
+
+
+def same_scale(one: float | Tensor, other: float | Tensor) -> bool:
+    """Whether two scales are one: equal numbers, or equal tensors (which reads the device)."""
+    if torch.is_tensor(one) or torch.is_tensor(other):
+        return one is other or bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other)))
+    return one == other
 
 
 @dataclass(eq=False)
@@ -163,12 +187,15 @@ class _Fill(Messenger):
 
 
 def mean_of(distribution: Any) -> Tensor | None:
-    """The mean of a distribution, or None where it has none in closed form."""
-    try:
-        mean: Tensor = distribution.mean
-    except (NotImplementedError, AttributeError):
-        return None
-    return mean if bool(torch.isfinite(mean).all()) else None
+    """The mean of a distribution, else its mode, or None where it has neither in closed form."""
+    for name in ("mean", "mode"):
+        try:
+            value: Tensor = getattr(distribution, name)
+        except (NotImplementedError, AttributeError):
+            continue
+        if bool(torch.isfinite(value).all()):
+            return value
+    return None
 
 
 def _sampled(trace: Any) -> dict[str, Any]:
@@ -200,6 +227,13 @@ def _batch(site: Any, particles: int) -> tuple[int, int]:
 
 
 def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+    fn, value = site["fn"], site["value"]
+    wanted = (shape[1], *fn.event_shape)
+    if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
+        raise PairError(
+            f"site {site['name']!r} observes data of shape {tuple(value.shape)} where (data, *event) = {wanted} is "
+            f"needed; reshape the data, or declare the dimensions of one datum with .to_event"
+        )
     log_p: Tensor = scale_and_mask(
         site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"]
     )
@@ -236,15 +270,15 @@ def score(
     scored = latents
     gate: list[Tensor | None] = [None]
     if grad == "stl" and latents:
-        for name, site in latents.items():
-            if not site["fn"].has_rsample:
-                raise PairError(
-                    f"site {name!r}: grad='stl' needs a reparameterised guide, and {kind(site['fn'])} has no rsample; "
-                    f"use the objective 'elbo', or a reparameterised distribution"
-                )
+        for site in latents.values():
+            _refuse_stl(site)
         values = {name: _gated(value, gate) for name, value in values.items()}
-        with frozen(guide):
+        with frozen(guide):  # the scores too: some distributions use their parameters only then
             scored = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
+            parts = _guide_parts(scored)
+        _check_stopped(latents, parts, values)
+    else:
+        parts = _guide_parts(scored)
 
     particles = num_samples if latents else 1  # without latents every particle is the same: score it once
     model_sites = _sampled(_run(model, model_args, kwargs, particles, values))
@@ -257,17 +291,21 @@ def score(
         if p["is_observed"]:
             log_p = _log_prob(p, _batch(p, particles)).expand(num_samples, -1)
             zero = torch.zeros_like(log_p) if zero is None else zero
-            observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"], None, p["mask"])
+            observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"])
     if zero is None:
         raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
     shape = (num_samples, zero.shape[1])
     for name, q in scored.items():
-        parts = q["fn"].score_parts(q["value"], *q["args"], **q["kwargs"]).scale_and_mask(1.0, q["mask"])
-        log_q = _shaped(name, parts.log_prob, shape)
+        log_q = _shaped(name, parts[name].log_prob, shape)
         p = model_sites.get(name)
-        log_p = zero if p is None else _log_prob(p, shape)  # an auxiliary site of the guide has no prior
-        fn_p = None if p is None else p["fn"]
-        sites[name] = Site(name, log_p, log_q, parts.score_function, q["scale"], q["value"], fn_p, q["fn"], q["mask"])
+        if p is None:  # an auxiliary site of the guide has no prior
+            p = {"log_p": zero, "scale": 1.0, "fn": None, "mask": None}
+        else:
+            p["log_p"] = _log_prob(p, shape)
+        sites[name] = Site(
+            name, p["log_p"], log_q, parts[name].score_function, p["scale"], q["value"], p["fn"], q["fn"],
+            q["scale"], (p["mask"], q["mask"]),
+        )  # fmt: skip
     return Terms(
         log_lik=_total([s.log_p for s in observed.values()], zero),
         log_prior=_total([s.log_p for s in sites.values()], zero),
@@ -276,6 +314,58 @@ def score(
         observed=observed,
         _gate=gate,
     )
+
+
+def _guide_parts(sites: Mapping[str, Any]) -> dict[str, Any]:
+    """log q, its score-function part and its pathwise part, by site."""
+    return {
+        name: q["fn"].score_parts(q["value"], *q["args"], **q["kwargs"]).scale_and_mask(1.0, q["mask"])
+        for name, q in sites.items()
+    }
+
+
+def _refuse_stl(site: Any) -> None:
+    """Where stopping the guide's parameters in log q would give another gradient than intended."""
+    name, fn = site["name"], site["fn"]
+    what = {
+        f"{kind(fn)} has no rsample": not fn.has_rsample,
+        "a Delta has no score to stop": kind(fn) == "Delta",
+        "it is auxiliary": site["infer"].get("is_auxiliary"),
+        "it is masked": site["mask"] is not None or has_mask(fn),
+        f"{kind(fn)} is only approximately reparameterised": hasattr(site["value"], "_unquantize"),
+    }
+    for reason, holds in what.items():
+        if holds:
+            raise PairError(
+                f"site {name!r}: the gradients 'stl' and 'dreg' are wrong here, since {reason}; use "
+                f"gradient='path', or the objective 'elbo'"
+            )
+
+
+def _check_stopped(latents: Mapping[str, Any], parts: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+    """Both passes of the guide must agree, and the second may reach its parameters through the draws alone."""
+    ends = {v.grad_fn for v in values.values() if v.grad_fn is not None}
+    todo = [p.log_prob.grad_fn for p in parts.values() if p.log_prob.grad_fn is not None]
+    seen = set(todo)
+    while todo:
+        node = todo.pop()
+        if hasattr(node, "variable"):
+            raise PairError(
+                "the gradients 'stl' and 'dreg' stop the guide's parameters in log q, and one could not be found to "
+                "stop; pass the guide as a module, or declare its parameters with pyro.module or pyro.param"
+            )
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen and following not in ends:
+                seen.add(following)
+                todo.append(following)
+    if poutine.util.is_validation_enabled():  # in the first step of a fit; later steps do not look
+        with torch.no_grad():
+            for name, first in _guide_parts(latents).items():
+                if not torch.allclose(first.log_prob, parts[name].log_prob, rtol=1e-3, atol=1e-3):
+                    raise PairError(
+                        f"site {name!r}: the gradients 'stl' and 'dreg' run the guide twice, and the second pass gives "
+                        f"another log q; take the noise (dropout?) out of the guide, or use gradient='path'"
+                    )
 
 
 def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
@@ -469,24 +559,31 @@ def sites(
     }
 
 
-def parents(model: Program, args: tuple[Any, ...], values: Mapping[str, Tensor]) -> dict[str, set[str]]:
+def parents(
+    model: Program, args: tuple[Any, ...], values: Mapping[str, Tensor], other: Mapping[str, Tensor]
+) -> dict[str, set[str]]:
     """For each latent site of a model, the latent sites that its distribution depends on.
 
-    Read from the graph of gradients: each value is put in as a leaf, and a site's log density is asked which other
-    leaves it reaches.
+    Each site in turn gets another value; a site whose log density moves depends on it. Gradients would miss what
+    passes through a comparison or a detached tensor.
+
+    Args:
+        model: the model of a pair.
+        args: its positional arguments.
+        values: a value (K, B, *event) for each latent site.
+        other: another one.
     """
-    leaves = {n: v.detach().clone().requires_grad_(v.is_floating_point()) for n, v in values.items()}
-    particles = next(iter(leaves.values())).shape[0] if leaves else 1
-    found: dict[str, set[str]] = {}
-    with torch.enable_grad():
-        for name, site in _sampled(_run(model, args, {}, particles, leaves)).items():
-            if site["is_observed"] or name not in leaves:
-                continue
-            log_p = site["fn"].log_prob(site["value"]).sum()
-            others = [n for n in leaves if n != name and leaves[n].requires_grad]
-            if not log_p.requires_grad or not others:
-                found[name] = set()
-                continue
-            grads = torch.autograd.grad(log_p, [leaves[n] for n in others], allow_unused=True, retain_graph=True)
-            found[name] = {n for n, g in zip(others, grads, strict=True) if g is not None}
+    particles = next(iter(values.values())).shape[0] if values else 1
+
+    def densities(at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        sites = _sampled(_run(model, args, {}, particles, at))
+        # the distribution may move while the value stays: always score the first value
+        return {n: sites[n]["fn"].log_prob(values[n]) for n in values if n in sites}
+
+    start = densities(values)
+    found: dict[str, set[str]] = {name: set() for name in start}
+    for moved in start:
+        for name, log_p in densities({**values, moved: other[moved]}).items():
+            if name != moved and not torch.equal(log_p, start[name]):
+                found[name].add(moved)
     return found

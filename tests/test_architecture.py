@@ -36,7 +36,7 @@ def imports(name: str) -> set[str]:
 
 ORDER = [
     {"errors", "rng", "registry", "progress", "__init__", "pairs.__init__"},
-    {"sources", "data", "networks", "likelihoods", "options", "store", "diagnostics"},
+    {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "diagnostics"},
     {"weights", "pairs.base"},
     {"objectives", "estimate", *(f for f in FILES if f.startswith("pairs."))},
     {"svi", "check", "draws", "compare", "checkpoint", "feeds"},

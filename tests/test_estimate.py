@@ -128,9 +128,9 @@ def test_merging_chunks_loses_nothing(chunk: int) -> None:
     log_w[:400, 4] = -math.inf
     whole, cut = Running(1000), Running(1000)
     zero = torch.zeros_like(log_w)
-    whole.add(pv.Terms(log_w, zero, zero, sites={"z": None}))  # type: ignore[dict-item]
+    whole.add(pv.Terms(log_w, zero, zero, sites={}))
     for part in log_w.split(chunk):
-        cut.add(pv.Terms(part, torch.zeros_like(part), torch.zeros_like(part), sites={"z": None}))  # type: ignore[dict-item]
+        cut.add(pv.Terms(part, torch.zeros_like(part), torch.zeros_like(part), sites={}))
     for key, value in whole.result().items():
         torch.testing.assert_close(cut.result()[key], value, equal_nan=True, msg=key)
     torch.testing.assert_close(cut.result()["log_px"], log_w.logsumexp(0) - math.log(1000))
@@ -349,3 +349,120 @@ def test_autoguides_are_proposals_and_stray_auxiliary_sites_are_refused() -> Non
 
     with pytest.raises(pv.PairError, match="'a' is auxiliary"):
         pv.log_likelihood(pv.Pair(model, stray), x, num_samples=10)
+
+
+def test_a_zero_weight_is_not_exact() -> None:
+    """A guide that leaves the support of the prior: some weights are zero, which is legal and not exact."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(1), 1.0, validate_args=False).to_event(1))
+            pyro.sample("x", dist.Normal(20 * z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Uniform(torch.full((1,), -0.5), 1.5).to_event(1))
+
+    for num_samples in (10, 1000):
+        est = pv.log_likelihood(pv.Pair(model, guide), torch.tensor([[3.0], [9.0]]), num_samples=num_samples)
+        assert not bool((est.khat == -math.inf).any())
+        assert bool(est.unreliable.all()) is (num_samples == 10)
+    log_w = torch.randn(1000, 1) * 3
+    log_w[5] = -math.inf
+    assert float(pv.pareto_khat(log_w)) > 0
+
+
+def test_equal_weights_of_one_discrete_value_are_not_called_exact() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            c = pyro.sample("c", dist.Bernoulli(0.7))
+            pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    def guide(logit: float) -> Callable[[Tensor], None]:
+        def program(x: Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("c", dist.Bernoulli(logits=torch.tensor(logit)))
+
+        return program
+
+    x = torch.tensor([0.0, 1.0])
+    stuck = pv.log_likelihood(pv.Pair(model, guide(-30.0)), x, num_samples=2000)
+    assert bool(stuck.unreliable.all())
+    fine = pv.log_likelihood(pv.Pair(model, guide(0.5)), x, num_samples=20_000)
+    exact = torch.logsumexp(
+        torch.stack([math.log(p) + dist.Normal(c, 1.0).log_prob(x) for c, p in ((0.0, 0.3), (1.0, 0.7))]), 0
+    )
+    assert bool(((fine.log_px - exact).abs() < 4 * fine.std_error).all())
+
+
+def test_rounding_in_single_precision_does_not_make_weights_exact() -> None:
+    """Large densities that hardly depend on z: the weights differ by 0.3 nats, and rounding by nearly as much."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(torch.zeros(784), 0.01).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.full((1,), 0.3), 1.0).to_event(1))
+
+    for num_samples in (2, 3000):
+        est = pv.log_likelihood(pv.Pair(Model(), guide), torch.randn(60, 784), num_samples=num_samples)
+        assert float((est.khat == -math.inf).double().mean()) < 0.05
+
+
+def test_a_code_beside_an_autoguide_is_still_a_code() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(x / 3, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(a))
+            pyro.sample("w", dist.Delta(x / 3))
+
+    with pytest.raises(pv.PairError, match="'w': the guide is deterministic"):
+        pv.log_likelihood(pv.Pair(model, guide), torch.zeros(4), num_samples=50)
+
+
+def test_data_that_would_broadcast_into_particles_are_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(pv.PairError, match=r"site 'x' observes data of shape \(4, 1\) where .* = \(4,\) is needed"):
+        pv.log_likelihood(pv.Pair(model, guide), torch.randn(4, 1), num_samples=4)
+
+
+def test_a_reconstruction_is_never_the_data() -> None:
+    """A likelihood without a mean gives a draw, not the input."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Cauchy(100 + z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    again = pv.reconstruct(pv.Pair(model, guide), x, seed=0)
+    assert again.shape == x.shape
+    assert float(again.median()) > 50
+
+
+def test_the_maximum_likelihood_of_pca_needs_noise() -> None:
+    model = pv.build("linear", data_shape=(3,), latent=3).model
+    with pytest.raises(pv.UserError, match="latent=3 of 3 dimensions leaves none"):
+        model.set_maximum_likelihood(torch.randn(10, 3))

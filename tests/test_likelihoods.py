@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 
 import ppl_vae as pv
 from ppl_vae import likelihoods
-from ppl_vae.likelihoods import LIKELIHOODS, DiscretizedLogistic, make
+from ppl_vae.distributions import ContinuousBernoulli, DiscretizedLogistic
+from ppl_vae.likelihoods import LIKELIHOODS, make
 
 
 @pytest.mark.parametrize(("shape", "hidden"), [((1, 3, 3), (20,)), ((7,), (20, 15)), ((1,), (4,)), ((2, 4), ())])
@@ -28,7 +30,7 @@ def test_made_draws_what_it_scores() -> None:
     pair = pv.build("made", data_shape=(3,), hidden=(20,))
     with torch.no_grad():
         for p in pair.parameters():
-            p.mul_(3)
+            p.mul_(5)
     n = 20_000
     x = pv.sample(pair, n, seed=0)
     code = (x * torch.tensor([4.0, 2.0, 1.0])).sum(1).long()
@@ -75,11 +77,57 @@ def test_densities_integrate_to_one(name: str) -> None:
         grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     h = torch.full((1, p.multiple, 1), 0.4, dtype=torch.float64)
     density = p(h).log_prob(grid[:, None]).exp().detach()
-    # continuous Bernoulli is evaluated in a stable form that is exact to about 1e-6
-    assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=2e-6)
+    assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "gaussian_network", "discretized", "gaussian_diagonal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logit", [-60.0, -20.0, -3.0, -0.06, -0.04, 0.0, 1e-3, 0.05, 2.0, 30.0])
+def test_the_continuous_bernoulli_is_right_at_every_logit(logit: float, dtype: torch.dtype) -> None:
+    """Normalised, with its mean and its gradient, where torch's own clamps; and its draws have its mean."""
+    p = ContinuousBernoulli(torch.tensor(logit, dtype=dtype, requires_grad=True))
+    grid = torch.linspace(0, 1, 400_001, dtype=torch.float64)
+    density = ContinuousBernoulli(torch.tensor(logit, dtype=torch.float64)).log_prob(grid).exp()
+    assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-7)
+    mean = float(torch.trapezoid(grid * density, grid))
+    assert float(p.mean.detach()) == pytest.approx(mean, abs=1e-5 if dtype == torch.float32 else 1e-7)
+    x = torch.tensor(0.25, dtype=dtype)
+    log_p = p.log_prob(x)
+    log_p.backward()
+    exact = math.log(float(torch.exp(torch.tensor(logit * 0.25)))) - _log_normaliser(logit)
+    assert float(log_p.detach()) == pytest.approx(exact, rel=1e-5, abs=2e-6)
+    assert float(p.logits.grad) == pytest.approx(0.25 - mean, abs=1e-4)  # d log p / d l = x - E[x]
+    draws = p.sample(torch.Size((40_000,)))
+    assert float(draws.mean()) == pytest.approx(mean, abs=5 * 0.3 / 200)
+    assert bool(((draws >= 0) & (draws <= 1)).all())
+
+
+def _log_normaliser(logit: float) -> float:
+    if logit == 0:
+        return 0.0
+    size = abs(logit)
+    log = size + math.log1p(-math.exp(-size)) - math.log(size)  # of (e^|l| - 1) / |l|
+    return log if logit > 0 else log + logit
+
+
+@pytest.mark.parametrize(("loc", "log_scale"), [(0.0, -1.5), (0.4, -2.0), (1.2, -1.0)])
+def test_the_mean_of_the_discretized_logistic_is_its_mean(loc: float, log_scale: float) -> None:
+    p = DiscretizedLogistic(torch.tensor(loc).double(), torch.tensor(log_scale).double())
+    x = torch.arange(256, dtype=torch.float64) / 255
+    assert float(p.mean) == pytest.approx(float((x * p.log_prob(x).exp()).sum()), abs=1e-12)
+
+
+def test_made_looks_at_every_input_but_the_last() -> None:
+    for hidden in ((500,), (10,), (10, 300)):
+        pair = pv.build("made", data_shape=(784,) if hidden == (500,) else (30,), hidden=hidden).double()
+        x = torch.rand(64, 784 if hidden == (500,) else 30, dtype=torch.float64, requires_grad=True)
+        pair.model.net(x).sum().backward()
+        seen = int((x.grad != 0).any(0).sum())  # type: ignore[union-attr]
+        assert seen >= min(hidden[0], x.shape[1] - 1) * 0.9, (hidden, seen)
+        weight = pair.model.net[0].weight * pair.model.net[0].mask
+        assert int((weight != 0).any(0).sum()) >= x.shape[1] - max(2, -(-x.shape[1] // hidden[0]))
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian", "gaussian_network", "gaussian_diagonal"])
 def test_the_output_starts_at_the_mean_of_the_data(name: str) -> None:
     mean = torch.linspace(0.1, 0.9, 6).reshape(1, 2, 3)
     pair = pv.build("vae", data_shape=(1, 2, 3), data_mean=mean, latent=2, hidden=(4,), likelihood=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -408,3 +409,161 @@ def test_names_and_arguments_are_checked() -> None:
         pv.IWAE(gradient="score")
     with pytest.raises(ValueError, match="num_particles=0"):
         pv.Elbo(0)
+
+
+class Toy(nn.Module):
+    """z ~ N(0, 1), x ~ N(z, 0.7)."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.7).to_event(1), obs=x)
+
+
+class ToyGuide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mu = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+        self.log_scale = nn.Parameter(torch.tensor(-0.2, dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.mu + 0.0 * x, self.log_scale.exp()).to_event(1))
+
+
+class FlowGuide(ToyGuide):
+    """Its parameters are used only when the density is computed, by the inverse of the transform."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            base = dist.Normal(torch.zeros(len(x), 1, dtype=x.dtype), 1.0).to_event(1)
+            move = dist.transforms.AffineTransform(self.mu, self.log_scale.exp())
+            pyro.sample("z", dist.TransformedDistribution(base, [move]))
+
+
+def toy_gradient(guide: Any, holder: nn.Module, gradient: str, beta: float = 1.0) -> tuple[Tensor, Tensor]:
+    objective = pv.IWAE(10, gradient=gradient)
+    objective.beta = beta
+    rows = []
+    for seed in range(20):
+        pyro.set_rng_seed(seed)
+        holder.zero_grad()
+        objective(Toy(), guide)(torch.ones(5_000, 1, dtype=torch.float64)).backward()
+        rows.append(torch.stack([p.grad for p in holder.parameters()]) / 5_000)
+    found = torch.stack(rows)
+    return found.mean(0), found.std(0) / math.sqrt(20)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("make", [ToyGuide, FlowGuide])
+def test_dreg_is_the_pathwise_gradient_under_flows_and_warm_up(make: type[ToyGuide], beta: float) -> None:
+    guide = make()
+    (path, path_se), (dreg, dreg_se) = (toy_gradient(guide, guide, g, beta) for g in ("path", "dreg"))
+    assert float(((path - dreg).abs() / (path_se**2 + dreg_se**2).sqrt()).max()) < 4
+    assert float(path.abs().max()) > 8 * float(path_se.max())
+
+
+@pytest.mark.parametrize("wrap", ["partial", "closure", "scale"])
+def test_dreg_finds_the_parameters_of_a_wrapped_guide(wrap: str) -> None:
+    guide = ToyGuide()
+    wrapped = {
+        "partial": functools.partial(guide, y=None),
+        "closure": lambda x: guide(x),
+        "scale": pyro.poutine.scale(guide, scale=1.0),
+    }[wrap]
+    (one, _), (two, _) = toy_gradient(guide, guide, "dreg"), toy_gradient(wrapped, guide, "dreg")
+    torch.testing.assert_close(one, two)
+
+
+HIDDEN = ToyGuide()
+
+
+def hidden_guide(x: Tensor) -> None:
+    HIDDEN(x)
+
+
+def odd_guide(kind: str) -> Any:
+    guide = ToyGuide()
+
+    def program(x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            if kind == "delta":
+                pyro.sample("z", dist.Delta(guide.mu + 0.0 * x, event_dim=1))
+            elif kind == "auxiliary":
+                u = pyro.sample("u", dist.Normal(0.0 * x, 1.0).to_event(1), infer={"is_auxiliary": True})
+                z = guide.mu + guide.log_scale.exp() * u
+                pyro.sample("z", dist.Delta(z, log_density=-guide.log_scale.expand(len(x)), event_dim=1))
+            elif kind == "masked":
+                pyro.sample("z", dist.Normal(guide.mu + 0.0 * x, 1.0).to_event(1).mask(torch.arange(len(x)) < 2))
+            elif kind == "dropout":
+                noise = nn.functional.dropout(torch.ones_like(x), 0.5)
+                pyro.sample("z", dist.Normal(guide.mu * noise, 1.0).to_event(1))
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        (odd_guide("delta"), "a Delta has no score"),
+        (odd_guide("auxiliary"), "it is auxiliary"),
+        (odd_guide("masked"), "it is masked"),
+        (odd_guide("dropout"), "the second pass gives another log q"),
+        (hidden_guide, "one could not be found to stop"),
+    ],
+    ids=["delta", "auxiliary", "masked", "dropout", "hidden in a global"],
+)
+@pytest.mark.parametrize("objective", [pv.IWAE(5, gradient="dreg"), pv.Elbo(gradient="stl")], ids=["dreg", "stl"])
+def test_stopped_gradients_are_refused_where_they_would_be_wrong(objective: Any, guide: Any, message: str) -> None:
+    with pytest.raises(pv.PairError, match=message):
+        objective(Toy(), guide)(torch.ones(20, 1, dtype=torch.float64))
+
+
+def test_model_and_guide_may_be_scaled_differently() -> None:
+    pair = CASES["vae"].build().double()
+    x = CASES["vae"].draw(4)[0].double()
+    model = pyro.poutine.scale(pair.model, scale=0.1)
+    params = list(pair.parameters())
+    one = loss_and_grads(pv.Elbo(), model, pair.guide, params, (x,), 1)
+    assert_same(one, loss_and_grads(Trace_ELBO(), model, pair.guide, params, (x,), 1))
+    with pytest.raises(pv.PairError, match="different scales"):
+        pv.IWAE(3)(model, pair.guide)(x)
+    scale = torch.tensor(0.5, dtype=torch.float64)
+    both = pyro.poutine.scale(pair.model, scale=scale), pyro.poutine.scale(pair.guide, scale=scale.clone())
+    pyro.set_rng_seed(1)
+    half = pv.IWAE(3)(*both)(x)
+    pyro.set_rng_seed(1)
+    torch.testing.assert_close(half, pv.IWAE(3)(pair.model, pair.guide)(x) / 2)
+
+
+@pytest.mark.parametrize(
+    "through", [lambda z: z.detach(), lambda z: torch.where(z > 0, 2.0, -2.0), lambda z: (z > 0).double()]
+)
+def test_meanfield_sees_parents_that_gradients_miss(through: Callable[[Tensor], Tensor]) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(through(z2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z1, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", dist.Normal(x, 1.0).to_event(1))
+            pyro.sample("z2", dist.Normal(z1, 1.0).to_event(1))
+
+    with pytest.raises(pv.PairError, match="'z1' before 'z2'"):
+        pv.MeanField()(model, guide)(torch.randn(20, 1, dtype=torch.float64))
+
+
+def test_the_closed_form_kl_is_left_out_where_masks_differ() -> None:
+    pair = CASES["vae"].build().double()
+    x = CASES["vae"].draw(4)[0].double()
+    mask = torch.tensor([True, False, True, False])
+    masked_model = pyro.poutine.mask(pair.model, mask=mask)
+    with pyro.poutine.mask(mask=mask):
+        both = pv.terms(pair.model, pair.guide, x).sites["z"].kl
+    assert both is not None
+    assert both[0, [1, 3]].tolist() == [0.0, 0.0]
+    assert pv.terms(masked_model, pair.guide, x).sites["z"].kl is None
+    code = CASES["autoencoder"].build()
+    assert pv.terms(code.model, code.guide, CASES["autoencoder"].draw(4)[0]).sites["z"].kl is None

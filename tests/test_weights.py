@@ -84,7 +84,9 @@ def test_constrained_draws_stay_in_their_space() -> None:
 def test_the_parents_of_each_site_are_found() -> None:
     x, y = torch.randn(2, 3), torch.zeros(2)
     t = pv.terms(model, guide, x, y)
-    assert weights.parents(model, (x, y), {n: s.value for n, s in t.sites.items()}) == {"a": set(), "b": {"a"}}
+    two = pv.terms(model, guide, x, y)
+    values = [{n: s.value for n, s in terms.sites.items()} for terms in (t, two)]
+    assert weights.parents(model, (x, y), *values) == {"a": set(), "b": {"a"}}
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ class Model(nn.Module):
         """
         flat = x.reshape(x.shape[0], -1).to(self.W)
         latent = self.W.shape[1]
+        if latent >= flat.shape[1]:
+            raise UserError(f"latent={latent} of {flat.shape[1]} dimensions leaves none for the noise; use fewer")
         values, vectors = torch.linalg.eigh(torch.cov(flat.T, correction=0))  # ascending
         s2 = values[:-latent].mean()
         self.m.copy_(flat.mean(0))

@@ -109,7 +109,7 @@ def made(
     """
     size = math.prod(data_shape)
     inputs = torch.arange(size)
-    degrees = [inputs, *(torch.arange(width) % max(size - 1, 1) for width in hidden)]
+    degrees = [inputs, *(torch.arange(width) * max(size - 1, 1) // width for width in hidden)]
     layers: list[nn.Module] = []
     for a, b in pairwise(degrees):
         layers += [MaskedLinear(a, b, strict=False), make_activation(activation)]
