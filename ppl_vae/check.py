@@ -59,11 +59,12 @@ def check_pair(
         model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
         _check_plates(model_sites, len(x))
         t = weights.terms(model, guide, x, y, num_samples=2)
+        _check_support(t, by_values=False)  # before the values: a latent of the wrong sign is NaN further on
         report = nonfinite_site(t)
         # a score of -inf may be a guide that leaves the model's support, which says more
         if report is not None and "-inf" not in report:
             raise NonFiniteError(report)
-        _check_support(t)
+        _check_support(t, by_values=True)
         refuse_outside(t)
         if report is not None:
             raise NonFiniteError(report)
@@ -102,6 +103,8 @@ def _run(
             "every dimension but the data's must be declared with .to_event, and networks must accept z of shape "
             "(particles, data, latent)"
         )
+        if y is None and takes_labels(program):
+            hint += "; it takes labels and none were given: if it needs them, pass y"
         raise PairError(f"the {role} fails on x of shape {tuple(x.shape)} with 2 particles: {first}; {hint}") from error
 
 
@@ -138,13 +141,13 @@ def _check_plates(sites: Mapping[str, Draw], num_data: int) -> None:
             )
 
 
-def _check_support(t: Terms) -> None:
+def _check_support(t: Terms, by_values: bool) -> None:
     for name, site in t.sites.items():
         if site.p is None or kind(site.q) == "Delta":
             continue
         inner, outer = _base(site.q.support), _base(site.p.support)
         wide = inner is constraints.real and outer is not constraints.real and not _is_real(outer)
-        if not wide:
+        if not wide and by_values:
             value = site.q.sample(torch.Size((256,)))
             wide = not bool(site.p.support.check(value).all())
         if wide:

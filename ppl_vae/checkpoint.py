@@ -157,10 +157,23 @@ def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
             (folder / name).unlink(missing_ok=True)
         for figure in (folder / "figures").glob("*.png"):
             figure.unlink()
+    return writable(folder)
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made where it is absent, before time is spent on what goes there.
+
+    Raises:
+        RunError: it is a file, or can't be made or written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: can't make the folder: {error.strerror}") from error
+        raise RunError(f"{folder}: can't make the folder ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"{folder}: can't be written to; choose another folder, or change its permissions")
     return folder
 
 
@@ -218,19 +231,41 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: its bytes first, then its name, so that a kill leaves the old one or the new.
+
+    Raises:
+        RunError: the disk is full, or the folder can't be written to; what was there is still there.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    _commit(part, path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: can't be written ({error.strerror}); free some space, or choose another folder"
+        ) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write named tensors and JSON-able facts to one safetensors file, atomically, with a checksum."""
-    part = path.with_name(path.name + ".part")
     facts = json.dumps(about, allow_nan=False)
     # one key only: safetensors writes several in no fixed order, and equal runs must have equal files
     seal = json.dumps({"about": facts, "sha256": _digest(tensors, facts)})
-    part.write_bytes(to_bytes(dict(tensors), metadata={"ppl_vae": seal}))
-    _commit(part, path)
+    write_bytes(path, to_bytes(dict(tensors), metadata={"ppl_vae": seal}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -267,15 +302,3 @@ def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
         h.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
         h.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()
-
-
-def _commit(part: Path, path: Path) -> None:
-    """Put a finished file in place: its bytes first, then its name, so that a kill leaves the old one or the new."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

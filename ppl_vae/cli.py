@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Variational autoencoders as Pyro programs, and a log-likelihood that you can believe.",
 )
+SHOWN = 256  # images in a figure; the array holds all
+
 screen = Console()
 log = Console(stderr=True)
 
@@ -51,6 +54,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
+        except OSError as error:
+            typer.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(1) from None
 
     return app.command(name=function.__name__.rstrip("_"))(guarded)
 
@@ -118,15 +127,20 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, with its own options.")
     ] = False,
-    num_samples: SamplesOpt = 5000,
-    limit: LimitOpt = None,
+    num_samples: Annotated[int, typer.Option("--num-samples", help="K of the evaluation at the end.")] = 5000,
+    limit: Annotated[int | None, typer.Option("--limit", help="Evaluate on the first N test data only.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard.")] = False,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figures.")] = True,
     json_: JsonOpt = False,
     **pair_options: str | None,
 ) -> None:
     """Train a pair, evaluate it on the test data, and draw its figures."""
+    for flag, value in (("--num-samples", num_samples), ("--limit", limit)):  # needed only after the training
+        if value is not None and value < 1:
+            raise UserError(f"{flag} {value}: at least 1 is needed")
     given = {k: v for k, v in pair_options.items() if v is not None}
+    data = data if data in DATASETS or not Path(data).exists() else str(Path(data).resolve())
+    data_root = data_root.expanduser().resolve()  # so that the run can be judged from another folder
     request: dict[str, Any] = {
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "epochs": epochs,
@@ -152,6 +166,8 @@ def train(
         seed=request["seed"],
         valid=_share(request["valid"]),
     )
+    if resume:
+        _check_same_data(out, loaded)
     with forked(seed=seed_for(request["seed"], "build")):
         built = build(request["pair"], data=loaded, **pair_args)
     folder = out or _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}")
@@ -194,7 +210,7 @@ def train(
     if json_:
         _print_json(result)
     else:
-        screen.print(report.table(result, len(drawn)))
+        screen.print(report.table(result, len(drawn), estimate is not None and estimate.conditional))
 
 
 @command
@@ -213,16 +229,18 @@ def evaluate(
 ) -> None:
     """Estimate log p(x) of held-out data, with its error and its diagnostics."""
     from . import report
+    from .checkpoint import writable
 
+    target = writable(out or run)
     pair, config, part = _open(run, data, data_root, split, limit, device)
     result, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     if estimate is None:
         raise UserError(str(result["note"]))
-    report.record(out or run, result, estimate, part)
+    report.record(target, result, estimate, part)
     if json_:
         _print_json(result)
     else:
-        screen.print(report.table(result))
+        screen.print(report.table(result, given_labels=estimate.conditional))
 
 
 @command
@@ -241,12 +259,14 @@ def score(
 ) -> None:
     """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
     from . import report
+    from .checkpoint import writable
 
+    target = writable(out or run)
     pair, config, part = _open(run, data, data_root, split, limit, device)
     result, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     if estimate is None:
         raise UserError(str(result["note"]))
-    path = report.write_csv(out or run, estimate, part)
+    path = report.write_csv(target, estimate, part)
     order = estimate.log_px.argsort()[:10].tolist()
     if json_:
         lowest = [{"index": i, "log_px": float(estimate.log_px[i])} for i in order]
@@ -288,7 +308,7 @@ def sample(
             raise UserError(f"--label {label}: this pair knows the labels 0 to {classes - 1}")
         y = torch.full((num,), label)
     x = draws.sample(pair, num, y, mean=mean, seed=seed).cpu()
-    _write_images(out or run, "samples", x, figures.samples(x), json_, {"n": num, "seed": seed})
+    _write_images(out or run, "samples", x, figures.samples(x[:SHOWN]), json_, {"n": num, "seed": seed})
 
 
 @command
@@ -309,7 +329,7 @@ def reconstruct(
 
     pair, _, part = _open(run, data, data_root, split, num, device)
     x_hat = draws.reconstruct(pair, part.x, part.y, seed=seed).cpu()
-    figure = figures.reconstructions(part.x, x_hat, n=len(part))
+    figure = figures.reconstructions(part.x[:SHOWN], x_hat[:SHOWN], n=min(len(part), 20))
     _write_images(out or run, "reconstructions", x_hat, figure, json_, {"n": len(part), "seed": seed})
 
 
@@ -333,8 +353,11 @@ def figures(
 
     pair, config, part = _open(run, data, data_root, split, limit, device)
     _, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
-    lines = (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else []
-    history = [json.loads(line) for line in lines] or None
+    try:
+        lines = (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else []
+        history = [json.loads(line) for line in lines] or None
+    except ValueError as error:
+        raise RunError(f"{run / 'history.jsonl'}: not JSON lines ({error}); delete it to go on without") from None
     paths = save_all(pair, (out or run) / "figures", data=part, history=history, estimate=estimate, seed=seed)
     if json_:
         _print_json({"run": str(run), "figures": [str(p) for p in paths]})
@@ -360,6 +383,8 @@ def compare(
     from . import report
     from .compare import compare as compare_pairs
 
+    if len(runs) < 2:
+        raise UserError("compare: one run was given; give two or more")
     names = [run.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     if len(set(names)) < len(names):
@@ -383,10 +408,9 @@ def compare(
     ]
     result = {"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows}
     if out is not None:
-        from .checkpoint import write_json
+        from .checkpoint import writable, write_json
 
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "comparison.json", result)
+        write_json(writable(out) / "comparison.json", result)
     if json_:
         _print_json(result)
         return
@@ -447,13 +471,24 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
         explicit = source is not None and source.name == "COMMANDLINE"
         if key == "options":
             explicit = bool(value)
-        if explicit and key in ("epochs", "device", "data_root"):
+        if explicit and key in ("epochs", "device", "data", "data_root"):  # the data are checked by their sum
             then = {**then, key: value}
         elif explicit and then[key] != value:
             raise RunError(
                 f"{folder}: the run has {key}={then[key]!r}, you ask for {value!r}; leave it out, or start anew"
             )
     return then
+
+
+def _check_same_data(folder: Path | None, loaded: Any) -> None:
+    from .checkpoint import read_config
+
+    assert folder is not None
+    record = read_config(folder).get("data")
+    if not isinstance(record, dict) or record.get("sha256") != loaded.record()["sha256"]:
+        raise RunError(
+            f"{folder}: the data are no longer those of the run, so it can't go on; name the right ones by --data"
+        )
 
 
 def _share(text: str | None) -> float | int | None:
@@ -513,9 +548,15 @@ def _data_name(config: dict[str, Any], data: str | None) -> str:
 def _write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, about: dict[str, Any]) -> None:
     import numpy as np
 
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"{name}.npy", x.numpy(), allow_pickle=False)
-    figure.savefig(folder / f"{name}.png", dpi=120)
+    from .checkpoint import writable, write_bytes
+
+    writable(folder)
+    buffer = io.BytesIO()
+    np.save(buffer, x.numpy(), allow_pickle=False)
+    write_bytes(folder / f"{name}.npy", buffer.getvalue())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_bytes(folder / f"{name}.png", buffer.getvalue())
     paths = [str(folder / f"{name}.npy"), str(folder / f"{name}.png")]
     if json_:
         _print_json({**about, "files": paths})
@@ -529,4 +570,7 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def main() -> None:
     """The entry point of ``ppl-vae``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± gets a question mark, not a traceback
     app()

@@ -73,6 +73,11 @@ def compare(
         else log_likelihood(pair, x, y, num_samples=num_samples, seed=seed, progress=progress)
         for name, pair in pairs.items()
     }
+    if len({e.conditional for e in estimates.values()}) > 1:
+        given = [name for name, e in estimates.items() if e.conditional]
+        raise UserError(
+            f"compare: {', '.join(given)} estimate log p(x|y) and the others log p(x); compare like with like"
+        )
     return tabulate(estimates)
 
 

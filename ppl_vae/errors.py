@@ -6,6 +6,10 @@ from __future__ import annotations
 class UserError(ValueError):
     """The input is at fault, not the library; the command line prints it and exits with 2."""
 
+    def __str__(self) -> str:
+        # always one line: Pyro appends the shapes of a trace to whatever is raised inside a program
+        return (super().__str__().splitlines() or [""])[0]
+
 
 class DataError(UserError):
     """A data set that is missing, broken, or outside the support of the likelihood."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import weights
+from .data import as_split
 from .diagnostics import EXACT, fit_khat, khat_threshold, tail_length
 from .errors import DataError, NonFiniteError, PairError, UserError
 from .progress import track
@@ -39,6 +40,7 @@ class Estimate:
         num_dims: numbers in one datum.
         block: data scored together; with ``chunk`` it is part of what the seed means.
         chunk: particles scored together.
+        conditional: whether labels moved the weights, so that ``log_px`` is log p(x | y).
     """
 
     log_px: Tensor
@@ -51,6 +53,7 @@ class Estimate:
     num_dims: int
     block: int
     chunk: int
+    conditional: bool = False
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -93,12 +96,18 @@ class Estimate:
         se = "nan" if s["log_px_se"] is None else f"{s['log_px_se']:.3f}"
         bad = torch.nonzero(self.unreliable)[:, 0].tolist()
         side = "exact" if s["khat_exact"] == len(self) else "a lower bound in expectation"
+        name = "log p(x|y)" if self.conditional else "log p(x)"
+        threshold = khat_threshold(self.num_samples)
+        if bool(self.khat.isnan().all()):
+            trust = f"Pareto k needs more than {self.num_samples} samples: nothing says how far to trust this"
+        else:
+            trust = f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f})"
+            trust += f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
         lines = [
-            f"log p(x) {s['log_px_mean']:.3f} ± {se} nats ({side}; K = {self.num_samples}, seed {self.seed}, "
+            f"{name} {s['log_px_mean']:.3f} ± {se} nats ({side}; K = {self.num_samples}, seed {self.seed}, "
             f"{len(self)} data)",
             f"ELBO {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
-            f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {khat_threshold(self.num_samples):.2f})"
-            + (f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""),
+            trust,
         ]
         return "\n".join(lines)
 
@@ -126,7 +135,7 @@ def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def log_likelihood(
     pair: Any,
-    x: Tensor,
+    x: Any,
     y: Tensor | None = None,
     num_samples: int = 5000,
     *,
@@ -145,7 +154,7 @@ def log_likelihood(
 
     Args:
         pair: a pair (``pv.Pair(model, guide)`` makes one).
-        x: data (N, *shape); moved to the pair's device and dtype.
+        x: data (N, *shape), moved to the pair's device and dtype; or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K.
         seed: seeds every block of data and chunk of samples on its own.
@@ -173,7 +182,10 @@ def log_likelihood(
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
-    if not torch.is_tensor(x) or x.dim() == 0 or len(x) == 0:
+    if not torch.is_tensor(x):  # a split, an array, (x, y)
+        split = as_split(x).fixed(seed)
+        x, y = split.x, split.y if y is None else y
+    if x.dim() == 0 or len(x) == 0:
         raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
     if y is not None and len(y) != len(x):
         raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
@@ -190,8 +202,32 @@ def log_likelihood(
             parts.append(_block(pair, xb, yb, num_samples, chunk, seed, i // block, first=i))
     whole = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
     return Estimate(
-        **whole, num_samples=num_samples, seed=seed, num_dims=math.prod(x.shape[1:]), block=block, chunk=chunk
+        **whole,
+        num_samples=num_samples,
+        seed=seed,
+        num_dims=math.prod(x.shape[1:]),
+        block=block,
+        chunk=chunk,
+        conditional=y is not None and _labels_matter(pair, x, y, device, dtype),
     )
+
+
+def _labels_matter(pair: Any, x: Tensor, y: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether other labels change the weights of a few data: a pair may take labels and ignore them."""
+    if not weights.takes_labels(pair.model):
+        return False
+    kinds = torch.unique(y)
+    if len(kinds) == 1:
+        return hasattr(pair.model, "num_classes")
+    first = (y == kinds[0]).nonzero()[0, 0], (y == kinds[1]).nonzero()[0, 0]
+    few = torch.stack(first)
+    xb = x[few.to(x.device)].to(device)
+    xb = xb.to(dtype) if xb.is_floating_point() else xb
+    found = []
+    for labels in (y[few], y[few].flip(0)):
+        with evaluating(pair), forked(device, 0), pyro.validation_enabled(False):
+            found.append(weights.terms(pair.model, pair.guide, xb, labels.to(device)).log_w)
+    return not torch.equal(*found)
 
 
 def _block(
@@ -339,6 +375,10 @@ def refuse_outside(t: weights.Terms, first: int = 0) -> None:
         i = weights.first_outside(site)
         if i is not None:
             raise DataError(
-                f"datum {first + i} lies outside the support of site {name!r} ({weights.kind(site.p)}): binarise it "
-                f"(load_data(..., binarize='static'), or split.fixed(seed)), scale it, or choose another likelihood"
+                f"datum {first + i} lies outside the support of site {name!r} ({weights.kind(site.p)}): "
+                + (
+                    "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
+                    if weights.kind(site.p) == "Bernoulli"
+                    else "scale or round the data, or choose another likelihood"
+                )
             )

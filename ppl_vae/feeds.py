@@ -80,12 +80,20 @@ class LoaderFeed(Feed):
             batch = next(batches, None)
             if batch is None:
                 return
-            x, y = (batch if len(batch) > 1 else (*batch, None)) if isinstance(batch, tuple | list) else (batch, None)
+            x, y = _unpacked(batch)
             self.seen += len(x)
             if i >= start:
                 x = x.to(self.device, non_blocking=True)
                 yield (x.to(self.dtype) if x.is_floating_point() else x), (None if y is None else y.to(self.device))
             i += 1
+
+
+def _unpacked(batch: Any) -> tuple[Tensor, Tensor | None]:
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    if len(parts) not in (1, 2) or not all(torch.is_tensor(p) for p in parts):
+        kinds = ", ".join(type(p).__name__ for p in parts)
+        raise DataError(f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y)")
+    return parts[0], parts[1] if len(parts) == 2 else None
 
 
 def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> Feed:

@@ -129,13 +129,18 @@ def fit(
         >>> [row["epoch"] for row in history]
         [1, 2]
     """
+    if not isinstance(pair, Pair):
+        raise UserError(f"fit: {type(pair).__name__} is not a pair; write pv.Pair(model, guide)")
+    for name, count in (("epochs", epochs), ("batch_size", batch_size)):
+        if not isinstance(count, int):
+            raise UserError(f"{name}={count!r}: a whole number is needed")
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("warmup", warmup, 0)):
         if value < least:
             raise UserError(f"{name}={value}: at least {least} is needed")
     if patience is not None and patience < 1:
         raise UserError(f"patience={patience}: at least 1 epoch is needed")
-    if not lr > 0:
-        raise UserError(f"lr={lr}: the learning rate must be positive")
+    if not 0 < lr < math.inf:
+        raise UserError(f"lr={lr}: the learning rate must be positive and finite")
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"clip_norm={clip_norm}: the largest norm must be positive; leave it out for no clipping")
     where = resolve_device(device)
@@ -187,10 +192,12 @@ def fit(
         state, best, running = run.read(pair, optim, where)
     with forked(where):
         _first_look(pair, source, loss, where)
+    svi.steps = state.step
+    make_writer = _writer(tensorboard, run_dir)
     if run is not None and not resume:  # nothing is written before all of this was found in order
         run.start(pair, dict(record or {}), overwrite)
-    svi.steps = state.step
-    writer = _writer(tensorboard, run_dir)
+        run.write(pair, optim, state, best, running)  # from here on the folder holds a whole run
+    writer = make_writer()
     last_saved = time.monotonic()
 
     with ExitStack() as stack:
@@ -309,8 +316,15 @@ def _name_of(value: Any) -> str:
 
 
 def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> None:
-    """Check the pair on three data, and all data that are at hand against the support of the likelihood."""
+    """Check the pair on three data, and the data at hand (a loader's first batch) against the likelihood's support."""
     if not isinstance(source, TensorFeed):
+        x, y = next(source.visits(0, 0), (None, None))
+        if x is None:
+            raise DataError("the loader gave no batch")
+        with evaluating(pair):
+            check_pair(pair.model, pair.guide, x, y, objective=loss)
+            with pyro.validation_enabled(False):
+                refuse_outside(weights.terms(pair.model, pair.guide, x, y))
         return
     split = source.split
     few = split.limit(min(3, len(split))).fixed().to(device)
@@ -428,14 +442,14 @@ def _headline(row: Mapping[str, Any]) -> str:
 
 def _writer(enabled: bool, run_dir: str | Path | None) -> Any:
     if not enabled:
-        return None
+        return lambda: None
     if run_dir is None:
         raise UserError("tensorboard=True needs run_dir, where the scalars go")
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("tensorboard is not installed; pip install 'ppl_vae[tensorboard]'") from None
-    return SummaryWriter(str(Path(run_dir) / "tensorboard"))
+    return lambda: SummaryWriter(str(Path(run_dir) / "tensorboard"))
 
 
 def _log(writer: Any, row: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .checkpoint import write_json, write_text
+from .checkpoint import writable, write_json, write_text
 from .errors import PairError
 from .estimate import evaluating, home, log_likelihood
 from .objectives import Elbo
@@ -41,7 +41,7 @@ def finite(value: Any) -> Any:
 
 def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> None:
     """Write ``evaluation.json`` and ``log_px.csv``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
     if estimate is not None:
         write_csv(folder, estimate, part)
     write_json(folder / "evaluation.json", result)
@@ -49,7 +49,7 @@ def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> No
 
 def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
     """log_px.csv: a row a datum."""
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
     columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
     unreliable = estimate.unreliable.tolist()
     rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable"]
@@ -65,7 +65,7 @@ def side(result: dict[str, Any]) -> str:
     return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
 
 
-def table(result: dict[str, Any], figures: int = 0) -> Table:
+def table(result: dict[str, Any], figures: int = 0, given_labels: bool = False) -> Table:
     """The table at the end of an evaluation."""
     shown = Table(show_header=False, box=None)
     r = result
@@ -75,11 +75,16 @@ def table(result: dict[str, Any], figures: int = 0) -> Table:
         shown.add_row("log p(x)", "none", Text(str(r["note"])))
     else:
         se = "" if r["log_px_se"] is None else f" ± {r['log_px_se']:.3f}"
-        shown.add_row("log p(x)", f"{r['log_px_mean']:.3f}{se} nats", side(r))
+        shown.add_row("log p(x|y)" if given_labels else "log p(x)", f"{r['log_px_mean']:.3f}{se} nats", side(r))
         shown.add_row("bits per dimension", f"{r['bits_per_dim']:.4f}", "")
         shown.add_row("smallest ESS", f"{r['ess_min']:.1f}", f"of {r['num_samples']}")
-        worst = "exact" if r["khat_max"] is None else f"{r['khat_max']:.2f}"
-        shown.add_row("largest Pareto k", worst, f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable")
+        bad = f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable"
+        if r["khat_max"] is not None:
+            shown.add_row("largest Pareto k", f"{r['khat_max']:.2f}", bad)
+        elif r["khat_exact"]:
+            shown.add_row("Pareto k", "exact", bad)
+        else:
+            shown.add_row("Pareto k", "none", "too few samples to say how far to trust this")
     if "run" in r:
         shown.add_row("run folder", r["run"], "")
         shown.add_row("figures", f"{r['run']}/figures" if figures else "none", f"{figures} files" if figures else "")

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from . import weights
 from .errors import NonFiniteError, PairError, UserError
-from .objectives import Objective, ours
+from .objectives import Objective, objective, ours
 from .store import Program, own_store, with_params
 
 READ_EVERY = 50  # steps between looks at the device; a look waits for it
@@ -39,7 +39,7 @@ class SVI:
         optim: a ``torch.optim`` optimiser that holds the parameters; or a callable that takes a list of them and
             returns one, such as ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a Pyro optimiser. With
             ``fused=True`` (Adam, AdamW, SGD, Adagrad) a bad step is skipped without a host read.
-        loss: a ``pyro.infer.ELBO``; None takes ``Trace_ELBO()``.
+        loss: a ``pyro.infer.ELBO``, or the name of an objective; None takes ``Trace_ELBO()``.
         clip_norm: the largest norm of the whole gradient; None leaves it alone.
 
     Raises:
@@ -60,15 +60,16 @@ class SVI:
         model: Program,
         guide: Program,
         optim: Optimizer | PyroOptim | Callable[[Iterable[Tensor]], Optimizer],
-        loss: ELBO | None = None,
+        loss: ELBO | str | None = None,
         *,
         clip_norm: float | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
-        self.loss: Any = Trace_ELBO() if loss is None else loss
+        self.loss: Any = Trace_ELBO() if loss is None else objective(loss) if isinstance(loss, str) else loss
         if not isinstance(self.loss, ELBO):
-            raise UserError(f"loss: {type(self.loss).__name__} is not a pyro.infer.ELBO; pass one, such as pv.IWAE()")
+            what = f"the class {loss.__name__}" if isinstance(loss, type) else f"a {type(loss).__name__}"
+            raise UserError(f"loss: {what} is not an instance of pyro.infer.ELBO; pass one, such as pv.IWAE()")
         if not (isinstance(optim, Optimizer | PyroOptim) or callable(optim)):
             raise UserError(f"optim: {type(optim).__name__} is neither a torch.optim nor a pyro.optim optimiser")
         self.objective: Objective | None = ours(self.loss)

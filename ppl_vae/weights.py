@@ -282,6 +282,8 @@ def score(
 
     particles = num_samples if latents else 1  # without latents every particle is the same: score it once
     model_sites = _sampled(_run(model, model_args, kwargs, particles, values))
+    if not any(site["is_observed"] for site in model_sites.values()):
+        raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
     _check_names(model_sites, latents)
 
     sites: dict[str, Site] = {}
@@ -292,8 +294,7 @@ def score(
             log_p = _log_prob(p, _batch(p, particles)).expand(num_samples, -1)
             zero = torch.zeros_like(log_p) if zero is None else zero
             observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"])
-    if zero is None:
-        raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
+    assert zero is not None
     shape = (num_samples, zero.shape[1])
     for name, q in scored.items():
         log_q = _shaped(name, parts[name].log_prob, shape)

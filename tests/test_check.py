@@ -91,6 +91,12 @@ def greedy_guide(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(torch.zeros(1), 1.0).to_event(1))
 
 
+def forgetful_model(x: Tensor) -> None:
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", normal())
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1))
+
+
 BAD: dict[str, tuple[Any, Any, str]] = {
     "names that do not match": (model(), guide(name="code"), r"draws \['z'\] and the guide draws \['code'\].*rename"),
     "a latent that the guide forgets": (model(), lambda x: None, r"draws \['z'\] and the guide draws \[\]"),
@@ -126,6 +132,12 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         guide(lambda x: dist.Gamma(ONE, 1.0).to_event(1)),
         r"'z': the guide's Gamma.*beyond the model's Uniform",
     ),
+    "a negative rate under a Gamma prior": (
+        model(lambda: dist.Gamma(ONE, 1.0).to_event(1), lambda z: dist.Poisson(z[..., :1]).to_event(1)),
+        guide(),
+        r"'z': the guide's Normal has support.*beyond the model's Gamma",
+    ),
+    "a forgotten obs": (forgetful_model, guide(), r'observes no site; write pyro.sample\("x"'),
     "NaN in the guide": (
         model(),
         guide(lambda x: dist.Normal(ZERO / 0, ONE, validate_args=False).to_event(1)),

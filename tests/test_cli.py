@@ -171,6 +171,10 @@ def test_every_pair_trains_from_the_command_line(pair: str, tmp_path: Path) -> N
         (["train", "--resume"], "--resume needs --out"),
         (["evaluate", "nowhere"], "nowhere is not a run"),
         (["compare", "nowhere", "elsewhere"], "is not a run"),
+        (["compare", "nowhere"], "one run was given; give two or more"),
+        (["train", "--num-samples", "0"], "--num-samples 0: at least 1"),
+        (["train", "--limit", "-1"], "--limit -1: at least 1"),
+        (["train", "--lr", "inf"], "lr=inf: the learning rate must be positive and finite"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
@@ -243,3 +247,81 @@ def test_help_needs_no_torch() -> None:
     text = call("train", "--help").stdout
     for option in ("--latent", "--hidden", "--likelihood", "--network", "--hidden2", "--guide"):
         assert option in text
+
+
+def test_a_good_run_outlives_a_bad_request_to_overwrite_it(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "vae", tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    for bad in (["--lr", "inf"], ["--epochs", "0"], ["--binarize", "none"], ["--warmup", "9"], ["--num-samples", "0"]):
+        call("train", "vae", *FAST, *bad, "--out", tmp_path / "run", "--overwrite", code=2)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == before
+    call("train", "vae", *FAST, "--out", tmp_path / "run", "--overwrite", "--seed", "5", "--no-figures")
+    assert not list((tmp_path / "run" / "figures").glob("*.png"))  # the old pictures are not of this run
+
+
+def test_a_run_is_whole_from_its_first_moment(tmp_path: Path) -> None:
+    result = call(
+        "train", "vae", *FAST, "--out", tmp_path / "run", "--optimizer", "sgd", "--lr", "1e9", "--no-figures", code=2
+    )
+    assert "training stopped at step" in result.stderr
+    assert "labels" not in result.stderr
+    read("evaluate", tmp_path / "run", "--num-samples", "10", "--limit", "5")
+
+
+def test_few_samples_are_not_called_exact(runs: Path) -> None:
+    for num_samples in ("1", "10"):
+        text = call("evaluate", runs / "vae", "--num-samples", num_samples, "--limit", "10").stdout
+        assert "too few samples" in text
+        assert "exact" not in text
+
+
+def test_a_likelihood_given_labels_is_called_so(runs: Path) -> None:
+    assert "log p(x|y)" in call("evaluate", runs / "cvae", "--num-samples", "50", "--limit", "20").stdout
+    assert "log p(x|y)" not in call("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20").stdout
+    result = call("compare", runs / "vae", runs / "cvae", "--num-samples", "50", "--limit", "20", code=2)
+    assert "compare like with like" in result.stderr
+
+
+def test_a_run_on_a_file_is_judged_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    np.savez("data.npz", x=(np.random.default_rng(0).random((80, 6)) > 0.5).astype(np.float32))
+    call("train", "vae", *FAST, "--data", "data.npz", "--out", tmp_path / "run", "--no-figures")
+    monkeypatch.chdir(tmp_path)
+    assert read("evaluate", "run", "--num-samples", "30", "--limit", "5")["n"] == 5
+    call("train", "--out", "run", "--resume", "--data", "here/data.npz", "--no-figures", "--num-samples", "5")
+    np.savez("other.npz", x=np.zeros((80, 6), np.float32))
+    result = call("train", "--out", "run", "--resume", "--data", "other.npz", code=2)
+    assert "no longer those of the run" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "score", "sample", "reconstruct", "figures"])
+def test_an_output_that_is_a_file_is_refused(command: str, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    call(command, runs / "vae", "--out", tmp_path / "file", code=2)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_damaged_history_is_one_line(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "vae", tmp_path / "run")
+    (tmp_path / "run" / "history.jsonl").write_text("{nonsense")
+    assert "not JSON lines" in call("figures", tmp_path / "run", "--num-samples", "5", "--limit", "5", code=2).stderr
+
+
+def test_a_terminal_without_unicode_gets_a_table_too(runs: Path) -> None:
+    import os
+
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "ppl_vae", "evaluate", runs / "vae", "--num-samples", "30", "--limit", "5"]
+    done = subprocess.run(command, env=env, capture_output=True, check=True)
+    assert b"log p(x)" in done.stdout
+
+
+def test_many_images_are_all_written_and_some_are_drawn(runs: Path, tmp_path: Path) -> None:
+    found = read("sample", runs / "vae", "-n", "1000", "--out", tmp_path)
+    assert len(np.load(found["files"][0])) == 1000
+    read("reconstruct", runs / "vae", "-n", "300", "--out", tmp_path)

@@ -466,3 +466,27 @@ def test_the_maximum_likelihood_of_pca_needs_noise() -> None:
     model = pv.build("linear", data_shape=(3,), latent=3).model
     with pytest.raises(pv.UserError, match="latent=3 of 3 dimensions leaves none"):
         model.set_maximum_likelihood(torch.randn(10, 3))
+
+
+def test_splits_and_arrays_are_data_too() -> None:
+    data = pv.load_data("digits")
+    pair = pv.build("cvae", data=data, latent=2, hidden=(8,))
+    test = data.test.limit(10)
+    est = pv.log_likelihood(pair, test, num_samples=20)
+    assert torch.equal(est.log_px, pv.log_likelihood(pair, test.x, test.y, num_samples=20).log_px)
+    assert torch.equal(est.log_px, pv.log_likelihood(pair, test.x.numpy(), test.y, num_samples=20).log_px)
+    assert est.conditional
+    assert str(est).startswith("log p(x|y)")
+    assert len(pv.log_likelihood(pair, data.train.limit(5), num_samples=5)) == 5  # drawn once, fixed by the seed
+    vae = pv.build("vae", data=data, latent=2, hidden=(8,))
+    assert not pv.log_likelihood(vae, test, num_samples=20).conditional
+    with pytest.raises(pv.UserError, match="compare like with like"):
+        pv.compare({"vae": vae, "cvae": pair}, test.x, test.y, num_samples=20)
+
+
+def test_an_error_inside_a_program_is_one_line() -> None:
+    """Pyro appends the shapes of the trace to what is raised inside it."""
+    pair = pv.build("cvae", data_shape=(4,), num_classes=3, latent=2, hidden=(3,))
+    with pytest.raises(pv.UserError) as caught:
+        pv.reconstruct(pair, torch.zeros(2, 4))
+    assert str(caught.value) == "this pair is conditional: give labels y with the data"

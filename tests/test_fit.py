@@ -379,6 +379,8 @@ def test_after_nan_the_last_good_checkpoint_is_kept(tmp_path: Path) -> None:
         ({"epochs": 0}, "epochs=0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"lr": 0.0}, "lr=0.0: the learning rate"),
+        ({"lr": math.inf}, "lr=inf: the learning rate"),
+        ({"epochs": 1.5}, "epochs=1.5: a whole number"),
         ({"clip_norm": -1.0}, "clip_norm=-1.0"),
         ({"patience": 0}, "patience=0"),
         ({"optimizer": "lion"}, "optimizer='lion': choose one of adam"),
@@ -410,3 +412,17 @@ def test_a_broken_pair_is_refused_before_training() -> None:
         fit(pv.Pair(pair.model, lambda x: None), x)
     with pytest.raises(pv.PairError, match=r"'z1' before 'z2'"):
         fit(CASES["hierarchical"].build(), CASES["hierarchical"].draw(20)[0], objective="meanfield")
+
+
+def test_batches_of_a_loader_are_checked_too() -> None:
+    pair, x = small()
+    bad: list[tuple[Any, str]] = [
+        (TensorDataset(x * 16), "outside the support of site 'x'"),
+        (TensorDataset(x, x[:, 0], x[:, 0]), "a batch of the loader is .Tensor, Tensor, Tensor."),
+        ([{"x": row} for row in x], "a batch of the loader is .dict."),
+    ]
+    for data, message in bad:
+        with pytest.raises(pv.DataError, match=message):
+            fit(pair, DataLoader(data, batch_size=10))
+    with pytest.raises(pv.UserError, match=r"write pv.Pair\(model, guide\)"):
+        fit((pair.model, pair.guide), x)  # type: ignore[arg-type]

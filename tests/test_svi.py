@@ -229,8 +229,11 @@ def test_mistakes_are_named() -> None:
     x, _ = CASES["vae"].draw(4)
     with pytest.raises(pv.UserError, match="optim: int"):
         pv.SVI(pair.model, pair.guide, 3)  # type: ignore[arg-type]
-    with pytest.raises(pv.UserError, match="loss: str is not"):
-        pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), "elbo")  # type: ignore[arg-type]
+    with pytest.raises(pv.UserError, match=r"loss: the class IWAE is not an instance.*pv.IWAE\(\)"):
+        pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), pv.IWAE)  # type: ignore[arg-type]
+    with pytest.raises(pv.UserError, match="objective 'vae' is not known"):
+        pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), "vae")
+    assert isinstance(pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), "iwae").loss, pv.IWAE)
     other = nn.Linear(2, 2)
     with pytest.raises(pv.PairError, match="holds no parameter that the loss depends on"):
         pv.SVI(pair.model, pair.guide, torch.optim.Adam(other.parameters())).step(x)

@@ -167,7 +167,7 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
     if missing:
         raise UserError(
             f"pair {name!r} needs {', '.join(missing)}"
-            + ("; the data have no labels" if "num_classes" in missing and data is not None else "")
+            + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
         )
     pair = function(**options)
     pair.name = name
