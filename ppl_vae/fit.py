@@ -261,10 +261,10 @@ def fit(
             raise
         except NonFiniteError as error:
             raise _explain(error, svi, pair, source, seed, per_epoch) from error
+        if run is not None:  # with the last weights, from which a longer fit goes on; the best are beside them
+            run.write(pair, svi.optimizer, state, best, running, done=True)
         if best:
             pair.load_state_dict(best)
-        if run is not None:
-            run.write(pair, svi.optimizer, state, best, running, done=True)
     if writer is not None:
         writer.close()
     return state.history

@@ -151,7 +151,7 @@ class Trap:
         ("a config that is a list", "not a configuration of this program"),
         ("another size in the config", "has shape"),
         ("another option in the config", "no option depth"),
-        ("a type that makes no sense", "can't be rebuilt"),
+        ("a type that makes no sense", "can't be rebuilt.*latent='many' is not of the type int"),
         ("a module to import", "'os:system' is not registered"),
         ("another format", "not a configuration of this program"),
     ],

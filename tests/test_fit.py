@@ -426,3 +426,18 @@ def test_batches_of_a_loader_are_checked_too() -> None:
             fit(pair, DataLoader(data, batch_size=10))
     with pytest.raises(pv.UserError, match=r"write pv.Pair\(model, guide\)"):
         fit((pair.model, pair.guide), x)  # type: ignore[arg-type]
+
+
+def test_a_fit_that_stopped_early_goes_on_longer_from_its_last_weights(tmp_path: Path) -> None:
+    """The best weights are kept beside the last ones, which a longer fit goes on from, as an unbroken one would."""
+
+    def run(folder: str, epochs: int, resume: bool = False) -> Tensor:
+        pair, x = small()
+        fit(
+            pair, pv.load_data(x, seed=0), run_dir=tmp_path / folder, epochs=epochs, patience=50, resume=resume, lr=0.03
+        )
+        return weights(pair)
+
+    whole = run("whole", 12)
+    run("cut", 7)
+    assert torch.equal(run("cut", 12, resume=True), whole)

@@ -168,3 +168,23 @@ def test_a_shared_module_is_one_module() -> None:
     pyro.set_rng_seed(0)
     pyro.infer.Trace_ELBO()(pair.model, pair.guide)(x).backward()
     torch.testing.assert_close(ours, shared.weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 200}, r"hidden=200 is not of the type Sequence\[int\]"),
+        ({"latent": "3"}, "latent='3' is not of the type int"),
+        ({"latent": 2.5}, "latent=2.5 is not of the type int"),
+        ({"likelihood": 3}, "likelihood=3 is not of the type str"),
+        ({"depth": 3}, "has no option depth; it takes data_shape"),
+        ({"activation": "sine"}, "activation='sine': choose one of tanh"),
+    ],
+)
+def test_options_of_a_builder_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(pv.UserError, match=message):
+        pv.build("vae", data_shape=(4,), **options)
+    with pytest.raises(pv.UserError, match="needs data_shape"):
+        pv.build("vae")
+    with pytest.raises(pv.UserError, match="pair 'gan' is not known; choose one of vae"):
+        pv.build("gan")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..likelihoods import Likelihood
 from ..networks import Decoder, Encoder
+from ..options import options_of
 from ..registry import PAIRS, resolve
 
 
@@ -169,6 +170,9 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
             f"pair {name!r} needs {', '.join(missing)}"
             + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
         )
+    for key, option in options_of(name).items():
+        if key in options and not _fits(options[key], option.annotation):
+            raise UserError(f"pair {name!r}: {key}={options[key]!r} is not of the type {option.annotation}")
     pair = function(**options)
     pair.name = name
     # the mean only sets a bias, which is among the weights: a run is rebuilt without it
@@ -176,6 +180,15 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
     if pair.data_shape is None:
         pair.data_shape = tuple(options["data_shape"])
     return pair
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a value is of a type as a builder's signature writes it: int, float, str, bool, Sequence of them."""
+    if annotation.startswith("Sequence["):
+        inner = annotation.removeprefix("Sequence[").removesuffix("]")
+        return isinstance(value, list | tuple) and all(_fits(v, inner) for v in value)
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    return annotation not in kinds or isinstance(value, kinds[annotation])
 
 
 def _plain(value: Any) -> Any:
