@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "ppl_vae.annealed": ("Sandwich", "ais", "bdmc"),
     "ppl_vae.check": ("check_pair",),
     "ppl_vae.checkpoint": ("load", "save"),
     "ppl_vae.compare": ("compare",),
@@ -37,6 +38,9 @@ _FILES = {
 __all__ = [*sorted(_WHERE), "__version__"]
 
 if TYPE_CHECKING:
+    from .annealed import Sandwich as Sandwich
+    from .annealed import ais as ais
+    from .annealed import bdmc as bdmc
     from .check import check_pair as check_pair
     from .checkpoint import load as load
     from .checkpoint import save as save

@@ -33,7 +33,11 @@ def _data_site(draws: dict[str, weights.Draw]) -> weights.Draw:
 
 
 def _generate(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None = None) -> weights.Draw:
-    """Run the model without data, at given latents (1, n, *event) where there are any."""
+    """The data site of the model, run without data, at given latents (1, n, *event) where there are any."""
+    return _data_site(_run_model(pair, n, y, latents))
+
+
+def _run_model(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None) -> dict[str, weights.Draw]:
     device, dtype = home(pair)
     y = None if y is None else y.to(device)
     target = pair.model.forward if isinstance(pair.model, nn.Module) else pair.model
@@ -51,7 +55,17 @@ def _generate(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | 
             "this model can't run without data: write model(x=None, y=None, n=1), or give the shape of a datum, "
             "pv.Pair(model, guide, data_shape=(784,))"
         )
-    return _data_site(weights.sites(pair.model, args, kwargs, values=latents, uncondition=True))
+    return weights.sites(pair.model, args, kwargs, values=latents, uncondition=True)
+
+
+def simulate(pair: Any, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draw n data from the model together with their latents: x (n, *data_shape), and (1, n, *event) by site.
+
+    Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
+    """
+    found = _run_model(pair, n, None, None)
+    data = _data_site(found)
+    return data.value[0], {name: d.value for name, d in found.items() if d is not data and not d.is_observed}
 
 
 def _mean_or_value(draw: weights.Draw) -> Tensor:

@@ -482,18 +482,29 @@ def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str,
         >>> pv.log_joint(pair.model, torch.zeros(3, 5), None, {"z": torch.zeros(4, 3, 2)}).shape
         torch.Size([4, 3])
     """
+    likelihood, prior = log_densities(model, call_args(model, x, y), latents)
+    return likelihood + prior
+
+
+def log_densities(program: Program, args: tuple[Any, ...], latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
+
+    Raises:
+        PairError: a latent site has no value.
+    """
     particles = next(iter(latents.values())).shape[0] if latents else 1
     with own_store():
-        sites = _sampled(_run(model, call_args(model, x, y), {}, particles, latents))
-    total: Tensor | None = None
+        sites = _sampled(_run(program, args, {}, particles, latents))
+    observed: list[Tensor] = []
+    latent: list[Tensor] = []
     for name, site in sites.items():
         if not site["is_observed"] and name not in latents:
-            raise PairError(f"log_joint: the latent site {name!r} has no value; give one in latents[{name!r}]")
-        log_p = _log_prob(site, _batch(site, particles))
-        total = log_p if total is None else total + log_p
-    if total is None:
-        raise PairError("log_joint: the model has no sample site")
-    return total
+            raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
+        (observed if site["is_observed"] else latent).append(_log_prob(site, _batch(site, particles)))
+    if not observed and not latent:
+        raise PairError("the program has no sample site")
+    zero = torch.zeros_like((observed or latent)[0])
+    return _total(observed, zero), _total(latent, zero)
 
 
 def first_outside(site: Site) -> int | None:

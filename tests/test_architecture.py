@@ -40,7 +40,7 @@ ORDER = [
     {"weights", "pairs.base"},
     {"objectives", "estimate", *(f for f in FILES if f.startswith("pairs."))},
     {"svi", "check", "draws", "compare", "checkpoint", "feeds"},
-    {"resume", "tiles", "report"},
+    {"resume", "tiles", "report", "annealed"},
     {"fit", "figures"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,353 @@
+"""Annealed importance sampling, and the sandwich that it makes with its reverse on simulated data.
+
+Neal: Annealed Importance Sampling, 2001, arXiv:physics/9803008. Grosse, Ghahramani, Adams: Sandwiching the marginal
+likelihood using bidirectional Monte Carlo, 2015, arXiv:1511.02543. Wu, Burda, Salakhutdinov, Grosse: On the
+Quantitative Analysis of Decoder-Based Generative Models, 2017, arXiv:1611.04273.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from . import draws, weights
+from .data import as_split
+from .errors import DataError, PairError, UserError
+from .estimate import Estimate, Running, evaluating, home
+from .progress import bar
+from .rng import forked, reseed, seed_for
+
+LEAPFROG = 10  # steps of one HMC move
+ACCEPT = 0.65  # the share of moves that the step sizes aim at
+
+
+def _sigmoid(done: Tensor) -> Tensor:
+    """Slow at both ends, where the distributions change fastest: Wu et al. 2017."""
+    low, high = torch.sigmoid(torch.tensor(-4.0)), torch.sigmoid(torch.tensor(4.0))
+    return (torch.sigmoid(4 * (2 * done - 1)) - low) / (high - low)
+
+
+SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": _sigmoid, "linear": lambda done: done}
+
+
+class Path:
+    """The distributions between the start and the posterior, over unconstrained latents u (C, B, n).
+
+    ``log f_beta = (1 - beta) log f_0 + beta log p(x, z)``, with the log determinant of z(u) in both; f_0 is the prior
+    or the guide, so that its integral is one.
+    """
+
+    def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str) -> None:
+        self.pair, self.x, self.y, self.start = pair, x, y, start
+        source = pair.guide if start == "guide" else pair.model
+        found = weights.sites(source, weights.call_args(source, x, y), num_samples=chains)
+        names = {n: d for n, d in found.items() if not d.is_observed}
+        if not names:
+            raise PairError("this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal")
+        self.values = {n: d.value.detach() for n, d in names.items()}  # draws from f_0
+        supports = weights.sites(
+            pair.model, weights.call_args(pair.model, x, y), num_samples=chains, values=self.values
+        )
+        self.transforms = {}
+        for name, value in self.values.items():
+            support = supports[name].fn.support
+            if support.is_discrete or weights.kind(names[name].fn) == "Delta":
+                raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
+            self.transforms[name] = biject_to(support)
+            if not value.is_floating_point():
+                raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
+        self.shapes = {n: self.transforms[n].inv(v).shape[2:] for n, v in self.values.items()}
+
+    def unconstrained(self, values: dict[str, Tensor]) -> Tensor:
+        """Latents by site to u (C, B, n)."""
+        return torch.cat([self.transforms[n].inv(v).flatten(2) for n, v in values.items()], -1)
+
+    def constrained(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """u (C, B, n) to latents by site, and the log determinant (C, B)."""
+        values: dict[str, Tensor] = {}
+        log_det = torch.zeros_like(u[..., 0])
+        at = 0
+        for name, shape in self.shapes.items():
+            part = u[..., at : at + shape.numel()].reshape(*u.shape[:2], *shape)
+            at += shape.numel()
+            values[name] = self.transforms[name](part)
+            term = self.transforms[name].log_abs_det_jacobian(part, values[name])
+            log_det = log_det + term.flatten(2).sum(-1) if term.dim() > 2 else log_det + term
+        return values, log_det
+
+    def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log f_0 and log p(x, z), both with the determinant, (C, B)."""
+        values, log_det = self.constrained(u)
+        likelihood, prior = weights.log_densities(
+            self.pair.model, weights.call_args(self.pair.model, self.x, self.y), values
+        )
+        first = prior
+        if self.start == "guide":
+            args = weights.call_args(self.pair.guide, self.x, self.y)
+            first = weights.log_densities(self.pair.guide, args, values)[1]
+        return first + log_det, likelihood + prior + log_det
+
+
+def _slope(path: Path, u: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log f_0, log p(x, z) and the gradient of log f_beta, at u."""
+    with torch.enable_grad():
+        at = u.detach().requires_grad_()
+        first, last = path.ends(at)
+        (gradient,) = torch.autograd.grad(((1 - beta) * first + beta * last).sum(), at)
+    return first.detach(), last.detach(), gradient
+
+
+def _move(path: Path, u: Tensor, beta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One HMC move that leaves f_beta alone, for all chains and data: u, log f_0, log p(x, z), acceptance (C, B)."""
+    first, last, gradient = _slope(path, u, beta)
+    momentum = torch.randn_like(u)
+    start = (1 - beta) * first + beta * last - momentum.square().sum(-1) / 2
+    size = step[..., None]  # (B, 1) against (C, B, n)
+    v, p = u, momentum + size * gradient / 2
+    for i in range(LEAPFROG):
+        v = v + size * p
+        first_v, last_v, gradient = _slope(path, v, beta)
+        p = p + size * gradient * (1.0 if i < LEAPFROG - 1 else 0.5)
+    end = (1 - beta) * first_v + beta * last_v - p.square().sum(-1) / 2
+    chance = torch.exp((end - start).nan_to_num(nan=-math.inf).clamp(max=0))
+    taken = torch.rand_like(chance) < chance
+    return (
+        torch.where(taken[..., None], v, u),
+        torch.where(taken, first_v, first),
+        torch.where(taken, last_v, last),
+        chance,
+    )
+
+
+def _anneal(
+    path: Path, u: Tensor, betas: Tensor, steps: Tensor, *, adapt: bool, reverse: bool, tick: Callable[[], None]
+) -> Tensor:
+    """Run along the path from u and return log weights (C, B); ``adapt`` sets the step sizes (T + 1, B) instead.
+
+    Forward, the weight grows before each move; in reverse, which starts at the posterior, after it.
+    """
+    log_w = torch.zeros_like(u[..., 0])
+    order = range(len(betas) - 1, 0, -1) if reverse else range(1, len(betas))
+    first, last = path.ends(u)
+    for t in order:
+        if not reverse:
+            log_w = log_w + (betas[t] - betas[t - 1]) * (last - first)
+        if adapt and t > 1:
+            steps[t] = steps[t - 1]
+        u, first, last, chance = _move(path, u, betas[t], steps[t])
+        if adapt:
+            steps[t] = steps[t] * torch.exp(0.2 * (chance.mean(0) - ACCEPT))
+        if reverse:
+            log_w = log_w - (betas[t] - betas[t - 1]) * (last - first)
+        tick()
+    return log_w
+
+
+def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) -> Tensor:
+    if num_chains < 1 or num_temperatures < 1:
+        raise UserError(f"num_chains={num_chains}, num_temperatures={num_temperatures}: at least one of each is needed")
+    if start not in ("prior", "guide"):
+        raise UserError(f"start={start!r}: choose 'prior' or 'guide'")
+    if schedule not in SCHEDULES:
+        raise UserError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    return SCHEDULES[schedule](torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64))
+
+
+def ais(
+    pair: Any,
+    x: Any,
+    y: Tensor | None = None,
+    *,
+    num_chains: int = 16,
+    num_temperatures: int = 1000,
+    start: str = "prior",
+    schedule: str = "sigmoid",
+    seed: int = 0,
+    block: int = 128,
+    progress: bool = False,
+) -> Estimate:
+    r"""Estimate log p(x) of each datum by annealed importance sampling with HMC moves.
+
+    .. math:: \log \hat p(x) = \log \frac1C \sum_c \prod_t \frac{f_{\beta_t}(z_{c,t-1})}{f_{\beta_{t-1}}(z_{c,t-1})}
+
+    A lower bound in expectation. A first run sets the step sizes for each datum and temperature, and is thrown away.
+    Constrained latents move in their unconstrained space. No parameter, mode or generator is changed.
+
+    Args:
+        pair: a pair with continuous latents; with ``start="prior"`` its guide is not used.
+        x: data (N, *shape), or a split.
+        y: labels (N,), for pairs that take them.
+        num_chains: C, chains a datum.
+        num_temperatures: distributions between the start and the posterior.
+        start: ``"prior"`` or ``"guide"``.
+        schedule: ``"sigmoid"`` or ``"linear"``.
+        seed: seeds each block of data on its own.
+        block: data annealed at once; part of the seed's meaning.
+        progress: show a bar.
+
+    Returns:
+        Estimate, whose ``num_samples`` is the number of chains and whose ``elbo`` is the mean log weight.
+
+    Raises:
+        PairError: the pair has no latents, or a discrete or deterministic one.
+        UserError: a setting that makes no sense.
+
+    Source: Neal, 2001, arXiv:physics/9803008; Wu et al., 2017, arXiv:1611.04273.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> est = pv.ais(pair, torch.zeros(2, 5), num_chains=4, num_temperatures=20)
+        >>> est.log_px.shape
+        torch.Size([2])
+    """
+    betas = _setting(num_chains, num_temperatures, start, schedule)
+    split = as_split(x if torch.is_tensor(x) and y is None else (x, y) if y is not None else x).fixed(seed)
+    if len(split) == 0:
+        raise DataError("ais: x holds no data")
+    device, dtype = home(pair)
+    betas = betas.to(device, dtype)
+    parts: list[dict[str, Tensor]] = []
+    starts = range(0, len(split), block)
+    with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
+        task = shown.add_task("annealing", total=2 * num_temperatures * len(starts), info="")
+        for i in starts:
+            reseed(seed_for(seed, "ais", i // block), device)
+            xb, yb = _placed(split.x[i : i + block], None if split.y is None else split.y[i : i + block], device, dtype)
+            steps = _adapted(pair, xb, yb, num_chains, start, betas, lambda: shown.advance(task))
+            path = Path(pair, xb, yb, num_chains, start)
+            u = path.unconstrained(path.values)
+            log_w = _anneal(path, u, betas, steps, adapt=False, reverse=False, tick=lambda: shown.advance(task))
+            parts.append(_summed(log_w))
+    whole = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
+    dims = math.prod(split.x.shape[1:])
+    return Estimate(
+        **whole, num_samples=num_chains, seed=seed, num_dims=dims, block=block, chunk=num_chains, conditional=False
+    )
+
+
+def _placed(x: Tensor, y: Tensor | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    x = x.to(device)
+    return (x.to(dtype) if x.is_floating_point() else x), (None if y is None else y.to(device))
+
+
+def _adapted(
+    pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, betas: Tensor, tick: Callable[[], None]
+) -> Tensor:
+    """Step sizes (T + 1, B) from a run that is thrown away."""
+    path = Path(pair, x, y, chains, start)
+    u = path.unconstrained(path.values)
+    steps = torch.full((len(betas), len(x)), 0.3, dtype=u.dtype, device=u.device)
+    _anneal(path, u, betas, steps, adapt=True, reverse=False, tick=tick)
+    return steps
+
+
+def _summed(log_w: Tensor) -> dict[str, Tensor]:
+    total = Running(len(log_w))
+    zero = torch.zeros_like(log_w)
+    total.add(weights.Terms(log_w, zero, zero))
+    return total.result()
+
+
+@dataclass(eq=False)
+class Sandwich:
+    """log p(x) of simulated data between two bounds, in nats; (N,) float64 each.
+
+    Attributes:
+        x: the simulated data.
+        lower: forward estimates, a lower bound in expectation.
+        upper: reverse estimates from exact posterior draws, an upper bound in expectation.
+        seed: the seed.
+    """
+
+    x: Tensor
+    lower: Tensor
+    upper: Tensor
+    seed: int
+
+    @property
+    def gap(self) -> float:
+        """Mean of upper - lower: what either bound can be off by, on data of the model."""
+        return float((self.upper - self.lower).mean())
+
+    @property
+    def gap_se(self) -> float:
+        """Standard error of the gap over the data."""
+        return float((self.upper - self.lower).std()) / math.sqrt(len(self.lower))
+
+    def __str__(self) -> str:
+        return (
+            f"on {len(self.lower)} simulated data (seed {self.seed}), mean log p(x) lies in expectation between "
+            f"{float(self.lower.mean()):.3f} and {float(self.upper.mean()):.3f} nats: a gap of {self.gap:.3f} ± "
+            f"{self.gap_se:.3f}"
+        )
+
+
+def bdmc(
+    pair: Any,
+    num_data: int = 100,
+    *,
+    num_chains: int = 16,
+    num_temperatures: int = 1000,
+    start: str = "prior",
+    schedule: str = "sigmoid",
+    seed: int = 0,
+    progress: bool = False,
+) -> Sandwich:
+    r"""Bound log p(x) from both sides on data simulated from the model.
+
+    A simulated (z, x) is an exact draw z from the posterior of its x. Annealing from it back to the start gives an
+    unbiased estimate of 1 / p(x), hence an upper bound on log p(x) in expectation; forward annealing gives a lower one.
+
+    Args:
+        pair: a pair with continuous latents, whose model takes no labels.
+        num_data: data to simulate.
+        num_chains: chains a datum, in each direction.
+        num_temperatures: distributions between the start and the posterior.
+        start: ``"prior"`` or ``"guide"``.
+        schedule: ``"sigmoid"`` or ``"linear"``.
+        seed: of everything.
+        progress: show a bar.
+
+    Raises:
+        PairError: as :func:`ais`.
+        UserError: a setting that makes no sense, or a model that can't run without data.
+
+    Source: Grosse, Ghahramani, Adams, 2015, arXiv:1511.02543; Wu et al., 2017, arXiv:1611.04273.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> sandwich = pv.bdmc(pair, num_data=3, num_chains=4, num_temperatures=20)
+        >>> sandwich.lower.shape, sandwich.upper.shape
+        (torch.Size([3]), torch.Size([3]))
+    """
+    if num_data < 1:
+        raise UserError(f"num_data={num_data}: at least one is needed")
+    betas = _setting(num_chains, num_temperatures, start, schedule)
+    device, dtype = home(pair)
+    betas = betas.to(device, dtype)
+    with (
+        evaluating(pair),
+        forked(device, seed_for(seed, "bdmc")),
+        pyro.validation_enabled(False),
+        bar(progress) as shown,
+    ):
+        task = shown.add_task("sandwich", total=3 * num_temperatures, info="")
+        x, z = draws.simulate(pair, num_data)
+        steps = _adapted(pair, x, None, num_chains, start, betas, lambda: shown.advance(task))
+        path = Path(pair, x, None, num_chains, start)
+        chains: dict[str, Any] = {"adapt": False, "tick": lambda: shown.advance(task)}
+        up = _anneal(path, path.unconstrained(path.values), betas, steps, reverse=False, **chains)
+        exact = {n: z[n].expand(num_chains, *z[n].shape[1:]) for n in path.values}
+        down = _anneal(path, path.unconstrained(exact), betas, steps, reverse=True, **chains)
+        lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)
+        upper = math.log(num_chains) - torch.logsumexp(down.double(), 0)
+    return Sandwich(x.cpu(), lower.cpu(), upper.cpu(), seed)
