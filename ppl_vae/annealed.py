@@ -226,11 +226,10 @@ def ais(
             u = path.unconstrained(path.values)
             log_w = _anneal(path, u, betas, steps, adapt=False, reverse=False, tick=lambda: shown.advance(task))
             parts.append(_summed(log_w))
-    whole = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
+    whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
     dims = math.prod(split.x.shape[1:])
-    return Estimate(
-        **whole, num_samples=num_chains, seed=seed, num_dims=dims, block=block, chunk=num_chains, conditional=False
-    )
+    whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
+    return Estimate(**whole, num_samples=num_chains, seed=seed)
 
 
 def _placed(x: Tensor, y: Tensor | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -40,6 +40,7 @@ DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for what is written. [the run folder]")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, all else elsewhere.")]
 SamplesOpt = Annotated[int, typer.Option("--num-samples", help="K, the samples of each datum.")]
+ProposalOpt = Annotated[str, typer.Option("--proposal", help="guide, prior or defensive (a tenth from the prior).")]
 LimitOpt = Annotated[int | None, typer.Option("--limit", help="Use the first N data only.")]
 SplitOpt = Annotated[str, typer.Option("--split", help="train, valid or test.")]
 
@@ -218,6 +219,7 @@ def evaluate(
     run: RunArg,
     *,
     num_samples: SamplesOpt = 5000,
+    proposal: ProposalOpt = "guide",
     limit: LimitOpt = None,
     split: SplitOpt = "test",
     data: DataOpt = None,
@@ -233,14 +235,16 @@ def evaluate(
 
     target = writable(out or run)
     pair, config, part = _open(run, data, data_root, split, limit, device)
-    result, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    result, estimate = report.evaluate(
+        pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed, proposal
+    )
     if estimate is None:
         raise UserError(str(result["note"]))
     report.record(target, result, estimate, part)
     if json_:
         _print_json(result)
     else:
-        screen.print(report.table(result, given_labels=estimate.conditional))
+        screen.print(report.table(result, given_labels=estimate.conditional, proposal=proposal))
 
 
 @command
@@ -248,6 +252,7 @@ def score(
     run: RunArg,
     *,
     num_samples: SamplesOpt = 5000,
+    proposal: ProposalOpt = "guide",
     limit: LimitOpt = None,
     split: SplitOpt = "test",
     data: DataOpt = None,
@@ -263,7 +268,9 @@ def score(
 
     target = writable(out or run)
     pair, config, part = _open(run, data, data_root, split, limit, device)
-    result, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
+    result, estimate = report.evaluate(
+        pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed, proposal
+    )
     if estimate is None:
         raise UserError(str(result["note"]))
     path = report.write_csv(target, estimate, part)

@@ -17,6 +17,7 @@ from .data import as_split
 from .diagnostics import EXACT, fit_khat, khat_threshold, tail_length
 from .errors import DataError, NonFiniteError, PairError, UserError
 from .progress import track
+from .proposals import PROPOSALS, Draw
 from .rng import forked, reseed, seed_for
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
@@ -40,6 +41,7 @@ class Estimate:
         num_dims: numbers in one datum.
         block: data scored together; with ``chunk`` it is part of what the seed means.
         chunk: particles scored together.
+        proposal: where the particles came from; under another than the guide, ``elbo`` is of that proposal.
         conditional: whether labels moved the weights, so that ``log_px`` is log p(x | y).
     """
 
@@ -54,6 +56,7 @@ class Estimate:
     block: int
     chunk: int
     conditional: bool = False
+    proposal: str = "guide"
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -96,6 +99,7 @@ class Estimate:
         se = "nan" if s["log_px_se"] is None else f"{s['log_px_se']:.3f}"
         bad = torch.nonzero(self.unreliable)[:, 0].tolist()
         side = "exact" if s["khat_exact"] == len(self) else "a lower bound in expectation"
+        where = "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         name = "log p(x|y)" if self.conditional else "log p(x)"
         threshold = khat_threshold(self.num_samples)
         if bool(self.khat.isnan().all()):
@@ -104,7 +108,7 @@ class Estimate:
             trust = f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f})"
             trust += f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
         lines = [
-            f"{name} {s['log_px_mean']:.3f} ± {se} nats ({side}; K = {self.num_samples}, seed {self.seed}, "
+            f"{name} {s['log_px_mean']:.3f} ± {se} nats ({side}; {where}K = {self.num_samples}, seed {self.seed}, "
             f"{len(self)} data)",
             f"ELBO {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
             trust,
@@ -139,6 +143,7 @@ def log_likelihood(
     y: Tensor | None = None,
     num_samples: int = 5000,
     *,
+    proposal: str = "guide",
     seed: int = 0,
     chunk: int | None = None,
     block: int | None = None,
@@ -157,6 +162,8 @@ def log_likelihood(
         x: data (N, *shape), moved to the pair's device and dtype; or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K.
+        proposal: where z comes from: ``"guide"``; ``"prior"``, which shows what the guide is worth; or
+            ``"defensive"``, a tenth from the prior and the rest from the guide, with bounded weights.
         seed: seeds every block of data and chunk of samples on its own.
         chunk: samples scored at once; None takes 256.
         block: data scored at once; None takes what makes 8192 rows with the chunk.
@@ -182,6 +189,8 @@ def log_likelihood(
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
+    if proposal not in PROPOSALS:
+        raise UserError(f"proposal={proposal!r}: choose one of {', '.join(PROPOSALS)}")
     if not torch.is_tensor(x):  # a split, an array, (x, y)
         split = as_split(x).fixed(seed)
         x, y = split.x, split.y if y is None else y
@@ -199,7 +208,7 @@ def log_likelihood(
             xb = x[i : i + block].to(device)
             xb = xb.to(dtype) if xb.is_floating_point() else xb
             yb = None if y is None else y[i : i + block].to(device)
-            parts.append(_block(pair, xb, yb, num_samples, chunk, seed, i // block, first=i))
+            parts.append(_block(pair, xb, yb, num_samples, chunk, seed, i // block, i, PROPOSALS[proposal]))
     whole = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
     return Estimate(
         **whole,
@@ -208,6 +217,7 @@ def log_likelihood(
         num_dims=math.prod(x.shape[1:]),
         block=block,
         chunk=chunk,
+        proposal=proposal,
         conditional=y is not None and _labels_matter(pair, x, y, device, dtype),
     )
 
@@ -231,7 +241,15 @@ def _labels_matter(pair: Any, x: Tensor, y: Tensor, device: torch.device, dtype:
 
 
 def _block(
-    pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chunk: int, seed: int, index: int, first: int
+    pair: Any,
+    x: Tensor,
+    y: Tensor | None,
+    num_samples: int,
+    chunk: int,
+    seed: int,
+    index: int,
+    first: int,
+    draw: Draw,
 ) -> dict[str, Tensor]:
     """All samples of one block of data, by a running sum of w and w^2 and the upper tail."""
     total = Running(num_samples)
@@ -239,7 +257,7 @@ def _block(
         reseed(seed_for(seed, "log_likelihood", index, c), x.device)
         size = min(chunk, num_samples - start)
         with pyro.validation_enabled(False):
-            t = weights.terms(pair.model, pair.guide, x, y, num_samples=size)
+            t = draw(pair.model, pair.guide, x, y, size)
         if c == 0:
             _refuse_delta(t)
             refuse_outside(t, first)

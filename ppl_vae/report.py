@@ -17,11 +17,16 @@ from .store import own_store
 from .weights import call_args
 
 
-def evaluate(pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int) -> tuple[dict[str, Any], Any]:
+def evaluate(
+    pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int, proposal: str = "guide"
+) -> tuple[dict[str, Any], Any]:
     """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x)."""
     about = {"pair": name, "data": data, "split": part.name}
+    about |= {} if proposal == "guide" else {"proposal": proposal}
     try:
-        estimate = log_likelihood(pair, part.x, part.y, num_samples=num_samples, seed=seed, progress=True)
+        estimate = log_likelihood(
+            pair, part.x, part.y, num_samples=num_samples, proposal=proposal, seed=seed, progress=True
+        )
     except PairError as error:
         if "Delta" not in str(error):
             raise
@@ -65,11 +70,12 @@ def side(result: dict[str, Any]) -> str:
     return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
 
 
-def table(result: dict[str, Any], figures: int = 0, given_labels: bool = False) -> Table:
+def table(result: dict[str, Any], figures: int = 0, given_labels: bool = False, proposal: str = "guide") -> Table:
     """The table at the end of an evaluation."""
     shown = Table(show_header=False, box=None)
     r = result
     about = f"{r['n']} {r['split']} data, K = {r['num_samples']}, seed {r['seed']}"
+    about += "" if proposal == "guide" else f", {proposal} proposal"
     shown.add_row("ELBO", f"{r['elbo_mean']:.3f} nats", about)
     if r["log_px_mean"] is None:
         shown.add_row("log p(x)", "none", Text(str(r["note"])))

@@ -507,6 +507,19 @@ def log_densities(program: Program, args: tuple[Any, ...], latents: Mapping[str,
     return _total(observed, zero), _total(latent, zero)
 
 
+def prior_of(model: Program) -> Program:
+    """The prior of a model, as a guide: it draws the latents and looks at no data."""
+
+    def program(x: Tensor, y: Tensor | None = None) -> None:
+        def hidden(msg: Any) -> bool:
+            return msg["type"] == "sample" and bool(msg["is_observed"])
+
+        with poutine.block(hide_fn=hidden):
+            model(*call_args(model, x, y))
+
+    return program
+
+
 def first_outside(site: Site) -> int | None:
     """The index of the first datum that lies outside the support of an observed site, or None; reads the device."""
     inside = site.p.support.check(site.value)

@@ -38,7 +38,7 @@ ORDER = [
     {"errors", "rng", "registry", "progress", "__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "diagnostics"},
     {"weights", "pairs.base"},
-    {"objectives", "estimate", *(f for f in FILES if f.startswith("pairs."))},
+    {"objectives", "proposals", "estimate", *(f for f in FILES if f.startswith("pairs."))},
     {"svi", "check", "draws", "compare", "checkpoint", "feeds"},
     {"resume", "tiles", "report", "annealed"},
     {"fit", "figures"},
