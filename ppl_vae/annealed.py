@@ -21,6 +21,7 @@ from . import draws, weights
 from .data import as_split
 from .errors import DataError, PairError, UserError
 from .estimate import Estimate, Running, evaluating, home
+from .kinds import kind
 from .progress import bar
 from .rng import forked, reseed, seed_for
 
@@ -58,7 +59,7 @@ class Path:
         self.transforms = {}
         for name, value in self.values.items():
             support = supports[name].fn.support
-            if support.is_discrete or weights.kind(names[name].fn) == "Delta":
+            if support.is_discrete or kind(names[name].fn) == "Delta":
                 raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
             self.transforms[name] = biject_to(support)
             if not value.is_floating_point():

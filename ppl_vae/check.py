@@ -14,10 +14,11 @@ from torch import Tensor
 from . import weights
 from .errors import NonFiniteError, PairError
 from .estimate import refuse_outside
+from .kinds import kind
 from .objectives import Elbo, Objective, ours
 from .rng import forked
 from .store import Program, own_store
-from .weights import Draw, Terms, call_args, kind, takes_labels
+from .weights import Draw, Terms, call_args, takes_labels
 
 
 def check_pair(

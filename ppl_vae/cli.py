@@ -231,15 +231,10 @@ def evaluate(
 ) -> None:
     """Estimate log p(x) of held-out data, with its error and its diagnostics."""
     from . import report
-    from .checkpoint import writable
 
-    target = writable(out or run)
-    pair, config, part = _open(run, data, data_root, split, limit, device)
-    result, estimate = report.evaluate(
-        pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed, proposal
+    target, part, result, estimate = _judged(
+        run, data, data_root, split, limit, device, out, num_samples, seed, proposal
     )
-    if estimate is None:
-        raise UserError(str(result["note"]))
     report.record(target, result, estimate, part)
     if json_:
         _print_json(result)
@@ -264,15 +259,10 @@ def score(
 ) -> None:
     """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
     from . import report
-    from .checkpoint import writable
 
-    target = writable(out or run)
-    pair, config, part = _open(run, data, data_root, split, limit, device)
-    result, estimate = report.evaluate(
-        pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed, proposal
+    target, part, result, estimate = _judged(
+        run, data, data_root, split, limit, device, out, num_samples, seed, proposal
     )
-    if estimate is None:
-        raise UserError(str(result["note"]))
     path = report.write_csv(target, estimate, part)
     order = estimate.log_px.argsort()[:10].tolist()
     if json_:
@@ -546,6 +536,23 @@ def _open(
     if pair.data_shape is not None and loaded.data_shape != tuple(pair.data_shape):
         raise UserError(f"data of shape {loaded.data_shape} for a pair that was made for {tuple(pair.data_shape)}")
     return pair, config, loaded.split(split).fixed(request["seed"]).limit(limit)
+
+
+def _judged(
+    run: Path, data: str | None, data_root: Path | None, split: str, limit: int | None, device: str, out: Path | None,
+    num_samples: int, seed: int, proposal: str,
+) -> tuple[Path, Any, dict[str, Any], Any]:  # fmt: skip
+    """Where to write, the data, the evaluation and the estimate of a run that has one."""
+    from . import report
+    from .checkpoint import writable
+
+    target = writable(out or run)  # before minutes are spent
+    pair, config, part = _open(run, data, data_root, split, limit, device)
+    name = _data_name(config, data)
+    result, estimate = report.evaluate(pair, config["pair"]["name"], name, part, num_samples, seed, proposal)
+    if estimate is None:
+        raise UserError(str(result["note"]))
+    return target, part, result, estimate
 
 
 def _data_name(config: dict[str, Any], data: str | None) -> str:

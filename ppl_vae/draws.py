@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import weights
 from .errors import UserError
 from .estimate import evaluating, home
+from .kinds import mean_of
 from .rng import forked, seed_for
 
 
@@ -69,7 +70,7 @@ def simulate(pair: Any, n: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def _mean_or_value(draw: weights.Draw) -> Tensor:
-    mean = weights.mean_of(draw.fn)
+    mean = mean_of(draw.fn)
     return draw.value if mean is None else mean
 
 

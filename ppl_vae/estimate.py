@@ -16,6 +16,7 @@ from . import weights
 from .data import as_split
 from .diagnostics import EXACT, fit_khat, khat_threshold, tail_length
 from .errors import DataError, NonFiniteError, PairError, UserError
+from .kinds import kind
 from .progress import track
 from .proposals import PROPOSALS, Draw
 from .rng import forked, reseed, seed_for
@@ -373,7 +374,7 @@ def _refuse_delta(t: weights.Terms) -> None:
     for s in t.sites.values():
         # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
         moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
-        if weights.kind(s.q) == "Delta" and not moves:
+        if kind(s.q) == "Delta" and not moves:
             raise PairError(
                 f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
                 f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
@@ -393,10 +394,10 @@ def refuse_outside(t: weights.Terms, first: int = 0) -> None:
         i = weights.first_outside(site)
         if i is not None:
             raise DataError(
-                f"datum {first + i} lies outside the support of site {name!r} ({weights.kind(site.p)}): "
+                f"datum {first + i} lies outside the support of site {name!r} ({kind(site.p)}): "
                 + (
                     "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
-                    if weights.kind(site.p) == "Bernoulli"
+                    if kind(site.p) == "Bernoulli"
                     else "scale or round the data, or choose another likelihood"
                 )
             )

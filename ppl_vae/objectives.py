@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import weights
 from .errors import PairError, UserError
+from .kinds import kind
 from .registry import OBJECTIVES, resolve
 from .rng import forked
 from .store import Program
@@ -105,7 +106,7 @@ def _needs_rsample(site: Site, objective: str) -> None:
     if not site.has_rsample:
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
-            f"{weights.kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
+            f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
         )
 
 

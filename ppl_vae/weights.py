@@ -19,7 +19,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from . import stopping
 from .errors import PairError
+from .kinds import has_mask, kind, mean_of
 from .store import Program, frozen, own_store
 
 Grad = Literal["path", "stl", "score"]
@@ -75,15 +77,6 @@ class Site:
             return None
         masked: Tensor = scale_and_mask(kl, 1.0, mask_q)
         return masked.expand(self.log_p.shape)
-
-
-def has_mask(distribution: Any) -> bool:
-    """Whether a distribution is masked under its wrappers."""
-    while distribution is not None:
-        if hasattr(distribution, "_mask"):
-            return True
-        distribution = getattr(distribution, "base_dist", None)
-    return False
 
 
 def same_scale(one: float | Tensor, other: float | Tensor) -> bool:
@@ -186,18 +179,6 @@ class _Fill(Messenger):
             msg["done"] = True
 
 
-def mean_of(distribution: Any) -> Tensor | None:
-    """The mean of a distribution, else its mode, or None where it has neither in closed form."""
-    for name in ("mean", "mode"):
-        try:
-            value: Tensor = getattr(distribution, name)
-        except (NotImplementedError, AttributeError):
-            continue
-        if bool(torch.isfinite(value).all()):
-            return value
-    return None
-
-
 def _sampled(trace: Any) -> dict[str, Any]:
     """The random sites of a trace: neither a plate's subsample nor ``pyro.deterministic``."""
     return {
@@ -271,14 +252,14 @@ def score(
     gate: list[Tensor | None] = [None]
     if grad == "stl" and latents:
         for site in latents.values():
-            _refuse_stl(site)
-        values = {name: _gated(value, gate) for name, value in values.items()}
+            stopping.refuse(site)
+        values = {name: stopping.gated(value, gate) for name, value in values.items()}
         with frozen(guide):  # the scores too: some distributions use their parameters only then
             scored = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
-            parts = _guide_parts(scored)
-        _check_stopped(latents, parts, values)
+            parts = stopping.guide_parts(scored)
+        stopping.check(latents, parts, values)
     else:
-        parts = _guide_parts(scored)
+        parts = stopping.guide_parts(scored)
 
     particles = num_samples if latents else 1  # without latents every particle is the same: score it once
     model_sites = _sampled(_run(model, model_args, kwargs, particles, values))
@@ -317,58 +298,6 @@ def score(
     )
 
 
-def _guide_parts(sites: Mapping[str, Any]) -> dict[str, Any]:
-    """log q, its score-function part and its pathwise part, by site."""
-    return {
-        name: q["fn"].score_parts(q["value"], *q["args"], **q["kwargs"]).scale_and_mask(1.0, q["mask"])
-        for name, q in sites.items()
-    }
-
-
-def _refuse_stl(site: Any) -> None:
-    """Where stopping the guide's parameters in log q would give another gradient than intended."""
-    name, fn = site["name"], site["fn"]
-    what = {
-        f"{kind(fn)} has no rsample": not fn.has_rsample,
-        "a Delta has no score to stop": kind(fn) == "Delta",
-        "it is auxiliary": site["infer"].get("is_auxiliary"),
-        "it is masked": site["mask"] is not None or has_mask(fn),
-        f"{kind(fn)} is only approximately reparameterised": hasattr(site["value"], "_unquantize"),
-    }
-    for reason, holds in what.items():
-        if holds:
-            raise PairError(
-                f"site {name!r}: the gradients 'stl' and 'dreg' are wrong here, since {reason}; use "
-                f"gradient='path', or the objective 'elbo'"
-            )
-
-
-def _check_stopped(latents: Mapping[str, Any], parts: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
-    """Both passes of the guide must agree, and the second may reach its parameters through the draws alone."""
-    ends = {v.grad_fn for v in values.values() if v.grad_fn is not None}
-    todo = [p.log_prob.grad_fn for p in parts.values() if p.log_prob.grad_fn is not None]
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        if hasattr(node, "variable"):
-            raise PairError(
-                "the gradients 'stl' and 'dreg' stop the guide's parameters in log q, and one could not be found to "
-                "stop; pass the guide as a module, or declare its parameters with pyro.module or pyro.param"
-            )
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen and following not in ends:
-                seen.add(following)
-                todo.append(following)
-    if poutine.util.is_validation_enabled():  # in the first step of a fit; later steps do not look
-        with torch.no_grad():
-            for name, first in _guide_parts(latents).items():
-                if not torch.allclose(first.log_prob, parts[name].log_prob, rtol=1e-3, atol=1e-3):
-                    raise PairError(
-                        f"site {name!r}: the gradients 'stl' and 'dreg' run the guide twice, and the second pass gives "
-                        f"another log q; take the noise (dropout?) out of the guide, or use gradient='path'"
-                    )
-
-
 def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
     total = zero
     for i, part in enumerate(parts):
@@ -395,27 +324,6 @@ def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
         f"the model draws {sorted(latent)} and the guide draws {sorted(drawn)}; the latent names must agree: "
         f"rename {sorted(latent ^ drawn)} so that model and guide use the same names"
     )
-
-
-def kind(distribution: Any) -> str:
-    """The name of a distribution under its wrappers."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
-
-
-def _gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
-    """A copy of a draw, for the scores to use; the sampling chain goes on from the draw itself."""
-    if not value.requires_grad:
-        return value
-    copy = value.clone()
-
-    def weigh(g: Tensor) -> Tensor:
-        factor = gate[0]
-        return g if factor is None else g * factor.reshape(factor.shape + (1,) * (g.dim() - 2)).to(g.dtype)
-
-    copy.register_hook(weigh)
-    return copy
 
 
 def terms(

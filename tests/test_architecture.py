@@ -35,8 +35,8 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "registry", "progress", "__init__", "pairs.__init__"},
-    {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "diagnostics"},
+    {"errors", "rng", "kinds", "registry", "progress", "__init__", "pairs.__init__"},
+    {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"weights", "pairs.base"},
     {"objectives", "proposals", "estimate", *(f for f in FILES if f.startswith("pairs."))},
     {"svi", "check", "draws", "compare", "checkpoint", "feeds"},

@@ -167,7 +167,7 @@ def test_a_broken_contract_is_named(name: str, untouched: None) -> None:
 
 
 def test_good_pairs_pass() -> None:
-    pv.check_pair(model(), guide(), X)
+    assert pv.check_pair(model(), guide(), X) is None
     pv.check_pair(model(), guide(), X[:1])  # fewer than three data are repeated
     pv.check_pair(model(lambda: dist.Gamma(ONE, 1.0).to_event(1)), guide(lambda x: dist.Gamma(ONE, 2.0).to_event(1)), X)
     log_normal = guide(lambda x: dist.LogNormal(ZERO, ONE).to_event(1))
