@@ -444,13 +444,18 @@ def test_data_that_would_broadcast_into_particles_are_refused() -> None:
         pv.log_likelihood(pv.Pair(model, guide), torch.randn(4, 1), num_samples=4)
 
 
-def test_a_reconstruction_is_never_the_data() -> None:
-    """A likelihood without a mean gives a draw, not the input."""
+@pytest.mark.parametrize("kind", ["Cauchy", "flow"])
+def test_a_reconstruction_is_never_the_data(kind: str) -> None:
+    """A likelihood without a mean gives its mode, and one with neither gives a draw: never the input."""
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Cauchy(100 + z, 1.0).to_event(1), obs=x)
+            likelihood = dist.Cauchy(100 + z, 1.0)
+            if kind == "flow":
+                move = torch.distributions.transforms.AffineTransform(100.0, 1.0)
+                likelihood = dist.TransformedDistribution(dist.Normal(z, 1.0), [move])
+            pyro.sample("x", likelihood.to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):

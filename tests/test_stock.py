@@ -71,6 +71,30 @@ class Toy(PyroModule):  # type: ignore[misc]
             pyro.sample("z", pyro.distributions.Normal(self.loc * x, self.scale))
 
 
+def test_what_is_left_in_the_store_does_not_replace_another_instance() -> None:
+    """Trap 5 as a user meets it: stock SVI trained one instance, whose weights are in the store under shared names."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+            pyro.sample("x", pyro.distributions.Normal(z, 1.0), obs=x)
+
+    x = torch.linspace(-2, 2, 40)
+    trained, other = Toy(), Toy()
+    stock = pyro.infer.SVI(model, trained, pyro.optim.Adam({"lr": 5e-2}), Trace_ELBO())
+    for _ in range(20):
+        stock.step(x)
+    kept = {k: v.detach().clone() for k, v in trained.named_parameters()}
+    assert len(pyro.get_param_store()) == 2
+    pv.terms(model, other, x)
+    assert float(other.scale.detach()) == pytest.approx(2.0)  # and not the trained one's
+    svi = pv.SVI(model, other, pyro.optim.Adam({"lr": 5e-2}))
+    svi.step(x)
+    assert float(other.scale.detach()) != pytest.approx(2.0)
+    assert all(torch.equal(v, kept[k]) for k, v in trained.named_parameters())
+    pyro.clear_param_store()
+
+
 def test_pyro_modules_train_and_stay_apart() -> None:
     """Trap 5, the other form: two instances share names, and neither overwrites the other."""
 

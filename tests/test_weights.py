@@ -73,6 +73,16 @@ def test_a_model_without_latents_is_scored_once() -> None:
     assert t.exact
     assert calls == [(5, 9)]
     assert t.log_w.shape == (1000, 5)
+    # and no density is computed for more than one particle, whatever the distribution does when it is expanded
+    assert t.observed["x"].p.batch_shape == (1, 5)
+
+    def independent(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1), obs=x)
+
+    plain = pv.terms(independent, lambda x: None, torch.randn(5, 3), num_samples=1000)
+    assert plain.observed["x"].p.batch_shape == (1, 5)
+    assert plain.log_w.shape == (1000, 5)
 
 
 def test_constrained_draws_stay_in_their_space() -> None:
