@@ -13,32 +13,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "ppl_vae.annealed": ("Sandwich", "ais", "bdmc"),
+    "ppl_vae.annealed": ("ais", "bdmc"),
     "ppl_vae.check": ("check_pair",),
     "ppl_vae.checkpoint": ("load", "save"),
     "ppl_vae.compare": ("compare",),
-    "ppl_vae.diagnostics": ("ess", "khat_threshold", "pareto_khat"),
+    "ppl_vae.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
     "ppl_vae.data": ("Batches", "Data", "Split", "load_data"),
     "ppl_vae.draws": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RunError", "UserError"),
-    "ppl_vae.estimate": ("Estimate", "log_likelihood"),
+    "ppl_vae.estimate": ("Curve", "Estimate", "bound_curve", "log_likelihood", "log_weights"),
     "ppl_vae.fit": ("fit",),
     "ppl_vae.objectives": ("IWAE", "Elbo", "MeanField", "Objective", "objective"),
     "ppl_vae.pairs.base": ("Pair", "build"),
+    "ppl_vae.panel": ("Panel", "panel"),
+    "ppl_vae.sandwich": ("Sandwich", "eubo"),
     "ppl_vae.svi": ("SVI",),
     "ppl_vae.weights": ("Site", "Terms", "log_joint", "terms"),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 _FILES = {
-    "checkpoint", "data", "diagnostics", "draws", "estimate", "figures", "likelihoods", "networks", "objectives",
-    "pairs", "rng", "svi", "weights",
+    "checkpoint", "data", "diagnostics", "draws", "estimate", "estimators", "figures", "files", "likelihoods",
+    "networks", "objectives", "pairs", "proposals", "rng", "svi", "weights",
 }  # fmt: skip
 
 __all__ = [*sorted(_WHERE), "__version__"]
 
 if TYPE_CHECKING:
-    from .annealed import Sandwich as Sandwich
     from .annealed import ais as ais
     from .annealed import bdmc as bdmc
     from .check import check_pair as check_pair
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .data import load_data as load_data
     from .diagnostics import ess as ess
     from .diagnostics import khat_threshold as khat_threshold
+    from .diagnostics import min_samples as min_samples
     from .diagnostics import pareto_khat as pareto_khat
     from .draws import Encoding as Encoding
     from .draws import decode as decode
@@ -62,8 +64,11 @@ if TYPE_CHECKING:
     from .errors import PairError as PairError
     from .errors import RunError as RunError
     from .errors import UserError as UserError
+    from .estimate import Curve as Curve
     from .estimate import Estimate as Estimate
+    from .estimate import bound_curve as bound_curve
     from .estimate import log_likelihood as log_likelihood
+    from .estimate import log_weights as log_weights
     from .fit import fit as fit
     from .objectives import IWAE as IWAE
     from .objectives import Elbo as Elbo
@@ -72,6 +77,10 @@ if TYPE_CHECKING:
     from .objectives import objective as objective
     from .pairs.base import Pair as Pair
     from .pairs.base import build as build
+    from .panel import Panel as Panel
+    from .panel import panel as panel
+    from .sandwich import Sandwich as Sandwich
+    from .sandwich import eubo as eubo
     from .svi import SVI as SVI
     from .weights import Site as Site
     from .weights import Terms as Terms

@@ -8,6 +8,7 @@ Quantitative Analysis of Decoder-Based Generative Models, 2017, arXiv:1611.04273
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,13 @@ from torch.distributions import biject_to
 from . import draws, weights
 from .data import as_split
 from .errors import DataError, PairError, UserError
-from .estimate import Estimate, Running, evaluating, home
+from .estimate import Estimate, evaluating, fingerprint, home, placed
 from .kinds import kind
+from .ledger import Ledger
 from .progress import bar
 from .rng import forked, reseed, seed_for
+from .running import Running
+from .sandwich import Sandwich
 
 LEAPFROG = 10  # steps of one HMC move
 ACCEPT = 0.65  # the share of moves that the step sizes aim at
@@ -127,28 +131,53 @@ def _move(path: Path, u: Tensor, beta: Tensor, step: Tensor) -> tuple[Tensor, Te
     )
 
 
-def _anneal(
-    path: Path, u: Tensor, betas: Tensor, steps: Tensor, *, adapt: bool, reverse: bool, tick: Callable[[], None]
-) -> Tensor:
-    """Run along the path from u and return log weights (C, B); ``adapt`` sets the step sizes (T + 1, B) instead.
+@dataclass
+class Walk:
+    """Where a run along the path stands: all that the rest of it depends on, beside the seeds."""
 
-    Forward, the weight grows before each move; in reverse, which starts at the posterior, after it.
+    u: Tensor  # (C, B, n)
+    first: Tensor  # log f_0, (C, B)
+    last: Tensor  # log p(x, z), (C, B)
+    log_w: Tensor  # (C, B)
+    steps: Tensor  # step sizes, (T + 1, B)
+    done: int = 0  # temperatures
+
+
+def _begin(path: Path, values: dict[str, Tensor], steps: Tensor) -> Walk:
+    u = path.unconstrained(values)
+    return Walk(u, *path.ends(u), torch.zeros_like(u[..., 0]), steps)
+
+
+def _anneal(
+    path: Path,
+    walk: Walk,
+    betas: Tensor,
+    *,
+    adapt: bool = False,
+    reverse: bool = False,
+    reseed_at: Callable[[int], None],
+    tick: Callable[[Walk], None],
+) -> Walk:
+    """Run along the path to its end, from wherever the walk stands; ``adapt`` sets the step sizes too.
+
+    Forward, the weight grows before each move; in reverse, which starts at the posterior, after it. Each temperature
+    has a seed of its own, so that a walk that was put away goes on as if it had not been.
     """
-    log_w = torch.zeros_like(u[..., 0])
-    order = range(len(betas) - 1, 0, -1) if reverse else range(1, len(betas))
-    first, last = path.ends(u)
-    for t in order:
+    order = list(range(len(betas) - 1, 0, -1) if reverse else range(1, len(betas)))
+    for t in order[walk.done :]:
+        reseed_at(t)
         if not reverse:
-            log_w = log_w + (betas[t] - betas[t - 1]) * (last - first)
+            walk.log_w = walk.log_w + (betas[t] - betas[t - 1]) * (walk.last - walk.first)
         if adapt and t > 1:
-            steps[t] = steps[t - 1]
-        u, first, last, chance = _move(path, u, betas[t], steps[t])
+            walk.steps[t] = walk.steps[t - 1]
+        walk.u, walk.first, walk.last, chance = _move(path, walk.u, betas[t], walk.steps[t])
         if adapt:
-            steps[t] = steps[t] * torch.exp(0.2 * (chance.mean(0) - ACCEPT))
+            walk.steps[t] = walk.steps[t] * torch.exp(0.2 * (chance.mean(0) - ACCEPT))
         if reverse:
-            log_w = log_w - (betas[t] - betas[t - 1]) * (last - first)
-        tick()
-    return log_w
+            walk.log_w = walk.log_w - (betas[t] - betas[t - 1]) * (walk.last - walk.first)
+        walk.done += 1
+        tick(walk)
+    return walk
 
 
 def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) -> Tensor:
@@ -173,6 +202,7 @@ def ais(
     seed: int = 0,
     block: int = 128,
     progress: bool = False,
+    resume: str | pathlib.Path | None = None,
 ) -> Estimate:
     r"""Estimate log p(x) of each datum by annealed importance sampling with HMC moves.
 
@@ -192,6 +222,8 @@ def ais(
         seed: seeds each block of data on its own.
         block: data annealed at once; part of the seed's meaning.
         progress: show a bar.
+        resume: a folder for unfinished work: the same call goes on from there, inside a block too. It is emptied at
+            the end.
 
     Returns:
         Estimate, whose ``num_samples`` is the number of chains and whose ``elbo`` is the mean log weight.
@@ -215,38 +247,73 @@ def ais(
         raise DataError("ais: x holds no data")
     device, dtype = home(pair)
     betas = betas.to(device, dtype)
+    about = {
+        "work": "ais", "num_chains": num_chains, "num_temperatures": num_temperatures, "start": start,
+        "schedule": schedule, "seed": seed, "block": block,
+    }  # fmt: skip
+    if resume is not None:
+        about["data"] = fingerprint(pair, split.x, split.y)
     parts: list[dict[str, Tensor]] = []
     starts = range(0, len(split), block)
-    with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
+    with (
+        Ledger(resume, about) as ledger,
+        evaluating(pair),
+        forked(device),
+        pyro.validation_enabled(False),
+        bar(progress) as shown,
+    ):
         task = shown.add_task("annealing", total=2 * num_temperatures * len(starts), info="")
-        for i in starts:
-            reseed(seed_for(seed, "ais", i // block), device)
-            xb, yb = _placed(split.x[i : i + block], None if split.y is None else split.y[i : i + block], device, dtype)
-            steps = _adapted(pair, xb, yb, num_chains, start, betas, lambda: shown.advance(task))
-            path = Path(pair, xb, yb, num_chains, start)
-            u = path.unconstrained(path.values)
-            log_w = _anneal(path, u, betas, steps, adapt=False, reverse=False, tick=lambda: shown.advance(task))
-            parts.append(_summed(log_w))
+        for n, i in enumerate(starts):
+            part = ledger.get(str(n))
+            if part is None:
+                xb, yb = placed(
+                    split.x[i : i + block], None if split.y is None else split.y[i : i + block], device, dtype
+                )
+                work = pair, xb, yb, num_chains, start, betas
+                part = _one_block(*work, seed, n, ledger, lambda: shown.advance(task))
+                ledger.put(str(n), part, instead_of=f"{n}.walk")
+            shown.update(task, completed=2 * num_temperatures * (n + 1))
+            parts.append(part)
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
     dims = math.prod(split.x.shape[1:])
     whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
-    return Estimate(**whole, num_samples=num_chains, seed=seed)
+    return Estimate(**whole, num_samples=num_chains, seed=seed, estimator="ais")
 
 
-def _placed(x: Tensor, y: Tensor | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    x = x.to(device)
-    return (x.to(dtype) if x.is_floating_point() else x), (None if y is None else y.to(device))
+def _one_block(
+    pair: Any,
+    x: Tensor,
+    y: Tensor | None,
+    chains: int,
+    start: str,
+    betas: Tensor,
+    seed: int,
+    index: int,
+    ledger: Ledger,
+    tick: Callable[[], None],
+) -> dict[str, Tensor]:
+    """Both runs of one block of data: the one that sets the step sizes, and the one that counts."""
+    steps = torch.full((len(betas), len(x)), 0.3, dtype=betas.dtype, device=x.device)
+    kept = ledger.get(f"{index}.walk")
+    for phase in range(0 if kept is None else int(kept["phase"]), 2):
 
+        def reseed_at(t: int, phase: int = phase) -> None:
+            reseed(seed_for(seed, "ais", index, phase, t), x.device)
 
-def _adapted(
-    pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, betas: Tensor, tick: Callable[[], None]
-) -> Tensor:
-    """Step sizes (T + 1, B) from a run that is thrown away."""
-    path = Path(pair, x, y, chains, start)
-    u = path.unconstrained(path.values)
-    steps = torch.full((len(betas), len(x)), 0.3, dtype=u.dtype, device=u.device)
-    _anneal(path, u, betas, steps, adapt=True, reverse=False, tick=tick)
-    return steps
+        def keep(walk: Walk, phase: int = phase) -> None:
+            ledger.put(f"{index}.walk", {k: torch.as_tensor(v) for k, v in {**vars(walk), "phase": phase}.items()})
+            tick()
+
+        reseed_at(0)
+        path = Path(pair, x, y, chains, start)
+        if kept is None:
+            walk = _begin(path, path.values, steps)
+        else:
+            at = {f: kept[f].to(x.device) for f in ("u", "first", "last", "log_w", "steps")}
+            walk, kept = Walk(**at, done=int(kept["done"])), None
+        walk = _anneal(path, walk, betas, adapt=phase == 0, reseed_at=reseed_at, tick=keep)
+        steps = walk.steps
+    return _summed(walk.log_w)
 
 
 def _summed(log_w: Tensor) -> dict[str, Tensor]:
@@ -254,40 +321,6 @@ def _summed(log_w: Tensor) -> dict[str, Tensor]:
     zero = torch.zeros_like(log_w)
     total.add(weights.Terms(log_w, zero, zero))
     return total.result()
-
-
-@dataclass(eq=False)
-class Sandwich:
-    """log p(x) of simulated data between two bounds, in nats; (N,) float64 each.
-
-    Attributes:
-        x: the simulated data.
-        lower: forward estimates, a lower bound in expectation.
-        upper: reverse estimates from exact posterior draws, an upper bound in expectation.
-        seed: the seed.
-    """
-
-    x: Tensor
-    lower: Tensor
-    upper: Tensor
-    seed: int
-
-    @property
-    def gap(self) -> float:
-        """Mean of upper - lower: what either bound can be off by, on data of the model."""
-        return float((self.upper - self.lower).mean())
-
-    @property
-    def gap_se(self) -> float:
-        """Standard error of the gap over the data."""
-        return float((self.upper - self.lower).std()) / math.sqrt(len(self.lower))
-
-    def __str__(self) -> str:
-        return (
-            f"on {len(self.lower)} simulated data (seed {self.seed}), mean log p(x) lies in expectation between "
-            f"{float(self.lower.mean()):.3f} and {float(self.upper.mean()):.3f} nats: a gap of {self.gap:.3f} ± "
-            f"{self.gap_se:.3f}"
-        )
 
 
 def bdmc(
@@ -342,12 +375,21 @@ def bdmc(
     ):
         task = shown.add_task("sandwich", total=3 * num_temperatures, info="")
         x, z = draws.simulate(pair, num_data)
-        steps = _adapted(pair, x, None, num_chains, start, betas, lambda: shown.advance(task))
         path = Path(pair, x, None, num_chains, start)
-        chains: dict[str, Any] = {"adapt": False, "tick": lambda: shown.advance(task)}
-        up = _anneal(path, path.unconstrained(path.values), betas, steps, reverse=False, **chains)
+        steps = torch.full((len(betas), num_data), 0.3, dtype=betas.dtype, device=device)
         exact = {n: z[n].expand(num_chains, *z[n].shape[1:]) for n in path.values}
-        down = _anneal(path, path.unconstrained(exact), betas, steps, reverse=True, **chains)
+
+        def run(phase: int, values: dict[str, Tensor], **how: bool) -> Walk:
+            def reseed_at(t: int) -> None:
+                reseed(seed_for(seed, "bdmc", phase, t), device)
+
+            walk = _begin(path, values, steps)
+            return _anneal(path, walk, betas, reseed_at=reseed_at, tick=lambda _: shown.advance(task), **how)
+
+        steps = run(0, path.values, adapt=True).steps
+        fresh = Path(pair, x, None, num_chains, start).values
+        up = run(1, fresh).log_w
+        down = run(2, exact, reverse=True).log_w
         lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)
         upper = math.log(num_chains) - torch.logsumexp(down.double(), 0)
     return Sandwich(x.cpu(), lower.cpu(), upper.cpu(), seed)

@@ -405,7 +405,7 @@ def compare(
     ]
     result = {"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows}
     if out is not None:
-        from .checkpoint import writable, write_json
+        from .files import writable, write_json
 
         write_json(writable(out) / "comparison.json", result)
     if json_:
@@ -544,7 +544,7 @@ def _judged(
 ) -> tuple[Path, Any, dict[str, Any], Any]:  # fmt: skip
     """Where to write, the data, the evaluation and the estimate of a run that has one."""
     from . import report
-    from .checkpoint import writable
+    from .files import writable
 
     target = writable(out or run)  # before minutes are spent
     pair, config, part = _open(run, data, data_root, split, limit, device)
@@ -562,7 +562,7 @@ def _data_name(config: dict[str, Any], data: str | None) -> str:
 def _write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, about: dict[str, Any]) -> None:
     import numpy as np
 
-    from .checkpoint import writable, write_bytes
+    from .files import writable, write_bytes
 
     writable(folder)
     buffer = io.BytesIO()

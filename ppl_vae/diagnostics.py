@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,33 +64,66 @@ def khat_threshold(num_samples: int) -> float:
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
 
 
+def min_samples(khat: Tensor) -> Tensor:
+    r"""The sample size that a Pareto k asks for, below which PSIS is not reliable: (N,) to (N,).
+
+    .. math:: S = 10^{1 / (1 - \max(0, k))}
+
+    Infinite where k >= 1, where the mean weight may not exist; 1 where the estimate is exact; nan where k is.
+    Above k = 0.7 the sizes are out of reach in practice: mend the proposal instead.
+
+    Source: Vehtari, Simpson, Gelman, Yao, Gabry, 2015, arXiv:1507.02646, section 3.2.4 of the 2022 version.
+
+    Example:
+        >>> import torch
+        >>> [round(s) for s in min_samples(torch.tensor([-0.2, 0.5, 0.7])).tolist()]
+        [10, 100, 2154]
+    """
+    k = khat.double()
+    size = torch.where(k < 1, 10 ** (1 / (1 - k.clamp(0, 1 - 1e-9))), math.inf)
+    return torch.where(k == -math.inf, 1.0, torch.where(k.isnan(), math.nan, size))
+
+
 def tail_length(num_samples: int) -> int:
     """Log weights to keep for the fit: the tail of ``ceil(min(K/5, 3 sqrt K))`` and the cutoff below it."""
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples))) + 1
 
 
-def fit_khat(top: Tensor, num_samples: int, exact: Tensor) -> Tensor:
-    """k from the largest log weights (M, B) in float64, in descending order."""
-    khat = torch.full(top.shape[1:], math.nan, dtype=torch.float64, device=top.device)
+class Tail(NamedTuple):
+    """Generalised Pareto laws fitted to the largest weights of B data, relative to the largest; (B,) each."""
+
+    khat: Tensor  # nan where there is no fit
+    scale: Tensor
+    cutoff: Tensor  # log weight
+    length: Tensor  # weights above the cutoff
+
+
+def fit_tail(top: Tensor, num_samples: int) -> Tail:
+    """The fit to the largest log weights (M, B) in float64, in descending order, with the cutoff as the last."""
+    khat, scale = torch.full((2, *top.shape[1:]), math.nan, dtype=torch.float64, device=top.device)
+    tail = top - torch.where(torch.isfinite(top[0]), top[0], 0.0)
+    cutoff = tail[-1].clamp(min=math.log(torch.finfo(torch.float64).tiny))
+    lengths = (tail > cutoff).sum(0)  # shorter than M - 1 where weights tie at the cutoff
     if top.shape[0] == tail_length(num_samples) and top.shape[0] > 5:
-        tail = top - torch.where(torch.isfinite(top[0]), top[0], 0.0)
-        cutoff = tail[-1].clamp(min=math.log(torch.finfo(torch.float64).tiny))
-        lengths = (tail > cutoff).sum(0)  # shorter than M - 1 where weights tie at the cutoff
         for n in torch.unique(lengths).tolist():
             if n > 4:
                 for which in torch.nonzero(lengths == n)[:, 0].split(max(1, 2_000_000 // (n * (30 + math.isqrt(n))))):
                     excess = torch.exp(tail[:n, which].flip(0)) - torch.exp(cutoff[which])
-                    khat[which] = _pareto_shape(excess)
-    if num_samples > 1:
-        khat = torch.where(exact, -math.inf, khat)
-    return khat
+                    khat[which], scale[which] = _pareto(excess)
+    return Tail(khat, scale, cutoff, lengths)
 
 
-def _pareto_shape(excess: Tensor) -> Tensor:
-    """The shape of a generalised Pareto law: excesses (n, B), ascending, to (B,).
+def fit_khat(top: Tensor, num_samples: int, exact: Tensor) -> Tensor:
+    """k from the largest log weights (M, B); -inf where ``exact``."""
+    khat = fit_tail(top, num_samples).khat
+    return torch.where(exact, -math.inf, khat) if num_samples > 1 else khat
 
-    An average over a grid of scales, weighted by profile likelihood, then pulled towards 1/2 as if by ten data.
-    Source: Zhang, Stephens: A New and Efficient Estimation Method for the Generalized Pareto Distribution, 2009.
+
+def _pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
+    """Shape and scale of a generalised Pareto law: excesses (n, B), ascending, to (B,) each.
+
+    An average over a grid of scales, weighted by profile likelihood; the shape is then pulled towards 1/2 as if by ten
+    data. Source: Zhang, Stephens: A New and Efficient Estimation Method for the Generalized Pareto Distribution, 2009.
     """
     n = excess.shape[0]
     size = 30 + math.isqrt(n)
@@ -102,4 +136,4 @@ def _pareto_shape(excess: Tensor) -> Tensor:
     weight = torch.where(weight >= 10 * torch.finfo(excess.dtype).eps, weight, 0.0)
     best = (grid * weight).sum(0) / weight.sum(0)
     k = torch.log1p(-best * excess).mean(0)
-    return (n * k + 5) / (n + 10)
+    return (n * k + 5) / (n + 10), -k / best

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyro
 import torch
+from scipy.stats import norm
+from scipy.stats import t as student
 from torch import Tensor, nn
 
-from . import weights
+from . import proposals, weights
 from .data import as_split
-from .diagnostics import EXACT, fit_khat, khat_threshold, tail_length
-from .errors import DataError, NonFiniteError, PairError, UserError
+from .diagnostics import khat_threshold, min_samples
+from .errors import DataError, PairError, UserError
+from .estimators import STATISTICS, check_jackknife, curve
+from .files import digest
 from .kinds import kind
+from .ledger import Ledger
 from .progress import track
-from .proposals import PROPOSALS, Draw
+from .proposals import INDEPENDENT, PROPOSALS, Draw
+from .quantiles import net_size
+from .registry import ESTIMATORS
 from .rng import forked, reseed, seed_for
+from .running import Running
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
 CHUNK = 256  # particles at once
@@ -29,11 +38,13 @@ CHUNK = 256  # particles at once
 class Estimate:
     """log p(x) of each datum, in nats, with its error and its diagnostics; all (N,) float64 on the CPU.
 
-    ``log_px`` is a lower bound in expectation: ``E[log_px] <= log p(x)``, and the gap shrinks as K grows.
+    Which side of the truth ``log_px`` lies on is said by ``side``. By default it is a lower bound in expectation:
+    ``E[log_px] <= log p(x)``, and the gap shrinks as K grows.
 
     Attributes:
-        log_px: log of the mean weight.
-        std_error: its standard error by the delta method; nan where K = 1.
+        log_px: the estimate; by default the log of the mean weight.
+        std_error: its standard error by the delta method; nan where K = 1. Under ``"qmc"`` it comes from the scatter
+            of the scramblings.
         ess: effective sample size, between 1 and K.
         khat: Pareto k; -inf where the estimate is exact, nan where too few weights are in the tail.
         elbo: the mean log weight, which is an unbiased estimate of the ELBO.
@@ -42,8 +53,10 @@ class Estimate:
         num_dims: numbers in one datum.
         block: data scored together; with ``chunk`` it is part of what the seed means.
         chunk: particles scored together.
-        proposal: where the particles came from; under another than the guide, ``elbo`` is of that proposal.
         conditional: whether labels moved the weights, so that ``log_px`` is log p(x | y).
+        proposal: where the particles came from; under another than the guide, ``elbo`` is of that proposal.
+        estimator: what was made of the weights.
+        max_share: the share of the largest weight in the sum of all, between 1/K and 1.
     """
 
     log_px: Tensor
@@ -58,6 +71,8 @@ class Estimate:
     chunk: int
     conditional: bool = False
     proposal: str = "guide"
+    estimator: str = "iwae"
+    max_share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -68,6 +83,18 @@ class Estimate:
         return ~(self.khat < khat_threshold(self.num_samples))
 
     @property
+    def side(self) -> str:
+        """Which side of log p(x) the estimate lies on in expectation: "exact", "lower", "upper" or "neither"."""
+        if bool((self.khat == -math.inf).all()):
+            return "exact"
+        return ESTIMATORS[self.estimator][0]
+
+    @property
+    def needed(self) -> Tensor:
+        """(N,) the sample size that each k asks for; see :func:`~ppl_vae.diagnostics.min_samples`."""
+        return min_samples(self.khat)
+
+    @property
     def bits_per_dim(self) -> float:
         """``-mean(log_px) / (D log 2)``; bits where x is discrete."""
         return -float(self.log_px.mean()) / (self.num_dims * math.log(2))
@@ -76,6 +103,21 @@ class Estimate:
     def monte_carlo_error(self) -> float:
         """Standard error of ``mean(log_px)`` for these data, from the K draws of each alone."""
         return float(self.std_error.square().sum().sqrt()) / len(self)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends (N,) of the interval for log p(x) of each datum that the K draws give, by the normal law.
+
+        Under ``"qmc"`` by Student's t with one degree of freedom less than scramblings. Read it where k is good: the
+        interval knows nothing of weights that were not drawn.
+
+        Raises:
+            UserError: a level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise UserError(f"level={level}: give a share between 0 and 1")
+        law = student(max(1, math.ceil(self.num_samples / self.chunk) - 1)) if self.proposal == "qmc" else norm
+        half = float(law.ppf((1 + level) / 2)) * self.std_error
+        return self.log_px - half, self.log_px + half
 
     def summary(self) -> dict[str, Any]:
         """The figures that an evaluation prints; None stands for what JSON can't hold."""
@@ -99,8 +141,8 @@ class Estimate:
         s = self.summary()
         se = "nan" if s["log_px_se"] is None else f"{s['log_px_se']:.3f}"
         bad = torch.nonzero(self.unreliable)[:, 0].tolist()
-        side = "exact" if s["khat_exact"] == len(self) else "a lower bound in expectation"
-        where = "" if self.proposal == "guide" else f"{self.proposal} proposal, "
+        how = "" if self.estimator in ("iwae", "ais") else f"{self.estimator}, "
+        how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         name = "log p(x|y)" if self.conditional else "log p(x)"
         threshold = khat_threshold(self.num_samples)
         if bool(self.khat.isnan().all()):
@@ -109,12 +151,20 @@ class Estimate:
             trust = f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f})"
             trust += f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
         lines = [
-            f"{name} {s['log_px_mean']:.3f} ± {se} nats ({side}; {where}K = {self.num_samples}, seed {self.seed}, "
-            f"{len(self)} data)",
+            f"{name} {s['log_px_mean']:.3f} ± {se} nats ({SIDES[self.side]}; {how}K = {self.num_samples}, "
+            f"seed {self.seed}, {len(self)} data)",
             f"ELBO {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
             trust,
         ]
         return "\n".join(lines)
+
+
+SIDES = {
+    "exact": "exact",
+    "lower": "a lower bound in expectation",
+    "upper": "an upper bound as K grows, whose estimate is biased downwards",
+    "neither": "neither bound",
+}
 
 
 @contextmanager
@@ -144,11 +194,13 @@ def log_likelihood(
     y: Tensor | None = None,
     num_samples: int = 5000,
     *,
-    proposal: str = "guide",
+    estimator: str = "iwae",
+    proposal: str | Draw = "guide",
     seed: int = 0,
     chunk: int | None = None,
     block: int | None = None,
     progress: bool = False,
+    resume: str | Path | None = None,
 ) -> Estimate:
     r"""Estimate log p(x) of each datum from exactly K weights of its own.
 
@@ -163,12 +215,18 @@ def log_likelihood(
         x: data (N, *shape), moved to the pair's device and dtype; or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K.
-        proposal: where z comes from: ``"guide"``; ``"prior"``, which shows what the guide is worth; or
-            ``"defensive"``, a tenth from the prior and the rest from the guide, with bounded weights.
+        estimator: what is made of the weights: ``"iwae"``, the formula above; ``"elbo"``; ``"psis"``; ``"jvi1"`` or
+            ``"jvi2"``; ``"cubo"``: see ``ppl_vae.estimators``. Those other than ``"iwae"`` hold the K weights of one
+            block of data at a time.
+        proposal: where z comes from: ``"guide"``; ``"prior"``, which shows what the guide is worth; ``"defensive"``,
+            a tenth from the prior and the rest from the guide, with bounded weights; ``"tempered"``, the guide made
+            wider; ``"qmc"``, quasi-random points through the guide; or a function, see ``ppl_vae.proposals``.
         seed: seeds every block of data and chunk of samples on its own.
-        chunk: samples scored at once; None takes 256.
+        chunk: samples scored at once; None takes 256, and for ``"qmc"``, where a chunk is one scrambling, a power of
+            two that leaves at least four.
         block: data scored at once; None takes what makes 8192 rows with the chunk.
         progress: show a bar.
+        resume: a folder for unfinished work: the same call goes on from there. It is emptied at the end.
 
     Returns:
         Estimate: per datum log p(x), its standard error, ESS, Pareto k and the ELBO.
@@ -177,6 +235,7 @@ def log_likelihood(
         PairError: the guide has a deterministic site, so that there is no weight; or the pair breaks its contract.
         DataError: x has no data, or lies outside the support of the likelihood.
         NonFiniteError: a weight is NaN or +inf; names the site and the datum.
+        UserError: an estimator or a proposal that is not known, or that do not go together.
 
     Source: Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, arXiv:1509.00519.
 
@@ -188,10 +247,233 @@ def log_likelihood(
         >>> bool((est.log_px - pair.model.evidence(x)).abs().max() < 1e-9)
         True
     """
+    found = estimates(
+        pair, x, y, num_samples, (estimator,), proposal=proposal, seed=seed, chunk=chunk, block=block,
+        progress=progress, resume=resume,
+    )  # fmt: skip
+    return found[estimator]
+
+
+def estimates(
+    pair: Any,
+    x: Any,
+    y: Tensor | None = None,
+    num_samples: int = 5000,
+    estimators: Sequence[str] = ("iwae",),
+    *,
+    proposal: str | Draw = "guide",
+    seed: int = 0,
+    chunk: int | None = None,
+    block: int | None = None,
+    progress: bool = False,
+    resume: str | Path | None = None,
+) -> dict[str, Estimate]:
+    """Several estimators of :func:`log_likelihood` from the same weights, in one pass: by name."""
+    plan = _plan(pair, x, y, num_samples, proposal, seed, chunk, block)
+    _refuse_mismatch(estimators, plan.proposal, num_samples)
+    about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators)}
+    if resume is not None:
+        about["data"] = fingerprint(pair, plan.x, plan.y)
+    hold = any(e != "iwae" for e in estimators)
+    with Ledger(resume, about) as ledger:
+        parts = []
+        for n, start in enumerate(plan.track("log p(x)", progress)):
+            part = ledger.get(str(n))
+            if part is None:
+                part = _fields(*plan.block_at(start, hold), estimators, plan.draw is proposals.qmc)
+                ledger.put(str(n), part)
+            parts.append(part)
+    whole = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    common: dict[str, Any] = {k: whole[k] for k in ("ess", "khat", "elbo", "max_share")} | plan.setting
+    common["num_dims"] = math.prod(plan.x.shape[1:])
+    common["conditional"] = plan.y is not None and _labels_matter(pair, plan.x, plan.y, *home(pair))
+    return {
+        e: Estimate(log_px=whole[f"{e}.log_px"], std_error=whole[f"{e}.std_error"], estimator=e, **common)
+        for e in estimators
+    }
+
+
+@dataclass(eq=False)
+class _Plan:
+    """What is settled before the first weight is drawn: the data, the proposal, and the sizes that a seed means."""
+
+    pair: Any
+    x: Tensor
+    y: Tensor | None
+    draw: Draw
+    proposal: str
+    num_samples: int
+    seed: int
+    chunk: int
+    block: int
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk", "proposal")}
+
+    def track(self, label: str, progress: bool) -> Iterator[int]:
+        """The first index of each block, in evaluation mode and with the generators put back at the end."""
+        with evaluating(self.pair), forked(home(self.pair)[0]):
+            yield from track(range(0, len(self.x), self.block), label, progress)
+
+    def block_at(self, start: int, hold: bool) -> tuple[Running, Tensor]:
+        """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
+        stop = start + self.block
+        x, y = placed(self.x[start:stop], None if self.y is None else self.y[start:stop], *home(self.pair))
+        total = Running(self.num_samples)
+        held = []
+        for c, done in enumerate(range(0, self.num_samples, self.chunk)):
+            reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), x.device)
+            with pyro.validation_enabled(False):
+                t = self.draw(self.pair.model, self.pair.guide, x, y, min(self.chunk, self.num_samples - done))
+            if c == 0:
+                _refuse_delta(t)
+                refuse_outside(t, start)
+            total.add(t)
+            if hold:
+                held.append(t.log_w.double().cpu())
+            if t.exact:
+                total.repeat(self.num_samples)
+                break
+        total.refuse_nonfinite(t, start)
+        return total, torch.cat(held) if held else torch.empty(0, len(x))
+
+    def run(self, label: str, progress: bool) -> Iterator[tuple[Running, Tensor]]:
+        """Every block with its weights."""
+        for start in self.track(label, progress):
+            yield self.block_at(start, hold=True)
+
+
+def _plan(
+    pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Draw, seed: int, chunk: int | None,
+    block: int | None,
+) -> _Plan:  # fmt: skip
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
+    draw, name = _proposal(proposal)
+    x, y = _data(x, y, seed)
+    chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else CHUNK))
+    block = min(len(x), block or max(1, ROWS // chunk))
+    return _Plan(pair, x, y, draw, name, num_samples, seed, chunk, block)
+
+
+def _expanded(total: Running, held: Tensor, num_samples: int) -> Tensor:
+    """The weights of all K samples, of which a model without latents scores a few."""
+    return held[:1].expand(num_samples, -1) if total.exact else held
+
+
+def log_weights(
+    pair: Any,
+    x: Any,
+    y: Tensor | None = None,
+    num_samples: int = 1000,
+    *,
+    proposal: str | Draw = "guide",
+    seed: int = 0,
+    chunk: int | None = None,
+    block: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """The log weights themselves, (K, N) float64 on the CPU: those that :func:`log_likelihood` sums at this seed.
+
+    For what needs all of them at once (``ppl_vae.estimators``, ArviZ). Memory is 8 K N bytes.
+
+    Args:
+        pair: as in :func:`log_likelihood`, like every argument.
+        x: data.
+        y: labels.
+        num_samples: K.
+        proposal: where z comes from.
+        seed: the seed.
+        chunk: samples scored at once.
+        block: data scored at once.
+        progress: show a bar.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> log_w = pv.log_weights(pair, torch.zeros(3, 5), num_samples=50)
+        >>> est = pv.log_likelihood(pair, torch.zeros(3, 5), num_samples=50)
+        >>> bool(torch.allclose(pv.ess(log_w), est.ess))
+        True
+    """
+    plan = _plan(pair, x, y, num_samples, proposal, seed, chunk, block)
+    return torch.cat([_expanded(total, held, num_samples) for total, held in plan.run("weights", progress)], 1)
+
+
+class Curve(NamedTuple):
+    """The bound L_k of each datum for several k, in nats."""
+
+    sizes: tuple[int, ...]
+    log_px: Tensor  # (len(sizes), N)
+    std_error: Tensor  # (len(sizes), N), Monte Carlo
+
+
+def bound_curve(
+    pair: Any,
+    x: Any,
+    y: Tensor | None = None,
+    num_samples: int = 100_000,
+    sizes: Sequence[int] | None = None,
+    *,
+    proposal: str | Draw = "guide",
+    seed: int = 0,
+    progress: bool = False,
+) -> Curve:
+    r"""The bound :math:`L_k` against k, for all k from one set of K weights: how far it still grows.
+
+    L_k is the mean over the K // k disjoint groups of k weights. Holds the weights of one block of data at a time.
+
+    Args:
+        pair: as in :func:`log_likelihood`.
+        x: data.
+        y: labels.
+        num_samples: K, the largest k.
+        sizes: the k to show; None takes 1, 2, 5, 10, 20, ... up to K.
+        proposal: where z comes from.
+        seed: the seed.
+        progress: show a bar.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> pv.bound_curve(pair, torch.zeros(3, 5), num_samples=100).sizes
+        (1, 2, 5, 10, 20, 50, 100)
+    """
+    if sizes is None:
+        steps = (m * 10**e for e in range(12) for m in (1, 2, 5))
+        sizes = [k for k in steps if k < num_samples] + [num_samples]
+    plan = _plan(pair, x, y, num_samples, proposal, seed, None, None)
+    parts = [curve(_expanded(total, held, num_samples), sizes) for total, held in plan.run("bounds", progress)]
+    values, errors = (torch.cat(list(column), 1) for column in zip(*parts, strict=True))
+    return Curve(tuple(sizes), values, errors)
+
+
+def _proposal(proposal: str | Draw) -> tuple[Draw, str]:
+    if callable(proposal):
+        return proposal, getattr(proposal, "__name__", type(proposal).__name__)
     if proposal not in PROPOSALS:
         raise UserError(f"proposal={proposal!r}: choose one of {', '.join(PROPOSALS)}")
+    return PROPOSALS[proposal], proposal
+
+
+def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int) -> None:
+    for name in estimators:
+        if name not in STATISTICS:
+            raise UserError(f"estimator={name!r}: choose one of {', '.join(STATISTICS)}")
+        if (proposal == "qmc" and name not in ("iwae", "elbo")) or (
+            name.startswith("jvi") and proposal in PROPOSALS and proposal not in INDEPENDENT
+        ):
+            raise UserError(
+                f"estimator={name!r} needs independent draws, which proposal={proposal!r} does not make; use 'iwae', "
+                f"or one of the proposals {', '.join(sorted(INDEPENDENT))}"
+            )
+        if name.startswith("jvi"):  # before the weights are paid for
+            check_jackknife(num_samples, int(name[3:]))
+
+
+def _data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Data and labels of whatever was given, checked."""
     if not torch.is_tensor(x):  # a split, an array, (x, y)
         split = as_split(x).fixed(seed)
         x, y = split.x, split.y if y is None else y
@@ -199,28 +481,19 @@ def log_likelihood(
         raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
     if y is not None and len(y) != len(x):
         raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
-    chunk = min(num_samples, chunk or CHUNK)
-    block = min(len(x), block or max(1, ROWS // chunk))
-    device, dtype = home(pair)
-    parts: list[dict[str, Tensor]] = []
-    starts = range(0, len(x), block)
-    with evaluating(pair), forked(device):
-        for i in track(starts, "log p(x)", enabled=progress):
-            xb = x[i : i + block].to(device)
-            xb = xb.to(dtype) if xb.is_floating_point() else xb
-            yb = None if y is None else y[i : i + block].to(device)
-            parts.append(_block(pair, xb, yb, num_samples, chunk, seed, i // block, i, PROPOSALS[proposal]))
-    whole = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
-    return Estimate(
-        **whole,
-        num_samples=num_samples,
-        seed=seed,
-        num_dims=math.prod(x.shape[1:]),
-        block=block,
-        chunk=chunk,
-        proposal=proposal,
-        conditional=y is not None and _labels_matter(pair, x, y, device, dtype),
-    )
+    return x, y
+
+
+def placed(x: Tensor, y: Tensor | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Data and labels on the device of a pair; floating data in its dtype."""
+    x = x.to(device)
+    return (x.to(dtype) if x.is_floating_point() else x), (None if y is None else y.to(device))
+
+
+def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
+    """A digest of the parameters of a pair and of data: work on others is other work."""
+    named = {f"pair.{k}": v for k, v in pair.state_dict().items()} | {"x": x} | ({} if y is None else {"y": y})
+    return digest(named)
 
 
 def _labels_matter(pair: Any, x: Tensor, y: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
@@ -241,132 +514,18 @@ def _labels_matter(pair: Any, x: Tensor, y: Tensor, device: torch.device, dtype:
     return not torch.equal(*found)
 
 
-def _block(
-    pair: Any,
-    x: Tensor,
-    y: Tensor | None,
-    num_samples: int,
-    chunk: int,
-    seed: int,
-    index: int,
-    first: int,
-    draw: Draw,
-) -> dict[str, Tensor]:
-    """All samples of one block of data, by a running sum of w and w^2 and the upper tail."""
-    total = Running(num_samples)
-    for c, start in enumerate(range(0, num_samples, chunk)):
-        reseed(seed_for(seed, "log_likelihood", index, c), x.device)
-        size = min(chunk, num_samples - start)
-        with pyro.validation_enabled(False):
-            t = draw(pair.model, pair.guide, x, y, size)
-        if c == 0:
-            _refuse_delta(t)
-            refuse_outside(t, first)
-        total.add(t)
-        if t.exact:
-            total.repeat(num_samples)
-            break
-    total.refuse_nonfinite(t, first)
-    return total.result()
-
-
-class Running:
-    """Sums over K log weights for B data, in float64, in memory that does not grow with K."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = num_samples
-        self.keep = min(tail_length(num_samples), num_samples)
-        self.count = 0
-        self.exact = False
-        self._started = False
-
-    def add(self, t: weights.Terms) -> None:
-        """Take in the weights of some more samples."""
-        log_w = t.log_w
-        eps = torch.finfo(log_w.dtype).eps
-        # what rounding alone can do to log_w: its terms are large, and cancel
-        size = sum(part.detach().abs().amax(0) for part in (t.log_lik, t.log_prior, t.log_q)) + torch.ones_like(
-            log_w[0]
-        )
-        log_w = log_w.double()
-        if not self._started:
-            like = log_w[0]
-            self.top = log_w[:0]
-            self.max = torch.full_like(like, -math.inf)
-            self.min = torch.full_like(like, math.inf)
-            self.w = torch.zeros_like(like)
-            self.w2 = torch.zeros_like(like)
-            self.sum = torch.zeros_like(like)
-            self.rounding = torch.zeros_like(like)
-            self.stuck = torch.zeros_like(like, dtype=torch.bool)
-            self._started = True
-        new_max = torch.maximum(self.max, log_w.amax(0))
-        shift = torch.where(torch.isinf(new_max), 0.0, new_max)
-        old = torch.exp(self.max - shift)
-        w = torch.exp(log_w - shift)
-        self.w = self.w * old + w.sum(0)
-        self.w2 = self.w2 * old.square() + w.square().sum(0)
-        self.max = new_max
-        self.min = torch.minimum(self.min, log_w.amin(0))
-        self.sum = self.sum + log_w.sum(0)
-        noise = eps * size.double()  # where this alone hides differences that matter, equal weights prove nothing
-        rounding = torch.where(noise < EXACT, (32 * noise).clamp(max=EXACT), -math.inf)
-        self.rounding = torch.maximum(self.rounding, rounding) if self.count else rounding
-        self.stuck |= _is_stuck(t)
-        top = torch.cat([self.top, log_w])
-        self.top = torch.topk(top, min(self.keep, len(top)), dim=0).values
-        self.count += len(log_w)
-
-    def repeat(self, num_samples: int) -> None:
-        """Every particle of a model without latents is the same: count the ones not scored."""
-        self.w, self.w2, self.sum = (v * (num_samples / self.count) for v in (self.w, self.w2, self.sum))
-        self.count = num_samples
-        self.exact = True
-
-    def refuse_nonfinite(self, t: weights.Terms, first: int) -> None:
-        """Raise where a weight was NaN or +inf; a weight of zero is legal."""
-        bad = torch.nonzero(torch.isnan(self.sum) | torch.isnan(self.max) | (self.max == math.inf))
-        if len(bad):
-            i = int(bad[0])
-            for name, site in (*t.sites.items(), *t.observed.items()):
-                values = torch.stack([site.log_p[:, i], site.log_q[:, i]])
-                if bool((torch.isnan(values) | (values == math.inf)).any()):
-                    raise NonFiniteError(
-                        f"log_likelihood: datum {first + i}: the log density of site {name!r} is not finite"
-                    )
-            raise NonFiniteError(f"log_likelihood: datum {first + i}: a weight is not finite")
-
-    def result(self) -> dict[str, Tensor]:
-        """The fields of an Estimate, (B,) each."""
-        k = self.count
-        shift = torch.where(torch.isinf(self.max), 0.0, self.max)
-        ratio = self.w2 / self.w.square()  # 1 / ESS
-        variance = ((k * ratio - 1) / (k - 1)).clamp(min=0) if k > 1 else torch.full_like(ratio, math.nan)
-        exact = self.max - self.min <= self.rounding  # false where a weight is zero, since rounding is capped
-        if self.exact:
-            exact = torch.ones_like(exact)
-        khat = fit_khat(self.top, k, exact & ~self.stuck)
-        khat = torch.where(exact & self.stuck, math.nan, khat)  # equal weights of one value say nothing of the others
-        if self.exact:
-            khat = torch.full_like(khat, -math.inf)
-            variance = torch.zeros_like(ratio)
-        return {
-            "log_px": shift + torch.log(self.w / k),
-            "std_error": variance.sqrt(),
-            "ess": 1 / ratio,
-            "khat": khat,
-            "elbo": self.sum / k,
-        }
-
-
-def _is_stuck(t: weights.Terms) -> Tensor:
-    """(B,) bool: data for which a discrete latent took one value in every particle, though it has others."""
-    stuck = torch.zeros_like(t.log_lik[0], dtype=torch.bool)
-    for s in t.sites.values():
-        if s.p is not None and getattr(s.p.support, "is_discrete", False):
-            same = (s.value == s.value[:1]).flatten(2).all(-1) if s.value.dim() > 2 else s.value == s.value[:1]
-            stuck = stuck | same.all(0)
-    return stuck
+def _fields(total: Running, held: Tensor, estimators: Sequence[str], scrambled: bool) -> dict[str, Tensor]:
+    """The fields of Estimates for one block, (B,) each, on the CPU."""
+    result = {k: v.cpu() for k, v in total.result().items()}
+    found = {k: result[k] for k in ("ess", "khat", "elbo", "max_share")}
+    for name in estimators:
+        value, error = result["log_px"], result["std_error"]
+        if scrambled and not total.exact:
+            error = total.between().cpu()
+        if name != "iwae" and not total.exact:
+            value, error = STATISTICS[name](held)
+        found[f"{name}.log_px"], found[f"{name}.std_error"] = value, error
+    return found
 
 
 def _refuse_delta(t: weights.Terms) -> None:

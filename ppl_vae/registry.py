@@ -24,6 +24,21 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "iwae": ("ppl_vae.objectives:IWAE", "the importance-weighted bound with num_particles samples"),
 }
 
+ESTIMATORS: dict[str, tuple[str, str]] = {
+    # name: (which side of log p(x) it lies on in expectation, summary)
+    "elbo": ("lower", "the mean log weight"),
+    "iwae": ("lower", "the log of the mean weight: the K-sample bound"),
+    "psis": ("neither", "the same with the largest weights smoothed by a Pareto law"),
+    "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife"),
+    "jvi2": ("neither", "the same to order 1/K^2; K <= 1000"),
+    "cubo": ("upper", "the chi-square bound; its own estimate is biased downwards"),
+    "prior": ("lower", "the K-sample bound with draws from the prior"),
+    "defensive": ("lower", "the K-sample bound, a tenth of the draws from the prior: bounded weights"),
+    "tempered": ("lower", "the K-sample bound with the guide made wider"),
+    "qmc": ("lower", "the K-sample bound with quasi-random draws from the guide"),
+    "ais": ("lower", "annealed importance sampling from the guide with HMC; slow"),
+}
+
 DATASETS: dict[str, str] = {
     "digits": "handwritten digits, 1 x 8 x 8 (1,797; from scikit-learn, no download)",
     "mnist": "handwritten digits, 1 x 28 x 28 (60,000 and 10,000)",

@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .checkpoint import writable, write_json, write_text
 from .errors import PairError
 from .estimate import evaluating, home, log_likelihood
+from .files import writable, write_json, write_text
 from .objectives import Elbo
 from .store import own_store
 from .weights import call_args

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import checkpoint
+from . import checkpoint, files
 from .errors import RunError
 from .pairs.base import Pair
 
@@ -60,7 +60,7 @@ class Run:
                     f"options, or start another run"
                 )
         if then["epochs"] != settings["epochs"]:
-            checkpoint.write_json(folder / checkpoint.CONFIG, {**config, "fit": settings})
+            files.write_json(folder / checkpoint.CONFIG, {**config, "fit": settings})
 
     def write(
         self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], running: Tensor | None,
@@ -81,14 +81,12 @@ class Run:
         if running is not None:
             tensors["running"] = running.detach().cpu().reshape(1)
         about = {"state": asdict(state), "groups": groups, "done": done}
-        checkpoint.write_tensors(self.folder / checkpoint.STATE, tensors, about)
-        checkpoint.write_tensors(
-            self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {}
-        )
+        files.write_tensors(self.folder / checkpoint.STATE, tensors, about)
+        files.write_tensors(self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {})
         position = {k: v for k, v in asdict(state).items() if k != "history"}
-        checkpoint.write_json(self.folder / "train_state.json", {**position, "optimizer": groups, "done": done})
+        files.write_json(self.folder / "train_state.json", {**position, "optimizer": groups, "done": done})
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in map(_jsonable, state.history))
-        checkpoint.write_text(self.folder / "history.jsonl", lines)
+        files.write_text(self.folder / "history.jsonl", lines)
 
     def read(self, pair: Pair, optim: Any, device: torch.device) -> tuple[State, dict[str, Tensor], Tensor | None]:
         """Put the pair and the optimiser back where the last checkpoint left them."""
@@ -96,7 +94,7 @@ class Run:
         path = self.folder / checkpoint.STATE
         if not path.exists():  # killed before the first checkpoint: start again, from the same seeds
             return State(), {}, None
-        tensors, about = checkpoint.read_tensors(path)
+        tensors, about = files.read_tensors(path)
         part = {
             kind: {k.removeprefix(kind + "."): v for k, v in tensors.items() if k.startswith(kind + ".")}
             for kind in ("pair", "best", "optim")

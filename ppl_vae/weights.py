@@ -6,7 +6,7 @@ This is the only file that handles Pyro's effects. The rest of the package is ar
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from .kinds import has_mask, kind, mean_of
 from .store import Program, frozen, own_store
 
 Grad = Literal["path", "stl", "score"]
+Values = Mapping[str, Tensor] | Callable[[str, Any], Tensor | None]  # by name, or by name and distribution
 
 PARTICLES = "particles"  # the plate at dim -2 that we put around the user's data plate at dim -1
 
@@ -164,19 +165,32 @@ class _Detach(Messenger):
 
 
 class _Fill(Messenger):
-    """Put given values (or the mean, where ``values`` is None) at the sites that would be drawn."""
+    """Put given values at the sites that would be drawn; a site without one is drawn."""
 
-    def __init__(self, values: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, values: Values) -> None:
         super().__init__()
         self.values = values
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
-        value = mean_of(msg["fn"]) if self.values is None else self.values.get(msg["name"])
+        name = msg["name"]
+        value = self.values(name, msg["fn"]) if callable(self.values) else self.values.get(name)
         if value is not None:
             msg["value"] = value
             msg["done"] = True
+
+
+class _Change(Messenger):
+    """Put other distributions at the sites that would be drawn."""
+
+    def __init__(self, change: Callable[[str, Any], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["fn"] = self.change(msg["name"], msg["fn"])
 
 
 def _sampled(trace: Any) -> dict[str, Any]:
@@ -188,7 +202,7 @@ def _sampled(trace: Any) -> dict[str, Any]:
     }
 
 
-def _run(program: Program, args: Any, kwargs: Any, particles: int, values: Mapping[str, Any] | None = None) -> Any:
+def _run(program: Program, args: Any, kwargs: Any, particles: int, values: Values | None = None) -> Any:
     """Trace a program under a plate of particles at dim -2, with given values at its latent sites."""
     # values go in last, outside the plate, so that the distribution at a filled site is broadcast like any other
     with _Fill(values) if values is not None else nullcontext(), pyro.plate(PARTICLES, particles, dim=-2):
@@ -239,30 +253,31 @@ def score(
     *,
     num_samples: int = 1,
     grad: Grad = "path",
+    values: Values | None = None,
 ) -> Terms:
     """:func:`terms` on any arguments, in Pyro's parameter store as it is; objectives and ``SVI`` call this."""
     if grad not in ("path", "stl", "score"):
         raise ValueError(f"grad={grad!r}: choose one of 'path', 'stl', 'score'")
     kwargs = kwargs or {}
     with _Detach() if grad == "score" else nullcontext():
-        guide_sites = _sampled(_run(guide, guide_args, kwargs, num_samples))
+        guide_sites = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
     latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
-    values: dict[str, Tensor] = {name: site["value"] for name, site in latents.items()}
+    drawn: dict[str, Tensor] = {name: site["value"] for name, site in latents.items()}
     scored = latents
     gate: list[Tensor | None] = [None]
     if grad == "stl" and latents:
         for site in latents.values():
             stopping.refuse(site)
-        values = {name: stopping.gated(value, gate) for name, value in values.items()}
+        drawn = {name: stopping.gated(value, gate) for name, value in drawn.items()}
         with frozen(guide):  # the scores too: some distributions use their parameters only then
-            scored = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
+            scored = _sampled(_run(guide, guide_args, kwargs, num_samples, drawn))
             parts = stopping.guide_parts(scored)
-        stopping.check(latents, parts, values)
+        stopping.check(latents, parts, drawn)
     else:
         parts = stopping.guide_parts(scored)
 
     particles = num_samples if latents else 1  # without latents every particle is the same: score it once
-    model_sites = _sampled(_run(model, model_args, kwargs, particles, values))
+    model_sites = _sampled(_run(model, model_args, kwargs, particles, drawn))
     if not any(site["is_observed"] for site in model_sites.values()):
         raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
     _check_names(model_sites, latents)
@@ -334,6 +349,7 @@ def terms(
     *,
     num_samples: int = 1,
     grad: Grad = "path",
+    values: Values | None = None,
 ) -> Terms:
     r"""Run the guide and the model once under a plate of K particles and score them.
 
@@ -350,6 +366,8 @@ def terms(
         num_samples: the number K of particles.
         grad: ``"path"`` differentiates through the draws; ``"stl"`` also stops the guide's parameters in log q and
             puts a gate on each draw (see :meth:`Terms.gate`); ``"score"`` cuts the gradient at each draw.
+        values: latents to score instead of drawing them: a value (K, B, *event) by site, or a function of a site's
+            name and distribution that gives one, or None to draw.
 
     Returns:
         Terms, whose totals are (K, B) in nats.
@@ -369,7 +387,8 @@ def terms(
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
     with own_store():
-        return score(model, guide, call_args(model, x, y), call_args(guide, x, y), num_samples=num_samples, grad=grad)
+        arguments = call_args(model, x, y), call_args(guide, x, y)
+        return score(model, guide, *arguments, num_samples=num_samples, grad=grad, values=values)
 
 
 def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str, Tensor]) -> Tensor:
@@ -428,6 +447,16 @@ def prior_of(model: Program) -> Program:
     return program
 
 
+def changed(program: Program, change: Callable[[str, Any], Any]) -> Program:
+    """A program whose latent sites draw from other distributions: ``change(name, distribution)``."""
+
+    def other(x: Tensor, y: Tensor | None = None) -> None:
+        with _Change(change):
+            program(*call_args(program, x, y))
+
+    return other
+
+
 def first_outside(site: Site) -> int | None:
     """The index of the first datum that lies outside the support of an observed site, or None; reads the device."""
     inside = site.p.support.check(site.value)
@@ -454,7 +483,7 @@ def sites(
     kwargs: Mapping[str, Any] | None = None,
     *,
     num_samples: int = 1,
-    values: Mapping[str, Tensor] | None = None,
+    values: Values | None = None,
     means: bool = False,
     uncondition: bool = False,
 ) -> dict[str, Draw]:
@@ -465,7 +494,7 @@ def sites(
         args: its positional arguments.
         kwargs: its keyword arguments.
         num_samples: the number K of particles.
-        values: values (K, B, *event) to put at sites instead of drawing them.
+        values: values (K, B, *event) to put at sites instead of drawing them, as :func:`terms` takes them.
         means: put each site's mean instead of a draw, where it has one.
         uncondition: draw the observed sites too, as for sampling from a model that needs data to run.
 
@@ -476,7 +505,7 @@ def sites(
         program = poutine.uncondition(program)
     with own_store():
         if means:
-            with _Fill(None):
+            with _Fill(lambda name, fn: mean_of(fn)):
                 trace = _run(program, args, kwargs or {}, num_samples, values)
         else:
             trace = _run(program, args, kwargs or {}, num_samples, values)

@@ -122,7 +122,7 @@ def test_streaming_is_the_plain_formula() -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 def test_merging_chunks_loses_nothing(chunk: int) -> None:
     """Fixed weights, however they are cut, give the sums of all of them, also far outside the range of exp."""
-    from ppl_vae.estimate import Running
+    from ppl_vae.running import Running
 
     log_w = 30 * torch.randn(1000, 5, dtype=torch.float64) + torch.tensor([0.0, 2000.0, -3000.0, 700.0, -700.0])
     log_w[:400, 4] = -math.inf

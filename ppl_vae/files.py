@@ -1,0 +1,133 @@
+"""Files: written atomically, checked when read, never able to run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from .errors import RunError
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made where it is absent, before time is spent on what goes there.
+
+    Raises:
+        RunError: it is a file, or can't be made or written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; choose a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: can't make the folder ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"{folder}: can't be written to; choose another folder, or change its permissions")
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        RunError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: can't be read ({first_line(error)}); it is missing, truncated or edited") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; infinities and NaN are written as null by the caller, never here."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: its bytes first, then its name, so that a kill leaves the old one or the new.
+
+    Raises:
+        RunError: the disk is full, or the folder can't be written to; what was there is still there.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: can't be written ({error.strerror}); free some space, or choose another folder"
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write named tensors and JSON-able facts to one safetensors file, atomically, with a checksum."""
+    facts = json.dumps(about, allow_nan=False)
+    # one key only: safetensors writes several in no fixed order, and equal runs must have equal files
+    seal = json.dumps({"about": facts, "sha256": digest(tensors, facts)})
+    write_bytes(path, to_bytes(dict(tensors), metadata={"ppl_vae": seal}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and the facts beside them.
+
+    Raises:
+        RunError: the file is missing, truncated, edited, or made by something else.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} is missing; the run was not finished, or is not one")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            seal = (file.metadata() or {}).get("ppl_vae")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path}: not a whole safetensors file ({first_line(error)}); restore it from a copy") from error
+    if seal is None:
+        raise RunError(f"{path}: a safetensors file of another program")
+    try:
+        sealed = json.loads(seal)
+        about: dict[str, Any] = json.loads(sealed["about"])
+        whole = sealed["sha256"] == digest(tensors, sealed["about"])
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise RunError(f"{path}: the checksum does not match; the file was edited or damaged; restore it from a copy")
+    return tensors, about
+
+
+def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
+    """The sha256 of named tensors and of a text."""
+    h = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        h.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        h.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return h.hexdigest()

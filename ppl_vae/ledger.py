@@ -1,0 +1,81 @@
+"""Unfinished work: its finished parts in one file, so that the same call goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from .errors import RunError
+from .files import read_tensors, writable, write_tensors
+
+EVERY = 5.0  # seconds between writes: what a kill can lose
+
+
+class Ledger:
+    """Named parts, each a dictionary of tensors, kept in a folder until the work is whole.
+
+    The name of the file is a digest of ``about``, so other work never goes on from here. Without a folder nothing is
+    kept. Leaving by an exception writes what there is; leaving after the end removes the file.
+
+    Args:
+        folder: where to keep the file; None keeps none.
+        about: everything that the parts depend on, JSON-able.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+
+    def __init__(self, folder: str | Path | None, about: Mapping[str, Any]) -> None:
+        self.about = dict(about)
+        self.parts: dict[str, dict[str, Tensor]] = {}
+        self.path: Path | None = None
+        self._written = time.monotonic()
+        if folder is None:
+            return
+        name = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = writable(Path(folder)) / f"unfinished-{name}.safetensors"
+        if self.path.exists():
+            try:
+                tensors, _ = read_tensors(self.path)
+            except RunError as error:
+                raise RunError(f"{error}; or delete it, and this work starts anew") from error
+            for key, value in tensors.items():
+                part, field = key.split("/", 1)
+                self.parts.setdefault(part, {})[field] = value
+
+    def get(self, part: str) -> dict[str, Tensor] | None:
+        """A part that was kept, or None."""
+        return self.parts.get(part)
+
+    def put(self, part: str, fields: Mapping[str, Tensor], *, instead_of: str | None = None) -> None:
+        """Keep a part, and write it if the last write is a while ago."""
+        if self.path is None:
+            return
+        if instead_of is not None:
+            self.parts.pop(instead_of, None)
+        self.parts[part] = dict(fields)
+        if time.monotonic() - self._written > EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Write everything that is kept, atomically."""
+        if self.path is not None and self.parts:
+            tensors = {f"{p}/{f}": v.detach().cpu().contiguous() for p, fs in self.parts.items() for f, v in fs.items()}
+            write_tensors(self.path, tensors, self.about)
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self.write()
+        elif self.path is not None:
+            self.path.unlink(missing_ok=True)

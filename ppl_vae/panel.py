@@ -1,0 +1,234 @@
+"""A panel of estimators on the same data: one row each, and a sentence on how far to trust them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import weights
+from .annealed import ais
+from .data import as_split
+from .diagnostics import khat_threshold
+from .errors import UserError
+from .estimate import Estimate, estimates, evaluating, home, placed
+from .estimators import JVI2_MOST, STATISTICS
+from .proposals import PROPOSALS, Draw
+from .registry import ESTIMATORS
+from .rng import forked
+
+LEVEL = 0.975  # of each end of the interval
+ESTIMATES = ("iwae", "psis", "jvi1", "jvi2")  # of log p(x) itself, not of a looser bound
+
+
+@dataclass(eq=False)
+class Panel:
+    """Estimates of log p(x) for the same data, by estimator, and the seconds that each took.
+
+    Estimators of the same weights share one pass, and its time.
+    """
+
+    rows: dict[str, Estimate]
+    seconds: dict[str, float]
+
+    def __getitem__(self, name: str) -> Estimate:
+        return self.rows[name]
+
+    def table(self) -> list[dict[str, Any]]:
+        """One JSON-able row an estimator: its side, mean, both standard errors, diagnostics and time.
+
+        ``log_px_se`` is the error from the choice of data, ``mc_error`` that from the draws.
+        """
+        return [
+            {
+                "estimator": name,
+                "side": e.side,
+                "proposal": e.proposal,
+                "num_samples": e.num_samples,
+                "log_px_mean": _finite(float(e.log_px.mean())),
+                "log_px_se": _finite(float(e.log_px.std()) / math.sqrt(len(e)) if len(e) > 1 else math.nan),
+                "mc_error": _finite(e.monte_carlo_error),
+                "unreliable": None if e.estimator == "ais" else int(e.unreliable.sum()),
+                "ess_min": _finite(float(e.ess.min())),
+                "seconds": self.seconds[name],
+            }
+            for name, e in self.rows.items()
+        ]
+
+    def at_least(self) -> tuple[str, float]:
+        r"""The best lower confidence limit of the mean log p(x), at 97.5 %, and the estimator that gives it.
+
+        Each estimate :math:`\hat p_n` is unbiased, so by Markov's inequality
+        :math:`\Pr(\sum_n \log \hat p_n - \log p(x_n) \ge t) \le e^{-t}`: the limit is the mean less
+        :math:`\log(40) / N`, whatever the tails of the weights. Looking at several rows is paid for by their number.
+
+        Source: Grosse, Ghahramani, Adams, 2015, arXiv:1511.02543, section 3.1.
+
+        Raises:
+            UserError: no row is a lower bound.
+        """
+        lower = {n: e for n, e in self.rows.items() if e.side in ("lower", "exact")}
+        if not lower:
+            raise UserError("no row of the panel is a lower bound; add the estimator iwae")
+        best = max(lower, key=lambda n: float(lower[n].log_px.mean()))
+        one = lower[best]
+        slack = 0.0 if one.side == "exact" else math.log(len(lower) / (1 - LEVEL)) / len(one)
+        return best, float(one.log_px.mean()) - slack
+
+    def sentences(self) -> list[str]:
+        """What the rows say, in plain words: the interval, the unreliable data and why, and the K that is needed."""
+        first = next(iter(self.rows.values()))
+        found: list[str] = []
+        if first.side == "exact":
+            return ["Every weight equals p(x): the figures are exact."]
+        if any(e.side == "lower" for e in self.rows.values()):
+            name, limit = self.at_least()
+            found.append(
+                f"At least: the mean log p(x) of these {len(first)} data is above {limit:.3f} nats (97.5 %, by {name} "
+                f"and Markov's inequality, whatever the tails of the weights)."
+            )
+        weighed = {e.proposal: e for e in reversed(self.rows.values()) if e.estimator not in ("ais", "jvi2")}
+        good = [e for e in self.rows.values() if e.estimator in ESTIMATES and not bool(e.unreliable.any())]
+        if good:
+            one = min(good, key=lambda e: e.monte_carlo_error)
+            bias = float(one.std_error.square().mean()) / 2 if one.side == "lower" else 0.0  # to leading order
+            end = float(one.log_px.mean()) + bias + 1.96 * one.monte_carlo_error
+            how = f"{one.estimator} of the {one.proposal} weights"
+            found.append(f"At most: {end:.3f} nats (97.5 %, by {how}; k is good for all data).")
+        elif weighed:
+            found.append("At most: no row says. Where k is bad, log p(x) may lie well above every row.")
+        found += [_why(e) for e in weighed.values() if bool(e.unreliable.any())]
+        if weighed and not good:
+            remedies = [e for e in ("defensive", "tempered", "ais") if e not in self.rows]
+            found.append(f"Try {' or '.join(remedies)}." if remedies else "Train the guide longer, or make it wider.")
+        doubtful = [int((~(e.khat < 0.25)).sum()) for e in self.rows.values() if e.estimator == "cubo"]
+        if doubtful and doubtful[0]:
+            found.append(
+                f"cubo is no bound here: for {doubtful[0]} of {len(first)} data k is not below 1/4, so the variance of its "
+                f"estimate is infinite, and it is biased downwards."
+            )
+        return found
+
+    def __str__(self) -> str:
+        lines = [f"{'estimator':<11}{'side':<9}{'log p(x)':>11}{'± data':>9}{'± draws':>9}{'unreliable':>12}{'s':>8}"]
+        for r in self.table():
+            bad = "" if r["unreliable"] is None else str(r["unreliable"])
+            numbers = (r["log_px_mean"], r["log_px_se"], r["mc_error"])
+            shown = [("" if v is None else f"{v:.3f}") for v in numbers]
+            lines.append(
+                f"{r['estimator']:<11}{r['side']:<9}{shown[0]:>11}{shown[1]:>9}{shown[2]:>9}{bad:>12}"
+                f"{r['seconds']:>8.1f}"
+            )
+        return "\n".join([*lines, *self.sentences()])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _why(e: Estimate) -> str:
+    """Which data are unreliable under a proposal, and what K they would need."""
+    bad = torch.nonzero(e.unreliable)[:, 0]
+    k = e.khat[bad]
+    listed = ", ".join(map(str, bad[:8].tolist())) + (", ..." if len(bad) > 8 else "")
+    limit = khat_threshold(e.num_samples)
+    parts = [f"{len(bad)} of {len(e)} data unreliable, Pareto k >= {limit:.2f} (index {listed})"]
+    within, beyond, none = k[k < 0.7], int((k >= 0.7).sum()), int(k.isnan().sum())
+    if len(within):
+        parts.append(f"{len(within)} of them need K = {float(10 ** (1 / (1 - within.max()))):,.0f}")
+    if beyond:
+        parts.append(f"for {beyond} k >= 0.7, where more samples hardly help")
+    if none:
+        parts.append(f"{none} have no k: too few weights in the tail")
+    return f"The {e.proposal} weights: {'; '.join(parts)}."
+
+
+def panel(
+    pair: Any,
+    x: Any,
+    y: Tensor | None = None,
+    estimators: Sequence[str] = ("iwae", "psis", "defensive", "ais"),
+    num_samples: int = 5000,
+    *,
+    proposal: str | Draw = "guide",
+    num_chains: int = 16,
+    num_temperatures: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+    resume: str | Path | None = None,
+) -> Panel:
+    """Estimate log p(x) of the same data by several estimators, and say how far to trust them.
+
+    Args:
+        pair: a pair.
+        x: data (N, *shape), or a split.
+        y: labels (N,), for pairs that take them.
+        estimators: names of ``ppl_vae.registry.ESTIMATORS``: what is made of the weights (``elbo``, ``iwae``, ``psis``,
+            ``jvi1``, ``jvi2``, ``cubo``), the bound under other proposals (``prior``, ``defensive``, ``tempered``,
+            ``qmc``), or ``ais``.
+        num_samples: K; ``jvi2`` takes at most 1,000.
+        proposal: where the weights of the first kind come from.
+        num_chains: of ``ais``.
+        num_temperatures: of ``ais``.
+        seed: of each estimate.
+        progress: show bars.
+        resume: a folder for unfinished work, see :func:`~ppl_vae.log_likelihood`.
+
+    Returns:
+        Panel: by name the estimates; ``print`` shows the table and the sentences.
+
+    Raises:
+        UserError: an estimator that is not known, is named twice, or does not go with the proposal.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> found = pv.panel(pair, torch.zeros(3, 5), estimators=("iwae", "psis", "qmc"), num_samples=100)
+        >>> [row["side"] for row in found.table()]
+        ['lower', 'neither', 'lower']
+    """
+    unknown = [e for e in estimators if e not in ESTIMATORS]
+    if unknown or not estimators:
+        about = f"estimator {unknown[0]!r} is not known" if unknown else "no estimator was given"
+        raise UserError(f"{about}; choose from {', '.join(ESTIMATORS)}")
+    if len(set(estimators)) < len(estimators):
+        raise UserError(f"an estimator is named twice: {', '.join(estimators)}")
+    if not torch.is_tensor(x):
+        split = as_split(x).fixed(seed)
+        x, y = split.x, split.y if y is None else y
+    common: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume}
+    shared = [e for e in estimators if e in STATISTICS]
+    short = [e for e in shared if e == "jvi2" and num_samples > JVI2_MOST]
+    jobs: list[tuple[list[str], Callable[[], list[Estimate]]]] = []
+
+    def weigh(names: Sequence[str], size: int, proposal: str | Draw) -> Callable[[], list[Estimate]]:
+        return lambda: list(estimates(pair, x, y, size, names, proposal=proposal, **common).values())
+
+    for names, size in (([e for e in shared if e not in short], num_samples), (short, JVI2_MOST)):
+        if names:
+            jobs.append((names, weigh(names, size, proposal)))
+    jobs += [([e], weigh(("iwae",), num_samples, e)) for e in estimators if e in PROPOSALS]
+    if "ais" in estimators:
+        setting: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
+        jobs.append((["ais"], lambda: [ais(pair, x, y, start=_start(pair, x, y), **setting, **common)]))
+    rows: dict[str, Estimate] = {}
+    seconds: dict[str, float] = {}
+    for names, run in jobs:
+        began = time.perf_counter()
+        rows |= dict(zip(names, run(), strict=True))
+        seconds |= dict.fromkeys(names, time.perf_counter() - began)
+    return Panel({e: rows[e] for e in estimators}, seconds)
+
+
+def _start(pair: Any, x: Tensor, y: Tensor | None) -> str:
+    """Where annealing starts: at the guide, where there is one."""
+    device, dtype = home(pair)
+    one = placed(x[:1], None if y is None else y[:1], device, dtype)
+    with evaluating(pair), forked(device, 0):
+        return "guide" if weights.sites(pair.guide, weights.call_args(pair.guide, *one)) else "prior"

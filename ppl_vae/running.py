@@ -1,0 +1,128 @@
+"""Running sums over importance weights, in memory that does not grow with K."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .diagnostics import EXACT, fit_khat, tail_length
+from .errors import NonFiniteError
+from .weights import Terms
+
+
+class Running:
+    """Sums over K log weights for B data, in float64, in memory that does not grow with K."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.keep = min(tail_length(num_samples), num_samples)
+        self.count = 0
+        self.exact = False
+        self.means: list[tuple[int, Tensor]] = []  # of each chunk: its size and its log mean weight
+        self._started = False
+
+    def add(self, t: Terms) -> None:
+        """Take in the weights of some more samples."""
+        log_w = t.log_w
+        eps = torch.finfo(log_w.dtype).eps
+        # what rounding alone can do to log_w: its terms are large, and cancel
+        size = sum(part.detach().abs().amax(0) for part in (t.log_lik, t.log_prior, t.log_q)) + torch.ones_like(
+            log_w[0]
+        )
+        log_w = log_w.double()
+        if not self._started:
+            like = log_w[0]
+            self.top = log_w[:0]
+            self.max = torch.full_like(like, -math.inf)
+            self.min = torch.full_like(like, math.inf)
+            self.w = torch.zeros_like(like)
+            self.w2 = torch.zeros_like(like)
+            self.sum = torch.zeros_like(like)
+            self.rounding = torch.zeros_like(like)
+            self.stuck = torch.zeros_like(like, dtype=torch.bool)
+            self._started = True
+        new_max = torch.maximum(self.max, log_w.amax(0))
+        shift = torch.where(torch.isinf(new_max), 0.0, new_max)
+        old = torch.exp(self.max - shift)
+        w = torch.exp(log_w - shift)
+        self.w = self.w * old + w.sum(0)
+        self.w2 = self.w2 * old.square() + w.square().sum(0)
+        self.max = new_max
+        self.min = torch.minimum(self.min, log_w.amin(0))
+        self.sum = self.sum + log_w.sum(0)
+        noise = eps * size.double()  # where this alone hides differences that matter, equal weights prove nothing
+        rounding = torch.where(noise < EXACT, (32 * noise).clamp(max=EXACT), -math.inf)
+        self.rounding = torch.maximum(self.rounding, rounding) if self.count else rounding
+        self.stuck |= _is_stuck(t)
+        self.means.append((len(log_w), torch.log(w.mean(0)) + shift))
+        top = torch.cat([self.top, log_w])
+        self.top = torch.topk(top, min(self.keep, len(top)), dim=0).values
+        self.count += len(log_w)
+
+    def repeat(self, num_samples: int) -> None:
+        """Every particle of a model without latents is the same: count the ones not scored."""
+        self.w, self.w2, self.sum = (v * (num_samples / self.count) for v in (self.w, self.w2, self.sum))
+        self.count = num_samples
+        self.exact = True
+
+    def between(self) -> Tensor:
+        """The relative standard error (B,) of the mean weight from the scatter of the chunks, where each is one net.
+
+        nan with fewer than two chunks.
+        """
+        sizes = torch.tensor([float(n) for n, _ in self.means], dtype=torch.float64, device=self.w.device)
+        share = (sizes / sizes.sum()).unsqueeze(1)
+        means = torch.exp(torch.stack([m for _, m in self.means]) - self.max.nan_to_num(neginf=0.0))  # (chunks, B)
+        whole = (share * means).sum(0)
+        if len(sizes) < 2:
+            return torch.full_like(whole, math.nan)
+        spread = (share.square() * (means - whole).square()).sum(0) / (1 - share.square().sum(0))
+        return spread.sqrt() / whole
+
+    def refuse_nonfinite(self, t: Terms, first: int) -> None:
+        """Raise where a weight was NaN or +inf; a weight of zero is legal."""
+        bad = torch.nonzero(torch.isnan(self.sum) | torch.isnan(self.max) | (self.max == math.inf))
+        if len(bad):
+            i = int(bad[0])
+            for name, site in (*t.sites.items(), *t.observed.items()):
+                values = torch.stack([site.log_p[:, i], site.log_q[:, i]])
+                if bool((torch.isnan(values) | (values == math.inf)).any()):
+                    raise NonFiniteError(
+                        f"log_likelihood: datum {first + i}: the log density of site {name!r} is not finite"
+                    )
+            raise NonFiniteError(f"log_likelihood: datum {first + i}: a weight is not finite")
+
+    def result(self) -> dict[str, Tensor]:
+        """The fields of an Estimate, (B,) each."""
+        k = self.count
+        shift = torch.where(torch.isinf(self.max), 0.0, self.max)
+        ratio = self.w2 / self.w.square()  # 1 / ESS
+        variance = ((k * ratio - 1) / (k - 1)).clamp(min=0) if k > 1 else torch.full_like(ratio, math.nan)
+        exact = self.max - self.min <= self.rounding  # false where a weight is zero, since rounding is capped
+        if self.exact:
+            exact = torch.ones_like(exact)
+        khat = fit_khat(self.top, k, exact & ~self.stuck)
+        khat = torch.where(exact & self.stuck, math.nan, khat)  # equal weights of one value say nothing of the others
+        if self.exact:
+            khat = torch.full_like(khat, -math.inf)
+            variance = torch.zeros_like(ratio)
+        return {
+            "log_px": shift + torch.log(self.w / k),
+            "std_error": variance.sqrt(),
+            "ess": 1 / ratio,
+            "khat": khat,
+            "elbo": self.sum / k,
+            "max_share": torch.exp(self.max - shift) / self.w,
+        }
+
+
+def _is_stuck(t: Terms) -> Tensor:
+    """(B,) bool: data for which a discrete latent took one value in every particle, though it has others."""
+    stuck = torch.zeros_like(t.log_lik[0], dtype=torch.bool)
+    for s in t.sites.values():
+        if s.p is not None and getattr(s.p.support, "is_discrete", False):
+            same = (s.value == s.value[:1]).flatten(2).all(-1) if s.value.dim() > 2 else s.value == s.value[:1]
+            stuck = stuck | same.all(0)
+    return stuck

@@ -1,0 +1,56 @@
+"""Tempering: a distribution made wider by a power, q(z)^(1/T), as a distribution that can be drawn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from .errors import PairError
+from .kinds import kind
+
+
+def _shape(concentration: Tensor, t: float) -> Tensor:
+    return (concentration - 1) / t + 1
+
+
+_TEMPERED: dict[str, Callable[[Any, float], Any]] = {
+    # q^(1/T), normalised, stays in the family
+    "Normal": lambda d, t: dist.Normal(d.loc, d.scale * math.sqrt(t)),
+    "MultivariateNormal": lambda d, t: dist.MultivariateNormal(d.loc, scale_tril=d.scale_tril * math.sqrt(t)),
+    "LowRankMultivariateNormal": lambda d, t: dist.LowRankMultivariateNormal(
+        d.loc, d.cov_factor * math.sqrt(t), d.cov_diag * t
+    ),
+    "Laplace": lambda d, t: dist.Laplace(d.loc, d.scale * t),
+    "Exponential": lambda d, t: dist.Exponential(d.rate / t),
+    "Gamma": lambda d, t: dist.Gamma(_shape(d.concentration, t), d.rate / t),
+    "Beta": lambda d, t: dist.Beta(_shape(d.concentration1, t), _shape(d.concentration0, t)),
+    "Dirichlet": lambda d, t: dist.Dirichlet(_shape(d.concentration, t)),
+    "Bernoulli": lambda d, t: dist.Bernoulli(logits=d.logits / t),
+    "Categorical": lambda d, t: dist.Categorical(logits=d.logits / t),
+    "OneHotCategorical": lambda d, t: dist.OneHotCategorical(logits=d.logits / t),
+    "Uniform": lambda d, t: d,
+    "Delta": lambda d, t: d,
+}
+
+
+def tempered(name: str, fn: Any, temperature: float) -> Any:
+    """q^(1/T), normalised; of a transformed distribution its base, so in the space before the transforms.
+
+    Raises:
+        PairError: the family is not closed under tempering; names the site.
+    """
+    if isinstance(fn, torch.distributions.TransformedDistribution):
+        return dist.TransformedDistribution(tempered(name, fn.base_dist, temperature), list(fn.transforms))
+    if isinstance(fn, torch.distributions.Independent):
+        return tempered(name, fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
+    if hasattr(fn, "base_dist"):
+        inner = tempered(name, fn.base_dist, temperature).expand(fn.batch_shape)
+        return inner.mask(fn._mask) if hasattr(fn, "_mask") else inner
+    if kind(fn) not in _TEMPERED:
+        raise PairError(f"site {name!r}: {kind(fn)} can't be tempered; use another proposal")
+    return _TEMPERED[kind(fn)](fn, temperature)
