@@ -146,8 +146,8 @@ def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
             raise RunError(f"{folder} holds a run already; pass --overwrite (overwrite=True) or another folder")
         for name in (STATE, "train_state.json", WEIGHTS, "history.jsonl", "evaluation.json", "log_px.csv", CONFIG):
             (folder / name).unlink(missing_ok=True)
-        for figure in (folder / "figures").glob("*.png"):
-            figure.unlink()
+        for other in (*(folder / "figures").glob("*.png"), *folder.glob("unfinished-*.safetensors")):
+            other.unlink()
     return writable(folder)
 
 

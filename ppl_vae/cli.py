@@ -18,7 +18,7 @@ from rich.table import Table
 
 from . import __version__, options
 from .errors import RunError, UserError
-from .registry import DATASETS, OBJECTIVES, PAIRS
+from .registry import DATASETS, ESTIMATORS, OBJECTIVES, PAIRS
 
 app = typer.Typer(
     add_completion=False,
@@ -40,7 +40,9 @@ DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for what is written. [the run folder]")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, all else elsewhere.")]
 SamplesOpt = Annotated[int, typer.Option("--num-samples", help="K, the samples of each datum.")]
-ProposalOpt = Annotated[str, typer.Option("--proposal", help="guide, prior or defensive (a tenth from the prior).")]
+ProposalOpt = Annotated[
+    str, typer.Option("--proposal", help="guide, prior, defensive (a tenth from the prior), tempered or qmc.")
+]
 LimitOpt = Annotated[int | None, typer.Option("--limit", help="Use the first N data only.")]
 SplitOpt = Annotated[str, typer.Option("--split", help="train, valid or test.")]
 
@@ -218,6 +220,9 @@ def train(
 def evaluate(
     run: RunArg,
     *,
+    estimator: Annotated[
+        list[str] | None, typer.Option("--estimator", help=f"A row of a table; repeatable: {', '.join(ESTIMATORS)}.")
+    ] = None,
     num_samples: SamplesOpt = 5000,
     proposal: ProposalOpt = "guide",
     limit: LimitOpt = None,
@@ -227,17 +232,39 @@ def evaluate(
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
     out: OutOpt = None,
+    num_chains: Annotated[int, typer.Option("--num-chains", help="Of the estimator ais.")] = 16,
+    num_temperatures: Annotated[int, typer.Option("--num-temperatures", help="Of the estimator ais.")] = 1000,
+    draw: Annotated[
+        bool, typer.Option("--figures", help="Draw L_k against k, Pareto k of each datum, and the sandwich.")
+    ] = False,
     json_: JsonOpt = False,
 ) -> None:
     """Estimate log p(x) of held-out data, with its error and its diagnostics."""
     from . import report
+    from .files import writable
+    from .panel import panel
 
-    target, part, result, estimate = _judged(
-        run, data, data_root, split, limit, device, out, num_samples, seed, proposal
-    )
+    if not estimator and not draw:
+        target, part, result, estimate = _judged(
+            run, data, data_root, split, limit, device, out, num_samples, seed, proposal
+        )
+    else:
+        target = writable(out or run)
+        pair, config, part = _open(run, data, data_root, split, limit, device)
+        judged = panel(
+            pair, part.x, part.y, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
+            num_temperatures=num_temperatures, seed=seed, progress=True, resume=target,
+        )  # fmt: skip
+        result, estimate = report.judge(config["pair"]["name"], _data_name(config, data), part, judged)
+        if draw:
+            result["figures"] = _trust_figures(pair, part, target / "figures", num_samples, seed, estimate)
     report.record(target, result, estimate, part)
     if json_:
         _print_json(result)
+    elif estimator or draw:
+        screen.print(report.panel_table(judged))
+        typer.echo("\n".join([*judged.sentences(), *result.get("figures", [])]))
+        typer.echo(f"nats; {len(part)} {split} data, seed {seed}; sides hold in expectation")
     else:
         screen.print(report.table(result, given_labels=estimate.conditional, proposal=proposal))
 
@@ -442,6 +469,7 @@ def list_(json_: JsonOpt = False) -> None:
             {
                 "pairs": [{"name": k, "summary": v[1]} for k, v in PAIRS.items()],
                 "objectives": list(OBJECTIVES),
+                "estimators": [{"name": k, "side": v[0], "summary": v[1]} for k, v in ESTIMATORS.items()],
                 "datasets": list(DATASETS),
             }
         )
@@ -449,6 +477,7 @@ def list_(json_: JsonOpt = False) -> None:
     for title, rows in (
         ("pairs", {k: v[1] for k, v in PAIRS.items()}),
         ("objectives", {k: v[1] for k, v in OBJECTIVES.items()}),
+        ("estimators", {k: f"{v[1]} ({v[0]})" for k, v in ESTIMATORS.items()}),
         ("data sets", DATASETS),
     ):
         typer.echo(title)
@@ -555,6 +584,38 @@ def _judged(
     return target, part, result, estimate
 
 
+def _trust_figures(pair: Any, part: Any, folder: Path, num_samples: int, seed: int, estimate: Any) -> list[str]:
+    """L_k against k under four proposals, Pareto k of each datum, and the sandwich of simulated data, as PNG files."""
+    from . import figures
+    from .errors import PairError
+    from .estimate import bound_curve
+    from .sandwich import eubo
+
+    curves = {}
+    for proposal in ("guide", "prior", "defensive", "qmc"):
+        try:
+            curves[proposal] = bound_curve(
+                pair, part.x, part.y, num_samples, proposal=proposal, seed=seed, progress=True
+            )
+        except PairError as error:
+            log.print(f"no curve for {proposal}: {error}")
+    drawn = {"bound_curves": figures.bound_curves(curves), "khat": figures.khat_scatter(estimate)}
+    try:
+        drawn["sandwich"] = figures.sandwich(eubo(pair, min(100, len(part)), num_samples, seed=seed, progress=True))
+    except UserError as error:
+        log.print(f"no sandwich: {error}")
+    return [str(_write_figure(folder, name, figure)) for name, figure in drawn.items()]
+
+
+def _write_figure(folder: Path, name: str, figure: Any) -> Path:
+    from .files import writable, write_bytes
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_bytes(writable(folder) / f"{name}.png", buffer.getvalue())
+    return folder / f"{name}.png"
+
+
 def _data_name(config: dict[str, Any], data: str | None) -> str:
     return data or str(config["data"]["name"])
 
@@ -568,10 +629,7 @@ def _write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, abo
     buffer = io.BytesIO()
     np.save(buffer, x.numpy(), allow_pickle=False)
     write_bytes(folder / f"{name}.npy", buffer.getvalue())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(folder / f"{name}.png", buffer.getvalue())
-    paths = [str(folder / f"{name}.npy"), str(folder / f"{name}.png")]
+    paths = [str(folder / f"{name}.npy"), str(_write_figure(folder, name, figure))]
     if json_:
         _print_json({**about, "files": paths})
     else:

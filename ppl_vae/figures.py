@@ -22,10 +22,26 @@ from . import draws, weights
 from .data import Split
 from .diagnostics import khat_threshold
 from .errors import RunError
-from .estimate import Estimate, evaluating, home
+from .estimate import Curve, Estimate, evaluating, home
 from .pairs.base import Pair
 from .rng import forked, seed_for
-from .tiles import BLUE, DPI, GREEN, GREY, SKY, VERMILLION, canvas, is_drawable, name_cells, need, plain, text, tiles
+from .sandwich import Sandwich
+from .tiles import (
+    BLUE,
+    COLORS,
+    DPI,
+    GREEN,
+    GREY,
+    SKY,
+    VERMILLION,
+    canvas,
+    is_drawable,
+    name_cells,
+    need,
+    plain,
+    text,
+    tiles,
+)
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -340,6 +356,61 @@ def khat_scatter(est: Estimate) -> Figure:
     ax.set_xlim(-0.02 * n - 0.5, 1.02 * n - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(frameon=False, loc="outside lower center", ncols=5)
+    return figure
+
+
+def bound_curves(curves: Mapping[str, Curve]) -> Figure:
+    """The bound L_k against k under several proposals: its mean over the data, with a band of two standard errors.
+
+    The band is the Monte Carlo error, for these data. A curve that still rises has not reached log p(x).
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> names = ("guide", "prior")
+        >>> curves = {p: pv.bound_curve(pair, torch.zeros(3, 5), num_samples=50, proposal=p) for p in names}
+        >>> bound_curves(curves).axes[0].get_xscale()
+        'log'
+    """
+    need(len(curves) > 0, "bound_curves: no curve was given")
+    figure, ax = canvas(4.6)
+    for (name, (sizes, value, error)), color, mark in zip(curves.items(), COLORS, "os^Dvx", strict=False):
+        mean = value.mean(1).numpy()
+        band = 2 * (error.square().sum(1).sqrt() / value.shape[1]).nan_to_num(0.0).numpy()
+        ax.plot(sizes, mean, color=color, marker=mark, markersize=4, label=name)
+        ax.fill_between(sizes, mean - band, mean + band, color=color, alpha=0.25, linewidth=0)
+    n = next(iter(curves.values())).log_px.shape[1]
+    ax.set(xscale="log", xlabel="k, samples in the bound", ylabel="L_k (nats), a lower bound in expectation")
+    ax.set_title(f"mean of {n} data; bands: two Monte Carlo standard errors", fontsize=11)
+    ends = [float(c.log_px.mean(1).max()) for c in curves.values()]
+    low = min(float(c.log_px[len(c.sizes) // 3 :].mean(1).min()) for c in curves.values())
+    if math.isfinite(low) and max(ends) > low:  # one sample from the prior would flatten all the rest
+        ax.set_ylim(low - 0.05 * (max(ends) - low), max(ends) + 0.08 * (max(ends) - low))
+    ax.legend(frameon=False, title="proposal")
+    return figure
+
+
+def sandwich(found: Sandwich) -> Figure:
+    """The two bounds of each simulated datum, in the order of their middle, and the mean gap.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> sandwich(pv.eubo(pair, num_data=5, num_samples=10)).axes[0].get_ylabel()
+        'log p(x) (nats)'
+    """
+    middle = (found.lower + found.upper) / 2
+    order = middle.argsort()
+    low, high = found.lower[order].numpy(), found.upper[order].numpy()
+    index = np.arange(len(low))
+    figure, ax = canvas(4.2)
+    ax.vlines(index, low, high, color=GREY, linewidth=1)
+    ax.plot(index, low, "^", color=BLUE, markersize=4, label="lower bound in expectation")
+    ax.plot(index, high, "v", color=VERMILLION, markersize=4, label="upper bound in expectation")
+    ax.set(xlabel="simulated data, in order", ylabel="log p(x) (nats)")
+    error = "" if len(low) < 2 else f" ± {text(found.gap_se, '.3f')}"
+    ax.set_title(f"{len(low)} simulated data: a mean gap of {text(found.gap, '.3f')}{error} nats", fontsize=11)
+    ax.legend(frameon=False)
     return figure
 
 

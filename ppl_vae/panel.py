@@ -93,7 +93,10 @@ class Panel:
                 f"At least: the mean log p(x) of these {len(first)} data is above {limit:.3f} nats (97.5 %, by {name} "
                 f"and Markov's inequality, whatever the tails of the weights)."
             )
-        weighed = {e.proposal: e for e in reversed(self.rows.values()) if e.estimator not in ("ais", "jvi2")}
+        weighed: dict[str, Estimate] = {}
+        for e in self.rows.values():
+            if e.estimator not in ("ais", "jvi2"):
+                weighed.setdefault(e.proposal, e)
         good = [e for e in self.rows.values() if e.estimator in ESTIMATES and not bool(e.unreliable.any())]
         if good:
             one = min(good, key=lambda e: e.monte_carlo_error)
@@ -110,22 +113,24 @@ class Panel:
         doubtful = [int((~(e.khat < 0.25)).sum()) for e in self.rows.values() if e.estimator == "cubo"]
         if doubtful and doubtful[0]:
             found.append(
-                f"cubo is no bound here: for {doubtful[0]} of {len(first)} data k is not below 1/4, so the variance of its "
-                f"estimate is infinite, and it is biased downwards."
+                f"cubo is no bound here: for {doubtful[0]} of {len(first)} data k is not below 1/4, so its estimate "
+                f"has infinite variance, and it is biased downwards."
             )
         return found
 
-    def __str__(self) -> str:
-        lines = [f"{'estimator':<11}{'side':<9}{'log p(x)':>11}{'± data':>9}{'± draws':>9}{'unreliable':>12}{'s':>8}"]
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table as text, its head first."""
+        rows: list[tuple[str, ...]] = [("estimator", "side", "log p(x)", "± data", "± draws", "unreliable", "K", "s")]
         for r in self.table():
-            bad = "" if r["unreliable"] is None else str(r["unreliable"])
             numbers = (r["log_px_mean"], r["log_px_se"], r["mc_error"])
-            shown = [("" if v is None else f"{v:.3f}") for v in numbers]
-            lines.append(
-                f"{r['estimator']:<11}{r['side']:<9}{shown[0]:>11}{shown[1]:>9}{shown[2]:>9}{bad:>12}"
-                f"{r['seconds']:>8.1f}"
-            )
-        return "\n".join([*lines, *self.sentences()])
+            shown = ["-" if v is None else f"{v:.3f}" for v in numbers]
+            bad = "-" if r["unreliable"] is None else str(r["unreliable"])
+            rows.append((r["estimator"], r["side"], *shown, bad, str(r["num_samples"]), f"{r['seconds']:.1f}"))
+        return rows
+
+    def __str__(self) -> str:
+        left = "{:<10} {:<8}{:>11}{:>9}{:>9}{:>12}{:>8}{:>9}"
+        return "\n".join([*(left.format(*row) for row in self.cells()), *self.sentences()])
 
 
 def _finite(value: float) -> float | None:

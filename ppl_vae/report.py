@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +40,14 @@ def evaluate(
     return {**about, **{k: finite(v) for k, v in estimate.summary().items()}}, estimate
 
 
+def judge(name: str, data: str, part: Any, panel: Any) -> tuple[dict[str, Any], Any]:
+    """The keys of an evaluation with a panel of estimators: those of its iwae row, or else of its first."""
+    estimate = panel.rows.get("iwae") or next(iter(panel.rows.values()))
+    about = {"pair": name, "data": data, "split": part.name}
+    result = {**about, **{k: finite(v) for k, v in estimate.summary().items()}, "estimator": estimate.estimator}
+    return {**result, "estimators": panel.table(), "sentences": panel.sentences()}, estimate
+
+
 def finite(value: Any) -> Any:
     """A value that JSON can hold: None for an infinity or NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -68,6 +77,17 @@ def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
 def side(result: dict[str, Any]) -> str:
     """Which side of the truth a figure lies on."""
     return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
+
+
+def panel_table(panel: Any) -> Table:
+    """The table of a panel: a row an estimator."""
+    head, *rows = panel.cells()
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for i, title in enumerate(head):
+        shown.add_column(title, no_wrap=True, justify="left" if i < 2 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
 
 
 def table(result: dict[str, Any], figures: int = 0, given_labels: bool = False, proposal: str = "guide") -> Table:

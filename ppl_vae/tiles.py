@@ -15,6 +15,7 @@ from torch import Tensor
 from .errors import UserError
 
 BLUE, SKY, GREEN, VERMILLION, GREY = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#808080"  # Okabe and Ito; a grey
+COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", SKY)
 WIDTH, DPI = 7.5, 120  # inches, dots an inch: 900 pixels
 
 
