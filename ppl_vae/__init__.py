@@ -16,6 +16,7 @@ _NAMES = {
     "ppl_vae.annealed": ("ais", "bdmc"),
     "ppl_vae.check": ("check_pair",),
     "ppl_vae.checkpoint": ("load", "save"),
+    "ppl_vae.codec": ("compress", "decompress"),
     "ppl_vae.compare": ("compare",),
     "ppl_vae.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
     "ppl_vae.data": ("Batches", "Data", "Split", "load_data"),
@@ -23,9 +24,12 @@ _NAMES = {
     "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RunError", "UserError"),
     "ppl_vae.estimate": ("Curve", "Estimate", "bound_curve", "log_likelihood", "log_weights"),
     "ppl_vae.fit": ("fit",),
+    "ppl_vae.interop": ("to_arviz",),
+    "ppl_vae.mdl": ("DescriptionLength", "description_length"),
     "ppl_vae.objectives": ("IWAE", "Elbo", "MeanField", "Objective", "objective"),
     "ppl_vae.pairs.base": ("Pair", "build"),
     "ppl_vae.panel": ("Panel", "panel"),
+    "ppl_vae.posterior": ("Posterior", "posterior"),
     "ppl_vae.sandwich": ("Sandwich", "eubo"),
     "ppl_vae.svi": ("SVI",),
     "ppl_vae.weights": ("Site", "Terms", "log_joint", "terms"),
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from .check import check_pair as check_pair
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .codec import compress as compress
+    from .codec import decompress as decompress
     from .compare import compare as compare
     from .data import Batches as Batches
     from .data import Data as Data
@@ -70,6 +76,9 @@ if TYPE_CHECKING:
     from .estimate import log_likelihood as log_likelihood
     from .estimate import log_weights as log_weights
     from .fit import fit as fit
+    from .interop import to_arviz as to_arviz
+    from .mdl import DescriptionLength as DescriptionLength
+    from .mdl import description_length as description_length
     from .objectives import IWAE as IWAE
     from .objectives import Elbo as Elbo
     from .objectives import MeanField as MeanField
@@ -79,6 +88,8 @@ if TYPE_CHECKING:
     from .pairs.base import build as build
     from .panel import Panel as Panel
     from .panel import panel as panel
+    from .posterior import Posterior as Posterior
+    from .posterior import posterior as posterior
     from .sandwich import Sandwich as Sandwich
     from .sandwich import eubo as eubo
     from .svi import SVI as SVI

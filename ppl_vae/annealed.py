@@ -35,8 +35,9 @@ ACCEPT = 0.65  # the share of moves that the step sizes aim at
 
 def _sigmoid(done: Tensor) -> Tensor:
     """Slow at both ends, where the distributions change fastest: Wu et al. 2017."""
-    low, high = torch.sigmoid(torch.tensor(-4.0)), torch.sigmoid(torch.tensor(4.0))
-    return (torch.sigmoid(4 * (2 * done - 1)) - low) / (high - low)
+    low, high = torch.sigmoid(torch.tensor([-4.0, 4.0], dtype=done.dtype))
+    shares: Tensor = (torch.sigmoid(4 * (2 * done - 1)) - low) / (high - low)
+    return shares
 
 
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": _sigmoid, "linear": lambda done: done}
@@ -100,7 +101,7 @@ class Path:
         return first + log_det, likelihood + prior + log_det
 
 
-def _slope(path: Path, u: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _slope(path: Path, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
     """log f_0, log p(x, z) and the gradient of log f_beta, at u."""
     with torch.enable_grad():
         at = u.detach().requires_grad_()
@@ -109,7 +110,7 @@ def _slope(path: Path, u: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return first.detach(), last.detach(), gradient
 
 
-def _move(path: Path, u: Tensor, beta: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def move(path: Path, u: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One HMC move that leaves f_beta alone, for all chains and data: u, log f_0, log p(x, z), acceptance (C, B)."""
     first, last, gradient = _slope(path, u, beta)
     momentum = torch.randn_like(u)
@@ -143,15 +144,16 @@ class Walk:
     done: int = 0  # temperatures
 
 
-def _begin(path: Path, values: dict[str, Tensor], steps: Tensor) -> Walk:
+def _begin(path: Path, values: dict[str, Tensor], steps: Tensor | None, num_betas: int) -> Walk:
     u = path.unconstrained(values)
+    steps = u.new_full((num_betas, u.shape[1]), 0.3) if steps is None else steps
     return Walk(u, *path.ends(u), torch.zeros_like(u[..., 0]), steps)
 
 
 def _anneal(
     path: Path,
     walk: Walk,
-    betas: Tensor,
+    betas: list[float],
     *,
     adapt: bool = False,
     reverse: bool = False,
@@ -170,7 +172,7 @@ def _anneal(
             walk.log_w = walk.log_w + (betas[t] - betas[t - 1]) * (walk.last - walk.first)
         if adapt and t > 1:
             walk.steps[t] = walk.steps[t - 1]
-        walk.u, walk.first, walk.last, chance = _move(path, walk.u, betas[t], walk.steps[t])
+        walk.u, walk.first, walk.last, chance = move(path, walk.u, betas[t], walk.steps[t])
         if adapt:
             walk.steps[t] = walk.steps[t] * torch.exp(0.2 * (chance.mean(0) - ACCEPT))
         if reverse:
@@ -180,14 +182,16 @@ def _anneal(
     return walk
 
 
-def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) -> Tensor:
+def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) -> list[float]:
     if num_chains < 1 or num_temperatures < 1:
         raise UserError(f"num_chains={num_chains}, num_temperatures={num_temperatures}: at least one of each is needed")
     if start not in ("prior", "guide"):
         raise UserError(f"start={start!r}: choose 'prior' or 'guide'")
     if schedule not in SCHEDULES:
         raise UserError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[schedule](torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64))
+    done = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
+    betas: list[float] = SCHEDULES[schedule](done).tolist()
+    return betas
 
 
 def ais(
@@ -245,8 +249,7 @@ def ais(
     split = as_split(x if torch.is_tensor(x) and y is None else (x, y) if y is not None else x).fixed(seed)
     if len(split) == 0:
         raise DataError("ais: x holds no data")
-    device, dtype = home(pair)
-    betas = betas.to(device, dtype)
+    device, _ = home(pair)
     about = {
         "work": "ais", "num_chains": num_chains, "num_temperatures": num_temperatures, "start": start,
         "schedule": schedule, "seed": seed, "block": block,
@@ -266,9 +269,7 @@ def ais(
         for n, i in enumerate(starts):
             part = ledger.get(str(n))
             if part is None:
-                xb, yb = placed(
-                    split.x[i : i + block], None if split.y is None else split.y[i : i + block], device, dtype
-                )
+                xb, yb = placed(pair, split.x, split.y, slice(i, i + block))
                 work = pair, xb, yb, num_chains, start, betas
                 part = _one_block(*work, seed, n, ledger, lambda: shown.advance(task))
                 ledger.put(str(n), part, instead_of=f"{n}.walk")
@@ -286,14 +287,14 @@ def _one_block(
     y: Tensor | None,
     chains: int,
     start: str,
-    betas: Tensor,
+    betas: list[float],
     seed: int,
     index: int,
     ledger: Ledger,
     tick: Callable[[], None],
 ) -> dict[str, Tensor]:
     """Both runs of one block of data: the one that sets the step sizes, and the one that counts."""
-    steps = torch.full((len(betas), len(x)), 0.3, dtype=betas.dtype, device=x.device)
+    steps: Tensor | None = None
     kept = ledger.get(f"{index}.walk")
     for phase in range(0 if kept is None else int(kept["phase"]), 2):
 
@@ -307,7 +308,7 @@ def _one_block(
         reseed_at(0)
         path = Path(pair, x, y, chains, start)
         if kept is None:
-            walk = _begin(path, path.values, steps)
+            walk = _begin(path, path.values, steps, len(betas))
         else:
             at = {f: kept[f].to(x.device) for f in ("u", "first", "last", "log_w", "steps")}
             walk, kept = Walk(**at, done=int(kept["done"])), None
@@ -365,8 +366,7 @@ def bdmc(
     if num_data < 1:
         raise UserError(f"num_data={num_data}: at least one is needed")
     betas = _setting(num_chains, num_temperatures, start, schedule)
-    device, dtype = home(pair)
-    betas = betas.to(device, dtype)
+    device, _ = home(pair)
     with (
         evaluating(pair),
         forked(device, seed_for(seed, "bdmc")),
@@ -376,20 +376,19 @@ def bdmc(
         task = shown.add_task("sandwich", total=3 * num_temperatures, info="")
         x, z = draws.simulate(pair, num_data)
         path = Path(pair, x, None, num_chains, start)
-        steps = torch.full((len(betas), num_data), 0.3, dtype=betas.dtype, device=device)
         exact = {n: z[n].expand(num_chains, *z[n].shape[1:]) for n in path.values}
 
-        def run(phase: int, values: dict[str, Tensor], **how: bool) -> Walk:
+        def run(phase: int, values: dict[str, Tensor], steps: Tensor | None = None, **how: bool) -> Walk:
             def reseed_at(t: int) -> None:
                 reseed(seed_for(seed, "bdmc", phase, t), device)
 
-            walk = _begin(path, values, steps)
+            walk = _begin(path, values, steps, len(betas))
             return _anneal(path, walk, betas, reseed_at=reseed_at, tick=lambda _: shown.advance(task), **how)
 
         steps = run(0, path.values, adapt=True).steps
         fresh = Path(pair, x, None, num_chains, start).values
-        up = run(1, fresh).log_w
-        down = run(2, exact, reverse=True).log_w
+        up = run(1, fresh, steps).log_w
+        down = run(2, exact, steps, reverse=True).log_w
         lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)
         upper = math.log(num_chains) - torch.logsumexp(down.double(), 0)
     return Sandwich(x.cpu(), lower.cpu(), upper.cpu(), seed)

@@ -46,6 +46,7 @@ class DiscretizedLogistic(TorchDistribution):
     arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}  # noqa: RUF012
     support = Pixels()
     has_rsample = False
+    has_enumerate_support = True
 
     loc: Tensor
     log_scale: Tensor
@@ -67,6 +68,12 @@ class DiscretizedLogistic(TorchDistribution):
         return DiscretizedLogistic(
             self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), validate_args=False
         )
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """The 256 values, (256, *batch_shape), or (256, 1, ...) where not expanded."""
+        values = torch.arange(256, dtype=self.loc.dtype, device=self.loc.device) / 255
+        values = values.reshape(-1, *(1 for _ in self.loc.shape))
+        return values.expand(256, *self.loc.shape) if expand else values
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

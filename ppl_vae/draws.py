@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import weights
 from .errors import UserError
-from .estimate import evaluating, home
+from .estimate import evaluating, home, placed
 from .kinds import mean_of
 from .rng import forked, seed_for
 
@@ -23,7 +23,7 @@ class Encoding(NamedTuple):
     sample: dict[str, Tensor]
 
 
-def _data_site(draws: dict[str, weights.Draw]) -> weights.Draw:
+def data_site(draws: dict[str, weights.Draw]) -> weights.Draw:
     """The site that holds the data: "x" by convention, else the first that is observed."""
     if "x" in draws:
         return draws["x"]
@@ -35,10 +35,11 @@ def _data_site(draws: dict[str, weights.Draw]) -> weights.Draw:
 
 def _generate(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None = None) -> weights.Draw:
     """The data site of the model, run without data, at given latents (1, n, *event) where there are any."""
-    return _data_site(_run_model(pair, n, y, latents))
+    return data_site(run_model(pair, n, y, latents))
 
 
-def _run_model(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None) -> dict[str, weights.Draw]:
+def run_model(pair: Any, n: int, y: Tensor | None, latents: weights.Values | None) -> dict[str, weights.Draw]:
+    """The sites of the model, run without data under one particle, with given latents."""
     device, dtype = home(pair)
     y = None if y is None else y.to(device)
     target = pair.model.forward if isinstance(pair.model, nn.Module) else pair.model
@@ -64,8 +65,8 @@ def simulate(pair: Any, n: int) -> tuple[Tensor, dict[str, Tensor]]:
 
     Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
     """
-    found = _run_model(pair, n, None, None)
-    data = _data_site(found)
+    found = run_model(pair, n, None, None)
+    data = data_site(found)
     return data.value[0], {name: d.value for name, d in found.items() if d is not data and not d.is_observed}
 
 
@@ -150,7 +151,7 @@ def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = 
         >>> pv.encode(pair, torch.zeros(3, 1, 8, 8)).mean["z"].shape
         torch.Size([3, 2])
     """
-    x, y = _to_pair(pair, x, y)
+    x, y = placed(pair, x, y)
     args = weights.call_args(pair.guide, x, y)
     with evaluating(pair), _seeded(pair, seed, "encode"):
         drawn = weights.sites(pair.guide, args)
@@ -176,20 +177,14 @@ def reconstruct(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | No
         >>> pv.reconstruct(pair, torch.zeros(3, 1, 8, 8)).shape
         torch.Size([3, 1, 8, 8])
     """
-    x, y = _to_pair(pair, x, y)
+    x, y = placed(pair, x, y)
     with evaluating(pair), _seeded(pair, seed, "reconstruct"):
         drawn = weights.sites(pair.guide, weights.call_args(pair.guide, x, y))
         if not drawn:
             raise UserError("this pair has no latents, so there is no code to reconstruct from; draw samples instead")
         values = {k: d.value for k, d in drawn.items()}
         draws = weights.sites(pair.model, weights.call_args(pair.model, x, y), values=values, uncondition=True)
-        return _mean_or_value(_data_site(draws))[0]
-
-
-def _to_pair(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    device, dtype = home(pair)
-    x = x.to(device)
-    return (x.to(dtype) if x.is_floating_point() else x), (None if y is None else y.to(device))
+        return _mean_or_value(data_site(draws))[0]
 
 
 def _seeded(pair: Any, seed: int | None, purpose: str) -> Any:

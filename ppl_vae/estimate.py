@@ -32,6 +32,7 @@ from .running import Running
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
 CHUNK = 256  # particles at once
+ALL = slice(None)
 
 
 @dataclass(eq=False)
@@ -286,7 +287,7 @@ def estimates(
     whole = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     common: dict[str, Any] = {k: whole[k] for k in ("ess", "khat", "elbo", "max_share")} | plan.setting
     common["num_dims"] = math.prod(plan.x.shape[1:])
-    common["conditional"] = plan.y is not None and _labels_matter(pair, plan.x, plan.y, *home(pair))
+    common["conditional"] = plan.y is not None and _labels_matter(pair, plan.x, plan.y)
     return {
         e: Estimate(log_px=whole[f"{e}.log_px"], std_error=whole[f"{e}.std_error"], estimator=e, **common)
         for e in estimators
@@ -318,8 +319,7 @@ class _Plan:
 
     def block_at(self, start: int, hold: bool) -> tuple[Running, Tensor]:
         """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
-        stop = start + self.block
-        x, y = placed(self.x[start:stop], None if self.y is None else self.y[start:stop], *home(self.pair))
+        x, y = placed(self.pair, self.x, self.y, slice(start, start + self.block))
         total = Running(self.num_samples)
         held = []
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
@@ -327,7 +327,7 @@ class _Plan:
             with pyro.validation_enabled(False):
                 t = self.draw(self.pair.model, self.pair.guide, x, y, min(self.chunk, self.num_samples - done))
             if c == 0:
-                _refuse_delta(t)
+                refuse_delta(t)
                 refuse_outside(t, start)
             total.add(t)
             if hold:
@@ -351,7 +351,7 @@ def _plan(
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
     draw, name = _proposal(proposal)
-    x, y = _data(x, y, seed)
+    x, y = as_data(x, y, seed)
     chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else CHUNK))
     block = min(len(x), block or max(1, ROWS // chunk))
     return _Plan(pair, x, y, draw, name, num_samples, seed, chunk, block)
@@ -472,7 +472,7 @@ def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int)
             check_jackknife(num_samples, int(name[3:]))
 
 
-def _data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
     """Data and labels of whatever was given, checked."""
     if not torch.is_tensor(x):  # a split, an array, (x, y)
         split = as_split(x).fixed(seed)
@@ -484,10 +484,12 @@ def _data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
     return x, y
 
 
-def placed(x: Tensor, y: Tensor | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Data and labels on the device of a pair; floating data in its dtype."""
-    x = x.to(device)
-    return (x.to(dtype) if x.is_floating_point() else x), (None if y is None else y.to(device))
+def placed(pair: nn.Module, x: Tensor, y: Tensor | None = None, part: slice = ALL) -> tuple[Tensor, Tensor | None]:
+    """A part of data and labels, on the device of a pair; floating data in its dtype, where it has one."""
+    device, dtype = home(pair)
+    x = x[part].to(device)
+    has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
+    return (x.to(dtype) if x.is_floating_point() and has_dtype else x), (None if y is None else y[part].to(device))
 
 
 def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
@@ -496,7 +498,7 @@ def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
     return digest(named)
 
 
-def _labels_matter(pair: Any, x: Tensor, y: Tensor, device: torch.device, dtype: torch.dtype) -> bool:
+def _labels_matter(pair: Any, x: Tensor, y: Tensor) -> bool:
     """Whether other labels change the weights of a few data: a pair may take labels and ignore them."""
     if not weights.takes_labels(pair.model):
         return False
@@ -505,12 +507,10 @@ def _labels_matter(pair: Any, x: Tensor, y: Tensor, device: torch.device, dtype:
         return hasattr(pair.model, "num_classes")
     first = (y == kinds[0]).nonzero()[0, 0], (y == kinds[1]).nonzero()[0, 0]
     few = torch.stack(first)
-    xb = x[few.to(x.device)].to(device)
-    xb = xb.to(dtype) if xb.is_floating_point() else xb
     found = []
     for labels in (y[few], y[few].flip(0)):
-        with evaluating(pair), forked(device, 0), pyro.validation_enabled(False):
-            found.append(weights.terms(pair.model, pair.guide, xb, labels.to(device)).log_w)
+        with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+            found.append(weights.terms(pair.model, pair.guide, *placed(pair, x[few.to(x.device)], labels)).log_w)
     return not torch.equal(*found)
 
 
@@ -528,7 +528,7 @@ def _fields(total: Running, held: Tensor, estimators: Sequence[str], scrambled: 
     return found
 
 
-def _refuse_delta(t: weights.Terms) -> None:
+def refuse_delta(t: weights.Terms) -> None:
     auxiliary = any(s.p is None for s in t.sites.values())
     for s in t.sites.values():
         # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code

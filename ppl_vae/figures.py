@@ -22,7 +22,7 @@ from . import draws, weights
 from .data import Split
 from .diagnostics import khat_threshold
 from .errors import RunError
-from .estimate import Curve, Estimate, evaluating, home
+from .estimate import Curve, Estimate, evaluating, home, placed
 from .pairs.base import Pair
 from .rng import forked, seed_for
 from .sandwich import Sandwich
@@ -517,10 +517,8 @@ def _latents(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> dict[str, tu
     means = draws.encode(pair, x, y, seed=seed).mean
     if not means:
         return {}
-    device, dtype = home(pair)
-    one = x[:1].to(device, dtype if x.is_floating_point() else x.dtype)
-    args = weights.call_args(pair.model, one, None if y is None else y[:1].to(device))
-    with evaluating(pair), forked(device, seed_for(seed, "figures")):
+    args = weights.call_args(pair.model, *placed(pair, x, y, slice(1)))
+    with evaluating(pair), forked(home(pair)[0], seed_for(seed, "figures")):
         sites = weights.sites(pair.model, args, values={name: mean[None, :1] for name, mean in means.items()})
     return {name: (means[name], draw.fn) for name, draw in sites.items() if name in means}
 

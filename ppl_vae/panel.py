@@ -233,7 +233,6 @@ def panel(
 
 def _start(pair: Any, x: Tensor, y: Tensor | None) -> str:
     """Where annealing starts: at the guide, where there is one."""
-    device, dtype = home(pair)
-    one = placed(x[:1], None if y is None else y[:1], device, dtype)
-    with evaluating(pair), forked(device, 0):
+    one = placed(pair, x, y, slice(1))
+    with evaluating(pair), forked(home(pair)[0], 0):
         return "guide" if weights.sites(pair.guide, weights.call_args(pair.guide, *one)) else "prior"

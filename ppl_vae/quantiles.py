@@ -88,8 +88,7 @@ def quantile(name: str, fn: Any, u: Tensor) -> Tensor:
             f"site {name!r}: {kind(fn)} has no inverse distribution function, so quasi-random points can't be turned "
             f"into draws; use another proposal"
         ) from None
-    dtype = next((p.dtype for p in vars(fn).values() if torch.is_tensor(p) and p.is_floating_point()), u.dtype)
-    typed: Tensor = draw.to(dtype)
+    typed: Tensor = draw.to(getattr(fn, next(iter(fn.arg_constraints))).dtype)  # that of its first parameter
     return typed
 
 

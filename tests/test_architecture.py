@@ -42,10 +42,10 @@ ORDER = [
     {"objectives", "proposals", "running", *(f for f in FILES if f.startswith("pairs."))},
     {"estimate"},
     {"svi", "check", "draws", "compare", "checkpoint", "feeds"},
-    {"resume", "tiles", "sandwich"},
+    {"resume", "tiles", "sandwich", "codec", "mdl"},
     {"annealed"},
-    {"fit", "panel", "figures"},
-    {"report"},
+    {"fit", "panel", "figures", "posterior"},
+    {"report", "interop"},
     {"cli"},
     {"__main__"},
 ]

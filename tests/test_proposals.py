@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import exact
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -29,11 +30,13 @@ def toy(stretch: float) -> tuple[pv.Pair, Tensor, Tensor]:
     return pv.Pair(pair.model, Guide()), x, pair.model.evidence(x).detach()
 
 
-@pytest.mark.parametrize("proposal", ["guide", "prior", "defensive"])
+@pytest.mark.parametrize("proposal", ["guide", "prior", "defensive", "tempered", "qmc"])
 def test_every_proposal_is_right(proposal: str) -> None:
-    pair, x, exact = toy(1.3)
-    est = pv.log_likelihood(pair, x, num_samples=5000, proposal=proposal)
-    z = (est.log_px - exact) / est.std_error
+    pair, x, truth = toy(1.3)
+    # 20 scramblings, so that their scatter is known well
+    chunk = 256 if proposal == "qmc" else None
+    est = pv.log_likelihood(pair, x, num_samples=5120, proposal=proposal, chunk=chunk)
+    z = (est.log_px - truth) / est.std_error
     assert float(z.abs().max()) < 5
     assert float((z.abs() < 4).double().mean()) >= 0.97
     assert 0.6 < float(z.std()) < 1.5
@@ -49,15 +52,15 @@ def test_the_guide_is_worth_more_than_the_prior() -> None:
 
 def test_the_defensive_mixture_is_safe_where_the_guide_is_three_times_too_narrow() -> None:
     """Plain weights have k > 0.7 and miss; the mixture's are bounded, and its errors are honest."""
-    pair, x, exact = toy(1 / 3)
+    pair, x, truth = toy(1 / 3)
     plain = pv.log_likelihood(pair, x, num_samples=20_000)
     safe = pv.log_likelihood(pair, x, num_samples=20_000, proposal="defensive")
     assert float(plain.khat.median()) > 0.7
     assert float(safe.khat.median()) < 0.3
     assert float(safe.unreliable.double().mean()) < 0.25 < 0.7 < float(plain.unreliable.double().mean())
-    assert float(((safe.log_px - exact).abs() / safe.std_error).max()) < 4
+    assert float(((safe.log_px - truth).abs() / safe.std_error).max()) < 4
     assert (
-        float((safe.log_px - exact).square().mean().sqrt()) < float((plain.log_px - exact).square().mean().sqrt()) / 3
+        float((safe.log_px - truth).square().mean().sqrt()) < float((plain.log_px - truth).square().mean().sqrt()) / 3
     )
 
 
@@ -73,7 +76,7 @@ def test_the_weights_of_the_mixture_are_bounded_by_the_likelihood() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if not c.delta])
-@pytest.mark.parametrize("proposal", ["prior", "defensive"])
+@pytest.mark.parametrize("proposal", ["prior", "defensive", "tempered", "qmc"])
 def test_every_pair_takes_every_proposal(name: str, proposal: str) -> None:
     pair = CASES[name].build()
     x, y = CASES[name].draw(4)
@@ -84,12 +87,140 @@ def test_every_pair_takes_every_proposal(name: str, proposal: str) -> None:
 
 
 def test_a_remainder_of_one_particle_is_right_too() -> None:
-    pair, x, exact = toy(1.3)
+    pair, x, truth = toy(1.3)
     est = pv.log_likelihood(pair, x, num_samples=2001, chunk=500, proposal="defensive")
-    assert float(((est.log_px - exact).abs() / est.std_error).max()) < 5
+    assert float(((est.log_px - truth).abs() / est.std_error).max()) < 5
 
 
 def test_an_unknown_proposal_is_refused() -> None:
     pair, x, _ = toy(1.0)
     with pytest.raises(pv.UserError, match="proposal='posterior': choose one of guide, prior, defensive"):
         pv.log_likelihood(pair, x, proposal="posterior")
+
+
+def test_quasi_random_points_beat_independent_ones() -> None:
+    """Done-when 3: on Rainforth's toy at K = 4096, over 100 scramblings, at most 0.4 of Monte Carlo's error."""
+    x = torch.ones(1, exact.DIMS, dtype=torch.float64)
+    truth = exact.toy_evidence(x)
+
+    def error(proposal: str) -> float:
+        found = [
+            pv.log_likelihood(exact.toy(), x, num_samples=4096, proposal=proposal, seed=s).log_px for s in range(100)
+        ]
+        return float((torch.stack(found) - truth).square().mean().sqrt())
+
+    assert error("qmc") < 0.4 * error("guide")
+
+
+def test_the_error_of_quasi_random_points_is_honest_and_uncorrelated_between_data() -> None:
+    """The scatter over seeds, of one datum and of the mean of 30, is what the scramblings of one run say."""
+    x = torch.ones(30, exact.DIMS, dtype=torch.float64)
+    found = [
+        pv.log_likelihood(exact.toy(), x, num_samples=2048, chunk=128, block=30, proposal="qmc", seed=s)
+        for s in range(60)
+    ]
+    values = torch.stack([e.log_px for e in found])
+    said = torch.stack([e.std_error.square() for e in found]).mean().sqrt()
+    assert float(values.std(0).square().mean().sqrt() / said) == pytest.approx(1, abs=0.15)
+    of_mean = values.mean(1).std() / torch.tensor([e.monte_carlo_error for e in found]).square().mean().sqrt()
+    assert 0.7 < float(of_mean) < 1.35
+    low, high = found[0].interval(0.95)
+    wider = (high - low) / (2 * 1.96 * found[0].std_error)
+    assert float(wider.min()) == pytest.approx(2.131 / 1.96, abs=0.01)  # Student's t with 15 degrees of freedom
+
+
+@pytest.mark.parametrize("name", list(exact.CONJUGATE))
+def test_quasi_random_points_reach_constrained_latents(name: str) -> None:
+    """Gamma and Beta through scipy's inverse distribution functions."""
+    model, guide = exact.CONJUGATE[name]
+    pair = pv.Pair(model(), guide(0.7))
+    x = pv.sample(pair, 50, seed=0)
+    est = pv.log_likelihood(pair, x, num_samples=4096, chunk=256, proposal="qmc")
+    plain = pv.log_likelihood(pair, x, num_samples=4096)
+    truth = pair.model.evidence(x)
+    assert float(((est.log_px - truth).abs() / est.std_error.clamp(min=1e-6)).max()) < 6
+    assert float((est.log_px - truth).square().mean()) < float((plain.log_px - truth).square().mean()) / 4
+
+
+def test_points_of_the_cube_are_uniform_and_each_datum_has_its_own() -> None:
+    from ppl_vae.quantiles import sobol
+
+    u = sobol(512, 3, 4)
+    assert u.shape == (512, 3, 4)
+    assert 0 < float(u.min()) < float(u.max()) < 1
+    counts = torch.stack([torch.histc(u[:, b, d], 16, 0, 1) for b in range(3) for d in range(4)])
+    assert bool((counts == 32).all())  # a net: equal numbers in equal intervals
+    assert not torch.equal(u[:, 0], u[:, 1])
+    assert not torch.equal(u, sobol(512, 3, 4))
+
+
+FAMILIES = {
+    "Normal": dist.Normal(torch.tensor([0.3, -1.0]), torch.tensor([0.5, 2.0])),
+    "Laplace": dist.Laplace(torch.tensor([0.3, -1.0]), torch.tensor([0.5, 2.0])),
+    "Gamma": dist.Gamma(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 4.0])),
+    "Beta": dist.Beta(torch.tensor([3.0, 2.0]), torch.tensor([4.0, 2.0])),
+    "Exponential": dist.Exponential(torch.tensor([3.0, 0.5])),
+    "Uniform": dist.Uniform(torch.tensor([0.0, -1.0]), torch.tensor([2.0, 1.0])),
+    "LogNormal": dist.LogNormal(torch.tensor([0.3, -1.0]), torch.tensor([0.5, 0.7])),
+    "MultivariateNormal": dist.MultivariateNormal(torch.tensor([0.3, -1.0]), torch.tensor([[2.0, 0.9], [0.9, 1.0]])),
+    "LowRank": dist.LowRankMultivariateNormal(torch.tensor([0.3, -1.0]), torch.tensor([[1.0], [0.5]]), torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_quantiles_draw_from_the_distribution(name: str) -> None:
+    """The mean and the covariance of 2^14 quasi-random draws are those of the distribution."""
+    from ppl_vae.quantiles import noise_shape, quantile, sobol
+
+    fn = FAMILIES[name]
+    fn = fn if fn.event_shape else fn.to_event(1)
+    shape = noise_shape(fn)
+    draws = quantile("z", fn.expand([2**14, 1]), sobol(2**14, 1, shape.numel()).reshape(2**14, 1, *shape))[:, 0]
+    assert draws.dtype == torch.float32
+    torch.testing.assert_close(draws.mean(0), fn.mean, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(draws.var(0), fn.variance, rtol=0.03, atol=0.01)
+    if name == "MultivariateNormal":
+        torch.testing.assert_close(torch.cov(draws.T), fn.covariance_matrix, rtol=0.03, atol=0.02)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "LogNormal"])
+def test_tempering_is_a_power_of_the_density(name: str) -> None:
+    """log q_T - log q / T does not depend on z."""
+    from ppl_vae.tempering import tempered
+
+    fn = FAMILIES[name]
+    fn = fn if fn.event_shape else fn.to_event(1)
+    z = fn.sample((50,))
+    wider = tempered("z", fn, 3.0)
+    rest = wider.log_prob(z) - fn.log_prob(z) / 3.0
+    assert float(rest.max() - rest.min()) < 1e-4
+    assert torch.equal(tempered("z", fn, 1.0).log_prob(z), fn.log_prob(z)) or name == "LowRank"
+
+
+def test_a_tempered_guide_mends_one_that_is_too_narrow() -> None:
+    """A guide three times too narrow, in variance nine times: at T = 9 the weights are those of the posterior."""
+    pair, x, truth = toy(1 / 3)
+    plain = pv.log_likelihood(pair, x, num_samples=2000)
+    mended = pv.log_likelihood(pair, x, num_samples=2000, proposal=pv.proposals.tempered(9.0))
+    assert float(plain.khat.median()) > 0.7
+    assert float(mended.khat.median()) < 0.5
+    assert float(((mended.log_px - truth).abs() / mended.std_error).max()) < 4
+    assert mended.proposal == "tempered"
+
+
+def test_what_a_proposal_cannot_do_names_the_site() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.StudentT(3.0, torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.StudentT(3.0, x / 2, 1.0).to_event(1))
+
+    pair, x = pv.Pair(model, guide), torch.zeros(3, 2)
+    with pytest.raises(pv.PairError, match="site 'z': StudentT has no inverse distribution function"):
+        pv.log_likelihood(pair, x, num_samples=16, proposal="qmc")
+    with pytest.raises(pv.PairError, match="site 'z': StudentT can't be tempered"):
+        pv.log_likelihood(pair, x, num_samples=16, proposal="tempered")
+    assert pv.log_likelihood(pair, x, num_samples=16, proposal="defensive").log_px.shape == (3,)

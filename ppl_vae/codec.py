@@ -1,0 +1,355 @@
+"""Lossless compression with a pair: bits-back coding, whose rate is the negative ELBO.
+
+To send x: take z from the message by q(z|x), which *gains* -log q bits; append x by p(x|z) and z by p(z). The receiver
+undoes it in reverse, and puts the bits that chose z back into the message, where the next datum is found.
+
+Townsend, Bird, Barber: Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019,
+arXiv:1901.04866. The entropy coder is that of ``constriction`` (Bamler: Understanding Entropy Coding With Asymmetric
+Numeral Systems, 2022, arXiv:2201.01741).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from . import draws, weights
+from .errors import DataError, PairError, RunError, UserError
+from .estimate import evaluating, home, placed, refuse_outside
+from .files import digest
+from .kinds import has_mask, kind
+from .rng import forked, quiet_import
+
+MAGIC = b"ppl_vae bits-back 1\n"
+BLOCK = 64  # data in one pass of the networks
+GRID = 2.0  # bins of a latent in one of the smallest standard deviations of the guide
+BINS = 2**13  # of a latent, at most
+SAFE = 2.0**-20  # the least probability of a value
+
+Grid = dict[str, tuple[float, int, int]]  # by site: width of a bin, first and last bin
+
+
+def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
+    r"""Compress data to about the negative ELBO: lossless, by bits-back coding with a pair.
+
+    .. math:: \text{bits} \approx \sum_n \frac{1}{\log 2} \big(-\mathrm{ELBO}(x_n)\big) + \text{initial bits}
+
+    The first latent is taken from random words that start the message; they are part of it, and so are counted.
+    Latents are rounded to a grid that is fine against the guide's standard deviation, which costs next to nothing.
+    The message can be read by the same weights only, with the same version of torch on the same kind of machine,
+    since both sides must compute the same probabilities to the last bit.
+
+    Args:
+        pair: a pair with a discrete likelihood and latents that are Normal, or discrete, in model and guide.
+        x: data (N, *shape), such as binarised images.
+        y: labels (N,), for pairs that take them; they are not part of the message.
+
+    Returns:
+        The message.
+
+    Raises:
+        UserError: ``constriction`` is not installed.
+        PairError: the likelihood is a density, or a site is of a kind that can't be coded; names the site.
+        DataError: no data, or data outside the support of the likelihood.
+
+    Source: Townsend, Bird, Barber: Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019,
+    arXiv:1901.04866.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(6,), latent=2, hidden=(8,))
+        >>> x = (torch.rand(50, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+        >>> blob = pv.compress(pair, x)
+        >>> bool(torch.equal(pv.decompress(pair, blob), x))
+        True
+    """
+    _constriction()
+    if x.dim() == 0 or len(x) == 0:
+        raise DataError("compress: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
+    with _still(pair):
+        grid, width = _survey(pair, x, y)
+        spare = 64 + 32 * math.ceil(width / 32)  # bits that the latents of one datum take
+        length = 4 + spare // 32
+        while (found := _encoded(pair, x, y, grid, spare, length)) is None:
+            length *= 2
+    coder, sizes = found
+    payload = np.asarray(coder.get_compressed(), dtype="<u4").tobytes()
+    about = {
+        "n": len(x), "shape": list(x.shape[1:]), "dtype": str(x.dtype).removeprefix("torch."), "sizes": _runs(sizes),
+        "grid": grid, "pair": _identity(pair), "data": digest({"x": x})[:16], "initial_bits": 32 * length,
+        "torch": torch.__version__,
+    }  # fmt: skip
+    head = json.dumps(about, separators=(",", ":")).encode()
+    body = MAGIC + len(head).to_bytes(4, "little") + head + payload
+    return body + hashlib.sha256(body).digest()[:16]
+
+
+def _encoded(
+    pair: Any, x: Tensor, y: Tensor | None, grid: Grid, spare: int, length: int
+) -> tuple[Any, list[int]] | None:
+    """The coder with all data, and the sizes of the blocks; None where so many initial words did not last."""
+    words = np.random.default_rng(0).integers(0, 2**32, length, dtype=np.uint32)
+    words[-1] |= 1  # the last word of a message can't be zero
+    coder = _constriction().stack.AnsCoder(words, seal=True)
+    sizes: list[int] = []
+    start = 0
+    while start < len(x):
+        # as many data as the message has bits for, so that only the first needs bits of its own
+        size = int(min(BLOCK, len(x) - start, max(1, (coder.num_valid_bits() - 64) // spare)))
+        xb, yb = placed(pair, x, y, slice(start, start + size))
+        guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=_Latents(coder, grid).pop)
+        if coder.num_valid_bits() < 64:
+            return None
+        values = {n: d.value for n, d in guide.items()}
+        model = weights.sites(pair.model, weights.call_args(pair.model, xb, yb), values=values)
+        for name, site in reversed(model.items()):
+            _push(coder, name, site.fn, site.value, grid)
+        sizes.append(size)
+        start += size
+    return coder, sizes
+
+
+def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
+    """The data that :func:`compress` made a message of.
+
+    Args:
+        pair: the pair that compressed them.
+        blob: the message.
+        y: the labels that were given to :func:`compress`.
+
+    Returns:
+        x (N, *shape), on the CPU.
+
+    Raises:
+        RunError: the message is truncated, damaged or foreign, was made by another pair, or is read by another version
+            of torch or kind of machine, which computes other probabilities.
+        UserError: ``constriction`` is not installed.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(6,), latent=2, hidden=(8,))
+        >>> pv.decompress(pair, b"PK...")
+        Traceback (most recent call last):
+        ppl_vae.errors.RunError: not a message of pv.compress: it starts otherwise
+    """
+    coder_of = _constriction()
+    about, payload = _opened(blob)
+    if about["pair"] != _identity(pair):
+        raise RunError("the message was made by another pair, or by other weights of it; load those")
+    if y is not None and len(y) != about["n"]:
+        raise RunError(f"the message holds {about['n']} data, and {len(y)} labels were given; give one a datum")
+    grid: Grid = {name: (w, a, b) for name, (w, a, b) in about["grid"].items()}
+    coder = coder_of.stack.AnsCoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
+    sizes = [size for size, count in about["sizes"] for _ in range(count)]
+    parts: list[Tensor] = []
+    stop = about["n"]
+    try:
+        with _still(pair):
+            for size in reversed(sizes):
+                yb = None if y is None else y[stop - size : stop].to(home(pair)[0])
+                latents = _Latents(coder, grid)
+                model = draws.run_model(pair, size, yb, latents.pop)
+                xb = draws.data_site(model).value[0]
+                values = {n: d.value for n, d in model.items() if not d.is_observed}
+                guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=values)
+                for name, site in reversed(guide.items()):
+                    _push(coder, name, site.fn, site.value, grid)
+                parts.append(xb.cpu())
+                stop -= size
+    except (ValueError, AssertionError, IndexError) as error:  # symbols or bits that the coder can't have made
+        raise RunError(_ELSEWHERE) from error
+    x = torch.cat(parts[::-1]).reshape(about["n"], *about["shape"]).to(getattr(torch, about["dtype"]))
+    if digest({"x": x})[:16] != about["data"]:
+        raise RunError(_ELSEWHERE if y is None else _ELSEWHERE + "; or other labels were given")
+    return x
+
+
+_ELSEWHERE = (
+    "the message decodes to other data than went in: this machine or version of torch computes other probabilities; "
+    "read it where it was made"
+)
+
+
+class _Latents:
+    """Takes each site's value from the message, in the order in which a program draws them."""
+
+    def __init__(self, coder: Any, grid: Grid) -> None:
+        self.coder, self.grid = coder, grid
+
+    def pop(self, name: str, fn: Any) -> Tensor:
+        shape = fn.batch_shape + fn.event_shape
+        family, params, values = _coding(name, fn, torch.Size(shape), self.grid)
+        symbols = self.coder.decode(family, *params)
+        index = torch.from_numpy(np.asarray(symbols)).long()
+        return _values_at(name, index, values, self.grid).reshape(shape).to(*_like(fn))
+
+
+def _push(coder: Any, name: str, fn: Any, value: Tensor, grid: Grid) -> None:
+    shape = torch.Size(fn.batch_shape + fn.event_shape)
+    family, params, values = _coding(name, fn, shape, grid)
+    flat = value.detach().expand(shape).reshape(-1).double().cpu()
+    if values is None:
+        symbols = torch.round(flat / grid[name][0])
+    else:
+        symbols = torch.searchsorted((values[1:] + values[:-1]) / 2, flat)
+    coder.encode_reverse(symbols.to(torch.int32).numpy(), family, *params)
+
+
+def _values_at(name: str, index: Tensor, values: Tensor | None, grid: Grid) -> Tensor:
+    return index * grid[name][0] if values is None else values[index]
+
+
+def _coding(name: str, fn: Any, shape: torch.Size, grid: Grid) -> tuple[Any, list[Any], Tensor | None]:
+    """The entropy model of a site, its parameters, and the values of its symbols; None where those are bins."""
+    models = _constriction().model
+    leaf = _leaf(name, fn)
+
+    def flat(parameter: Tensor) -> Any:
+        return np.ascontiguousarray(parameter.detach().expand(shape).reshape(-1).double().cpu().numpy())
+
+    if kind(leaf) == "Normal":
+        width, first, last = grid[name]
+        return models.QuantizedGaussian(first, last), [flat(leaf.loc) / width, flat(leaf.scale) / width], None
+    if kind(leaf) == "Bernoulli":
+        p = np.clip(flat(torch.sigmoid(leaf.logits.double())), SAFE, 1 - SAFE)
+        return models.Bernoulli(perfect=False), [p], torch.tensor([0.0, 1.0], dtype=torch.float64)
+    support = leaf.enumerate_support(expand=False)  # (V, 1, ...)
+    with pyro.validation_enabled(False):
+        table = torch.exp(leaf.log_prob(support).double())  # (V, ...)
+    table = table.expand(len(support), *shape).reshape(len(support), -1).T.clamp(min=SAFE)
+    values = support.reshape(-1).double().cpu()
+    return models.Categorical(perfect=False), [np.ascontiguousarray(table.detach().cpu().numpy())], values
+
+
+def _leaf(name: str, fn: Any) -> Any:
+    """The distribution of one number, under its event dimensions.
+
+    Raises:
+        PairError: its kind can't be coded.
+    """
+    leaf = fn
+    while isinstance(leaf, torch.distributions.Independent):
+        leaf = leaf.base_dist
+    known = kind(leaf) in ("Normal", "Bernoulli") or getattr(leaf, "has_enumerate_support", False)
+    if not known or leaf.event_shape or hasattr(leaf, "base_dist") or has_mask(fn):
+        raise PairError(
+            f"site {name!r}: {kind(fn)} can't be coded; compress takes latents that are Normal with independent "
+            f"coordinates, or discrete with few values"
+        )
+    return leaf
+
+
+def _like(fn: Any) -> tuple[torch.device, torch.dtype]:
+    leaf = fn
+    while hasattr(leaf, "base_dist"):
+        leaf = leaf.base_dist
+    first = getattr(leaf, next(iter(leaf.arg_constraints)))
+    return first.device, first.dtype
+
+
+def _survey(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Grid, float]:
+    """One pass over the data: a grid for each latent site, and the bits that the latents of one datum may take."""
+    low: dict[str, float] = {}
+    high: dict[str, float] = {}
+    scales: dict[str, list[Tensor]] = {}
+    numbers: dict[str, int] = {}
+    discrete = 0.0
+    for start in range(0, len(x), 1024):
+        xb, yb = placed(pair, x, y, slice(start, start + 1024))
+        found = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb))
+        if start == 0:
+            _refuse(pair, xb, yb, found)
+        for name, site in found.items():
+            leaf = _leaf(name, site.fn)
+            if kind(leaf) != "Normal":
+                discrete += 0 if start else site.fn.event_shape.numel() * 24
+                continue
+            edge = 8 * leaf.scale
+            low[name] = min(low.get(name, 0.0), float((leaf.loc - edge).min()))
+            high[name] = max(high.get(name, 0.0), float((leaf.loc + edge).max()))
+            scales.setdefault(name, []).append(leaf.scale.double().flatten().cpu())
+            numbers[name] = site.fn.event_shape.numel()
+    grid: Grid = {}
+    width = discrete
+    for name, parts in scales.items():
+        scale = torch.cat(parts)
+        small = float(scale[:: max(1, len(scale) // 100_000)].quantile(0.05))
+        step = max(small / GRID, (high[name] - low[name]) / BINS)
+        grid[name] = (step, math.floor(low[name] / step), math.ceil(high[name] / step))
+        rounded = float(torch.log2(scale / step).clamp(min=0).mean()) + 2.1  # the entropy of a rounded Gaussian
+        width += numbers[name] * (rounded + 1)  # and a margin
+    return grid, width
+
+
+def _refuse(pair: Any, x: Tensor, y: Tensor | None, guide: dict[str, weights.Draw]) -> None:
+    """Refuse a pair that can't be coded, before any work."""
+    if not guide:
+        raise PairError(
+            "compress needs latents: this pair has none, and its likelihood would have to be coded in order"
+        )
+    t = weights.terms(pair.model, pair.guide, x[:1], None if y is None else y[:1])
+    refuse_outside(t)
+    if len(t.observed) != 1:
+        raise PairError(f"compress needs one observed site, the data; this model observes {', '.join(t.observed)}")
+    for name, site in t.observed.items():
+        if not getattr(site.p.support, "is_discrete", False):
+            raise PairError(
+                f"site {name!r}: {kind(site.p)} is a density, so there is no finite code for its data; use a discrete "
+                f"likelihood (bernoulli, discretized)"
+            )
+        _leaf(name, site.p)
+
+
+@contextmanager
+def _still(pair: Any) -> Iterator[None]:
+    """What both sides must share to compute the same probabilities: evaluation mode, one thread, no validation."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _identity(pair: Any) -> str:
+    return digest(dict(pair.state_dict()))[:16]
+
+
+def _runs(sizes: list[int]) -> list[list[int]]:
+    """[1, 1, 2] to [[1, 2], [2, 1]]: each size and how often it follows itself."""
+    found: list[list[int]] = []
+    for size in sizes:
+        if found and found[-1][0] == size:
+            found[-1][1] += 1
+        else:
+            found.append([size, 1])
+    return found
+
+
+def _opened(blob: bytes) -> tuple[dict[str, Any], bytes]:
+    """The head and the payload of a message, checked."""
+    if not blob.startswith(MAGIC):
+        raise RunError("not a message of pv.compress: it starts otherwise")
+    if len(blob) < len(MAGIC) + 20 or hashlib.sha256(blob[:-16]).digest()[:16] != blob[-16:]:
+        raise RunError("the message is truncated or damaged: its checksum does not match; take it from a copy")
+    at = len(MAGIC) + 4
+    size = int.from_bytes(blob[len(MAGIC) : at], "little")
+    about: dict[str, Any] = json.loads(blob[at : at + size])
+    return about, blob[at + size : -16]
+
+
+def _constriction() -> Any:
+    try:
+        return quiet_import("constriction").stream
+    except ImportError:
+        raise UserError("compression needs the package constriction: pip install 'ppl_vae[codec]'") from None
