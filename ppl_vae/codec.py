@@ -33,6 +33,21 @@ MAGIC = b"ppl_vae bits-back 1\n"
 BLOCK = 64  # data in one pass of the networks
 GRID = 2.0  # bins of a latent in one of the smallest standard deviations of the guide
 BINS = 2**13  # of a latent, at most
+DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (
+        torch.float32,
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    )
+}
 SAFE = 2.0**-20  # the least probability of a value
 
 Grid = dict[str, tuple[float, int, int]]  # by site: width of a bin, first and last bin
@@ -75,11 +90,12 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
     _constriction()
     if x.dim() == 0 or len(x) == 0:
         raise DataError("compress: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
+    numbers = x if x.is_floating_point() else x.to(home(pair)[1])
     with _still(pair):
-        grid, width = _survey(pair, x, y)
+        grid, width = _survey(pair, numbers, y)
         spare = 64 + 32 * math.ceil(width / 32)  # bits that the latents of one datum take
         length = 4 + spare // 32
-        while (found := _encoded(pair, x, y, grid, spare, length)) is None:
+        while (found := _encoded(pair, numbers, y, grid, spare, length)) is None:
             length *= 2
     coder, sizes = found
     payload = np.asarray(coder.get_compressed(), dtype="<u4").tobytes()
@@ -145,13 +161,13 @@ def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
     about, payload = _opened(blob)
     if about["pair"] != _identity(pair):
         raise RunError("the message was made by another pair, or by other weights of it; load those")
-    if y is not None and len(y) != about["n"]:
-        raise RunError(f"the message holds {about['n']} data, and {len(y)} labels were given; give one a datum")
-    grid: Grid = {name: (w, a, b) for name, (w, a, b) in about["grid"].items()}
+    n, shape, dtype, sizes, grid = _checked(about)
+    if y is not None and len(y) != n:
+        raise RunError(f"the message holds {n} data, and {len(y)} labels were given; give one a datum")
     coder = coder_of.stack.AnsCoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
-    sizes = [size for size, count in about["sizes"] for _ in range(count)]
+    elsewhere = _ELSEWHERE if y is None else _ELSEWHERE + "; or other labels were given"
     parts: list[Tensor] = []
-    stop = about["n"]
+    stop = n
     try:
         with _still(pair):
             for size in reversed(sizes):
@@ -159,17 +175,17 @@ def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
                 latents = _Latents(coder, grid)
                 model = draws.run_model(pair, size, yb, latents.pop)
                 xb = draws.data_site(model).value[0]
-                values = {n: d.value for n, d in model.items() if not d.is_observed}
+                values = {name: d.value for name, d in model.items() if not d.is_observed}
                 guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=values)
                 for name, site in reversed(guide.items()):
                     _push(coder, name, site.fn, site.value, grid)
                 parts.append(xb.cpu())
                 stop -= size
-    except (ValueError, AssertionError, IndexError) as error:  # symbols or bits that the coder can't have made
-        raise RunError(_ELSEWHERE) from error
-    x = torch.cat(parts[::-1]).reshape(about["n"], *about["shape"]).to(getattr(torch, about["dtype"]))
+        x = torch.cat(parts[::-1]).reshape(n, *shape).to(dtype)
+    except (ValueError, AssertionError, LookupError, RuntimeError) as error:  # bits that compress can't have made
+        raise RunError(elsewhere) from error
     if digest({"x": x})[:16] != about["data"]:
-        raise RunError(_ELSEWHERE if y is None else _ELSEWHERE + "; or other labels were given")
+        raise RunError(elsewhere)
     return x
 
 
@@ -344,8 +360,33 @@ def _opened(blob: bytes) -> tuple[dict[str, Any], bytes]:
         raise RunError("the message is truncated or damaged: its checksum does not match; take it from a copy")
     at = len(MAGIC) + 4
     size = int.from_bytes(blob[len(MAGIC) : at], "little")
-    about: dict[str, Any] = json.loads(blob[at : at + size])
+    try:
+        about = json.loads(blob[at : at + size])
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or "pair" not in about or (len(blob) - 16 - at - size) % 4:
+        raise RunError("the head of the message can't be read: it was edited; take it from a copy")
     return about, blob[at + size : -16]
+
+
+def _checked(about: dict[str, Any]) -> tuple[int, list[int], torch.dtype, list[int], Grid]:
+    """What a head says, if it can be true: the number and the shape of the data, their type, the blocks, the grid.
+
+    Raises:
+        RunError: it can't.
+    """
+    try:
+        n, shape, runs = int(about["n"]), [int(d) for d in about["shape"]], about["sizes"]
+        dtype = DTYPES[about["dtype"]]
+        grid: Grid = {str(name): (float(w), int(a), int(b)) for name, (w, a, b) in about["grid"].items()}
+        whole = all(0 < size <= BLOCK and 0 < count <= n for size, count in runs)
+        whole &= sum(size * count for size, count in runs) == n and min(shape, default=1) > 0
+        whole &= all(0 < w < math.inf and -(2**23) < a < b < 2**23 for w, a, b in grid.values())
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        whole = False
+    if not whole:
+        raise RunError("the head of the message can't be true: it was edited; take it from a copy")
+    return n, shape, dtype, [size for size, count in runs for _ in range(count)], grid
 
 
 def _constriction() -> Any:

@@ -270,6 +270,8 @@ def estimates(
     resume: str | Path | None = None,
 ) -> dict[str, Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass: by name."""
+    if resume is not None and callable(proposal):
+        raise UserError("resume goes by the name of the proposal, and a function has none; leave one of the two out")
     plan = _plan(pair, x, y, num_samples, proposal, seed, chunk, block)
     _refuse_mismatch(estimators, plan.proposal, num_samples)
     about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators)}
@@ -479,6 +481,8 @@ def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]
         x, y = split.x, split.y if y is None else y
     if x.dim() == 0 or len(x) == 0:
         raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
+    if y is not None and not torch.is_tensor(y):
+        raise DataError(f"labels are a {type(y).__name__}; give a tensor of shape (N,), or None")
     if y is not None and len(y) != len(x):
         raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
     return x, y

@@ -1,0 +1,140 @@
+"""Unfinished work goes on where it stopped, to the same bits, and never from other work."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import ppl_vae as pv
+from ppl_vae import annealed, estimate, ledger
+from ppl_vae.ledger import Ledger
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("unfinished-*.safetensors"))
+
+
+def left_in_the_middle(folder: Path, about: dict[str, int]) -> None:
+    with suppress(KeyboardInterrupt), Ledger(folder, about) as one:
+        one.put("0", {"a": torch.arange(3.0)})
+        raise KeyboardInterrupt
+
+
+def test_parts_come_back_and_the_end_removes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "EVERY", 0.0)
+    left_in_the_middle(tmp_path, {"work": 1})
+    assert len(parts(tmp_path)) == 1
+    with Ledger(tmp_path, {"work": 2}) as other:  # another name, so nothing is there
+        assert other.get("0") is None
+    with Ledger(tmp_path, {"work": 1}) as again:
+        kept = again.get("0")
+        assert kept is not None
+        assert torch.equal(kept["a"], torch.arange(3.0))
+        again.put("1", {"a": torch.zeros(1)}, instead_of="0")
+        assert again.get("0") is None
+    assert parts(tmp_path) == []
+
+
+def test_a_damaged_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    left_in_the_middle(tmp_path, {})
+    path = parts(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(pv.RunError, match="or delete it, and this work starts anew"):
+        Ledger(tmp_path, {})
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, calls: int) -> None:
+    """Ctrl-C at the n-th call of a function."""
+    real, count = getattr(module, name), 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counted)
+
+
+@pytest.mark.parametrize("calls", [3, 30, 47, 75])
+def test_annealing_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    """Stopped while it adapts, while it counts, or in the second block."""
+    pair = pv.build("linear", data_shape=(5,), latent=2)
+    x = pv.sample(pair, 6, seed=0)
+
+    def run(resume: Path | None) -> Tensor:
+        return pv.ais(pair, x, num_chains=3, num_temperatures=20, block=4, start="guide", resume=resume).log_px
+
+    whole = run(None)
+    with monkeypatch.context() as patched:
+        stop_after(patched, annealed, "move", calls)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    assert len(parts(tmp_path)) == 1
+    moves: list[int] = []
+    real = annealed.move
+    monkeypatch.setattr(annealed, "move", lambda *a: moves.append(1) or real(*a))  # type: ignore[func-returns-value]
+    assert torch.equal(run(tmp_path), whole)
+    assert len(moves) == 80 - (calls - 1)  # and nothing was done twice
+    assert parts(tmp_path) == []
+
+
+def test_an_estimate_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = pv.build("linear", data_shape=(5,), latent=2)
+    x = pv.sample(pair, 20, seed=0)
+
+    def run(resume: Path | None, **other: Any) -> Tensor:
+        setting = {"num_samples": 50, "block": 4, **other}
+        return pv.log_likelihood(pair, x, resume=resume, **setting).log_px
+
+    whole = run(None)
+    with monkeypatch.context() as patched:
+        stop_after(patched, estimate, "refuse_outside", 4)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    for other in ({"num_samples": 60}, {"seed": 1}, {"proposal": "prior"}, {"estimator": "psis"}, {"block": 5}):
+        assert torch.equal(run(tmp_path, **other), run(None, **other))
+    with torch.no_grad():
+        pair.model.m.add_(0.1)
+    assert not torch.equal(run(tmp_path), whole)  # other parameters are other work
+    with torch.no_grad():
+        pair.model.m.sub_(0.1)
+    assert len(parts(tmp_path)) == 1
+    assert torch.equal(run(tmp_path), whole)
+    with pytest.raises(pv.UserError, match="a function has none"):
+        run(tmp_path, proposal=pv.proposals.tempered(3.0))
+
+
+def test_a_kill_loses_seconds(tmp_path: Path) -> None:
+    """kill -9 in the middle: the file is whole, and the same call takes it from there."""
+    code = """
+import sys, torch, ppl_vae as pv
+from ppl_vae import ledger
+ledger.EVERY = 0.05
+torch.manual_seed(0)
+pair = pv.build("linear", data_shape=(5,), latent=2)
+est = pv.ais(pair, torch.zeros(2, 5), num_chains=2, num_temperatures=int(sys.argv[1]), resume=sys.argv[2])
+print(est.log_px.tolist())
+"""
+    command = [sys.executable, "-c", code, "400"]
+    with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE) as job:
+        for _ in range(1200):
+            time.sleep(0.02)
+            if parts(tmp_path):
+                break
+        job.send_signal(signal.SIGKILL)
+    assert job.returncode == -signal.SIGKILL
+    assert len(parts(tmp_path)) == 1
+    resumed = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    whole = subprocess.run([*command, str(tmp_path / "other")], capture_output=True, text=True, check=True).stdout
+    assert resumed == whole
