@@ -280,7 +280,9 @@ def estimates(
     hold = any(e != "iwae" for e in estimators)
     with Ledger(resume, about) as ledger:
         parts = []
-        for n, start in enumerate(plan.track("log p(x)", progress)):
+        for n, start in enumerate(
+            plan.track("log p(x)" if plan.proposal == "guide" else f"log p(x), {plan.proposal}", progress)
+        ):
             part = ledger.get(str(n))
             if part is None:
                 part = _fields(*plan.block_at(start, hold), estimators, plan.draw is proposals.qmc)
@@ -316,6 +318,7 @@ class _Plan:
 
     def track(self, label: str, progress: bool) -> Iterator[int]:
         """The first index of each block, in evaluation mode and with the generators put back at the end."""
+        label += "" if self.proposal == "guide" else f", {self.proposal}"
         with evaluating(self.pair), forked(home(self.pair)[0]):
             yield from track(range(0, len(self.x), self.block), label, progress)
 
@@ -446,7 +449,10 @@ def bound_curve(
         steps = (m * 10**e for e in range(12) for m in (1, 2, 5))
         sizes = [k for k in steps if k < num_samples] + [num_samples]
     plan = _plan(pair, x, y, num_samples, proposal, seed, None, None)
-    parts = [curve(_expanded(total, held, num_samples), sizes) for total, held in plan.run("bounds", progress)]
+    parts = [
+        curve(_expanded(total, held, num_samples), sizes)
+        for total, held in plan.run(f"bounds, {plan.proposal}", progress)
+    ]
     values, errors = (torch.cat(list(column), 1) for column in zip(*parts, strict=True))
     return Curve(tuple(sizes), values, errors)
 

@@ -377,15 +377,18 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
     for (name, (sizes, value, error)), color, mark in zip(curves.items(), COLORS, "os^Dvx", strict=False):
         mean = value.mean(1).numpy()
         band = 2 * (error.square().sum(1).sqrt() / value.shape[1]).nan_to_num(0.0).numpy()
-        ax.plot(sizes, mean, color=color, marker=mark, markersize=4, label=name)
+        end = f"{name}: {text(float(mean[-1]), '.2f')} at k = {sizes[-1]:,}"
+        ax.plot(sizes, mean, color=color, marker=mark, markersize=4, label=end)
         ax.fill_between(sizes, mean - band, mean + band, color=color, alpha=0.25, linewidth=0)
     n = next(iter(curves.values())).log_px.shape[1]
     ax.set(xscale="log", xlabel="k, samples in the bound", ylabel="L_k (nats), a lower bound in expectation")
     ax.set_title(f"mean of {n} data; bands: two Monte Carlo standard errors", fontsize=11)
-    ends = [float(c.log_px.mean(1).max()) for c in curves.values()]
-    low = min(float(c.log_px[len(c.sizes) // 3 :].mean(1).min()) for c in curves.values())
-    if math.isfinite(low) and max(ends) > low:  # one sample from the prior would flatten all the rest
-        ax.set_ylim(low - 0.05 * (max(ends) - low), max(ends) + 0.08 * (max(ends) - low))
+    low = max(
+        float(c.log_px.mean(1)[0]) for c in curves.values()
+    )
+    high = max(float(c.log_px.mean(1).max()) for c in curves.values())
+    if math.isfinite(low) and high > low:
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
     ax.legend(frameon=False, title="proposal")
     return figure
 

@@ -36,7 +36,8 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
 
     .. math:: w = \frac{p(x, z)}{\alpha p(z) + (1 - \alpha) q(z|x)} \le \frac{p(x|z)}{\alpha}
 
-    The weights are bounded wherever the likelihood is, however narrow the guide. The shares are fixed, not drawn.
+    The weights are bounded wherever the likelihood is, however narrow the guide. The shares are fixed, not drawn; the
+    order is random, so that every part of the particles is a draw of the mixture too.
 
     Source: Hesterberg: Weighted Average Importance Sampling and Defensive Mixture Distributions, 1995. Owen, Zhou: Safe
     and Effective Importance Sampling, 2000.
@@ -56,7 +57,8 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     log_guide = torch.cat([from_guide.log_q[:keep], q_at_prior])
     share = count / num_samples
     log_q = torch.logaddexp(log_prior + math.log(share), log_guide + math.log1p(-share))
-    return Terms(log_lik, log_prior, log_q, from_guide.sites, from_guide.observed)
+    order = torch.randperm(num_samples).to(log_q.device)
+    return Terms(log_lik[order], log_prior[order], log_q[order], from_guide.sites, from_guide.observed)
 
 
 def tempered(temperature: float = TEMPERATURE) -> Draw:

@@ -83,6 +83,38 @@ def test_evaluating_again_gives_the_same_figures(runs: Path) -> None:
         assert part in text
 
 
+def test_evaluate_shows_a_row_an_estimator(runs: Path, tmp_path: Path) -> None:
+    names = ("iwae", "psis", "cubo", "defensive", "ais")
+    flags = [f for name in names for f in ("--estimator", name)]
+    small = ["--num-samples", "50", "--limit", "10", "--num-chains", "2", "--num-temperatures", "5"]
+    found = read("evaluate", runs / "vae", *flags, *small, "--out", tmp_path, "--figures")
+    assert set(found) >= KEYS
+    assert found["estimator"] == "iwae"
+    plain = read("evaluate", runs / "vae", "--num-samples", "50", "--limit", "10", "--out", tmp_path / "plain")
+    assert {k: found[k] for k in KEYS} == plain
+    assert [r["estimator"] for r in found["estimators"]] == list(names)
+    assert [r["side"] for r in found["estimators"]] == ["lower", "neither", "upper", "lower", "lower"]
+    assert [r["num_samples"] for r in found["estimators"]] == [50, 50, 50, 50, 2]
+    assert any("At least" in s for s in found["sentences"])
+    assert [Path(p).name for p in found["figures"]] == ["bound_curves.png", "khat.png", "sandwich.png"]
+    assert all(Path(p).read_bytes().startswith(b"\x89PNG") for p in found["figures"])
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == found
+    assert not list(tmp_path.glob("unfinished*"))
+    text = call("evaluate", runs / "vae", *flags, *small, "--out", tmp_path).stdout
+    assert "defensive" in text
+    assert "At least: the mean log p(x) of these 10 data is above" in text
+
+
+def test_evaluate_refuses_estimators_before_any_work(runs: Path, tmp_path: Path) -> None:
+    bad = call("evaluate", runs / "vae", "--estimator", "mode", "--out", tmp_path, code=2)
+    assert "estimator 'mode' is not known; choose from elbo, iwae" in bad.stderr
+    twice = ["--estimator", "iwae", "--estimator", "iwae"]
+    assert "named twice" in call("evaluate", runs / "vae", *twice, code=2).stderr
+    both = ["--estimator", "psis", "--proposal", "qmc"]
+    assert "needs independent draws" in call("evaluate", runs / "vae", *both, code=2).stderr
+    assert not (tmp_path / "evaluation.json").exists()
+
+
 def test_score_writes_a_row_a_datum(runs: Path, tmp_path: Path) -> None:
     found = read("score", runs / "vae", "--num-samples", "50", "--limit", "20", "--out", tmp_path)
     with Path(found["csv"]).open() as file:

@@ -382,6 +382,34 @@ def test_save_all_writes_what_applies(name: str, tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_bound_curves_draw_a_line_and_a_band_for_each_proposal() -> None:
+    with torch.random.fork_rng():
+        pair, x = pv.build("linear", data_shape=(5,), latent=2), torch.randn(4, 5)
+    curves = {p: pv.bound_curve(pair, x, num_samples=200, proposal=p) for p in ("guide", "prior", "defensive", "qmc")}
+    figure = figures.bound_curves(curves)
+    ax = figure.axes[0]
+    assert ax.get_xscale() == "log"
+    assert [t.get_text().split(":")[0] for t in ax.get_legend().get_texts()] == list(curves)
+    for line, (sizes, value, _) in zip(ax.lines, curves.values(), strict=True):
+        assert line.get_xdata().tolist() == list(sizes)
+        np.testing.assert_allclose(line.get_ydata(), value.mean(1).numpy())
+    assert len(ax.collections) == 4
+    with pytest.raises(pv.UserError, match="no curve was given"):
+        figures.bound_curves({})
+
+
+def test_the_sandwich_shows_both_sides_of_each_datum() -> None:
+    with torch.random.fork_rng():
+        pair = pv.build("linear", data_shape=(5,), latent=2)
+    found = pv.eubo(pair, num_data=12, num_samples=20)
+    ax = figures.sandwich(found).axes[0]
+    low, high = (line.get_ydata() for line in ax.lines)
+    assert sorted(low.tolist()) == sorted(found.lower.tolist())
+    assert sorted(high.tolist()) == sorted(found.upper.tolist())
+    np.testing.assert_allclose(np.diff((low + high) / 2) >= 0, True)
+    assert "12 simulated data: a mean gap of" in ax.get_title()
+
+
 def test_save_all_depends_on_its_seed_alone(tmp_path: Path) -> None:
     pair = build("vae", latent=2, hidden=(8,))
     split = pv.Split(draw(12, *SHAPE), binarize="dynamic")

@@ -75,6 +75,16 @@ def test_the_weights_of_the_mixture_are_bounded_by_the_likelihood() -> None:
     assert float(slack.min()) < 1e-3  # the bound is reached where the guide never goes
 
 
+def test_every_part_of_the_mixtures_particles_is_unbiased() -> None:
+    """Also the first tenth of a chunk: the order is random, or small k of the curve would be all guide or all prior."""
+    from ppl_vae.proposals import PROPOSALS
+
+    pair, x, truth = toy(1.0)
+    first = torch.cat([PROPOSALS["defensive"](pair.model, pair.guide, x, None, 100).log_w[:10] for _ in range(300)])
+    w = torch.exp(first.detach() - truth)
+    assert bool(((w.mean(0) - 1).abs() < 4.5 * w.std(0) / math.sqrt(len(w))).all())
+
+
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if not c.delta])
 @pytest.mark.parametrize("proposal", ["prior", "defensive", "tempered", "qmc"])
 def test_every_pair_takes_every_proposal(name: str, proposal: str) -> None:
