@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import arviz as az
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -31,6 +32,7 @@ def main() -> tuple[Any, Any]:
         warnings.simplefilter("ignore")
         loo = az.loo(tree, pointwise=True)
         az.plot_khat(loo)
+        plt.close("all")  # show it with plt.show()
     print("Pareto k of leave-one-out:", np.round(np.asarray(loo.pareto_k), 2))
     print(pv.log_likelihood(pair, x))
     return table, loo

@@ -22,6 +22,7 @@ from . import draws, weights
 from .data import as_split
 from .errors import DataError, PairError, UserError
 from .estimate import Estimate, evaluating, fingerprint, home, placed
+from .files import digest
 from .kinds import kind
 from .ledger import Ledger
 from .progress import bar
@@ -47,58 +48,78 @@ class Path:
     """The distributions between the start and the posterior, over unconstrained latents u (C, B, n).
 
     ``log f_beta = (1 - beta) log f_0 + beta log p(x, z)``, with the log determinant of z(u) in both; f_0 is the prior
-    or the guide, so that its integral is one.
+    or the guide, so that its integral is one. Each site's transform is made where the model draws it, from its support
+    there: one latent may bound another.
     """
 
     def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str) -> None:
-        self.pair, self.x, self.y, self.start = pair, x, y, start
-        source = pair.guide if start == "guide" else pair.model
-        found = weights.sites(source, weights.call_args(source, x, y), num_samples=chains)
+        self.pair, self.start = pair, start
+        self.model_args = weights.call_args(pair.model, x, y)
+        self.guide_args = weights.call_args(pair.guide, x, y)
+        source, args = (pair.guide, self.guide_args) if start == "guide" else (pair.model, self.model_args)
+        found = weights.sites(source, args, num_samples=chains)
         names = {n: d for n, d in found.items() if not d.is_observed}
         if not names:
             raise PairError("this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal")
         self.values = {n: d.value.detach() for n, d in names.items()}  # draws from f_0
-        supports = weights.sites(
-            pair.model, weights.call_args(pair.model, x, y), num_samples=chains, values=self.values
-        )
-        self.transforms = {}
-        for name, value in self.values.items():
-            support = supports[name].fn.support
-            if support.is_discrete or kind(names[name].fn) == "Delta":
+        self.shapes: dict[str, torch.Size] = {}
+        for name, draw in self._latents(self.values).items():
+            if name not in names:
+                raise PairError(f"site {name!r}: the guide does not draw it; annealing needs the names to agree")
+            if draw.fn.support.is_discrete or kind(names[name].fn) == "Delta":
                 raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
-            self.transforms[name] = biject_to(support)
-            if not value.is_floating_point():
+            if not draw.value.is_floating_point():
                 raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
-        self.shapes = {n: self.transforms[n].inv(v).shape[2:] for n, v in self.values.items()}
+            self.shapes[name] = biject_to(draw.fn.support).inv(draw.value).shape[2:]
+        if set(names) != set(self.shapes):
+            raise PairError(f"site {min(set(names) - set(self.shapes))!r}: the model does not draw it; can't anneal it")
+
+    def _latents(self, values: dict[str, Tensor]) -> dict[str, weights.Draw]:
+        """The latent sites of the model, in its order, at given values."""
+        chains = next(iter(values.values())).shape[0]
+        found = weights.sites(self.pair.model, self.model_args, num_samples=chains, values=values)
+        return {name: draw for name, draw in found.items() if not draw.is_observed}
 
     def unconstrained(self, values: dict[str, Tensor]) -> Tensor:
         """Latents by site to u (C, B, n)."""
-        return torch.cat([self.transforms[n].inv(v).flatten(2) for n, v in values.items()], -1)
+        sites = self._latents(values)
+        parts = [biject_to(sites[n].fn.support).inv(values[n]) for n in self.shapes]
+        return torch.cat([p.reshape(*p.shape[:2], -1) for p in parts], -1)
 
-    def constrained(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """u (C, B, n) to latents by site, and the log determinant (C, B)."""
-        values: dict[str, Tensor] = {}
-        log_det = torch.zeros_like(u[..., 0])
-        at = 0
-        for name, shape in self.shapes.items():
-            part = u[..., at : at + shape.numel()].reshape(*u.shape[:2], *shape)
-            at += shape.numel()
-            values[name] = self.transforms[name](part)
-            term = self.transforms[name].log_abs_det_jacobian(part, values[name])
-            log_det = log_det + term.flatten(2).sum(-1) if term.dim() > 2 else log_det + term
-        return values, log_det
+    def constrained(self, u: Tensor) -> dict[str, Tensor]:
+        """u (C, B, n) to latents by site."""
+        place = _Place(u, self.shapes)
+        weights.sites(self.pair.model, self.model_args, num_samples=len(u), values=place)
+        return place.values
 
     def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log f_0 and log p(x, z), both with the determinant, (C, B)."""
-        values, log_det = self.constrained(u)
-        likelihood, prior = weights.log_densities(
-            self.pair.model, weights.call_args(self.pair.model, self.x, self.y), values
-        )
+        place = _Place(u, self.shapes)
+        likelihood, prior = weights.log_densities(self.pair.model, self.model_args, place, len(u))
         first = prior
         if self.start == "guide":
-            args = weights.call_args(self.pair.guide, self.x, self.y)
-            first = weights.log_densities(self.pair.guide, args, values)[1]
-        return first + log_det, likelihood + prior + log_det
+            first = weights.log_densities(self.pair.guide, self.guide_args, place.values)[1]
+        return first + place.log_det, likelihood + prior + place.log_det
+
+
+class _Place:
+    """Puts unconstrained latents u (C, B, n) at the sites of a model as they are drawn; adds up the determinants."""
+
+    def __init__(self, u: Tensor, shapes: dict[str, torch.Size]) -> None:
+        parts = u.split([shape.numel() for shape in shapes.values()], -1)
+        self.parts = {n: p.reshape(*u.shape[:2], *shapes[n]) for n, p in zip(shapes, parts, strict=True)}
+        self.values: dict[str, Tensor] = {}
+        self.log_det = torch.zeros_like(u[..., 0])
+
+    def __call__(self, name: str, fn: Any) -> Tensor:
+        if name not in self.parts:
+            raise PairError(f"site {name!r} is drawn in some runs of the model and not in others: it can't be annealed")
+        transform = biject_to(fn.support)
+        value: Tensor = transform(self.parts[name])
+        term = transform.log_abs_det_jacobian(self.parts[name], value)
+        self.log_det = self.log_det + term.reshape(*term.shape[:2], -1).sum(-1)
+        self.values[name] = value
+        return value
 
 
 def _slope(path: Path, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -250,12 +271,13 @@ def ais(
     if len(split) == 0:
         raise DataError("ais: x holds no data")
     device, _ = home(pair)
-    about = {
+    about: dict[str, Any] = {
         "work": "ais", "num_chains": num_chains, "num_temperatures": num_temperatures, "start": start,
         "schedule": schedule, "seed": seed, "block": block,
     }  # fmt: skip
     if resume is not None:
         about["data"] = fingerprint(pair, split.x, split.y)
+        about["probe"] = _probe(pair, *placed(pair, split.x, split.y, slice(2)), start)
     parts: list[dict[str, Tensor]] = []
     starts = range(0, len(split), block)
     with (
@@ -279,6 +301,14 @@ def ais(
     dims = math.prod(split.x.shape[1:])
     whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
     return Estimate(**whole, num_samples=num_chains, seed=seed, estimator="ais")
+
+
+def _probe(pair: Any, x: Tensor, y: Tensor | None, start: str) -> str:
+    """A digest of what the programs do: parameters alone don't tell code, closures and attributes apart."""
+    with evaluating(pair), forked(x.device, 0), pyro.validation_enabled(False):
+        path = Path(pair, x, y, 2, start)
+        first, last = path.ends(path.unconstrained(path.values))
+    return digest({"first": first, "last": last, **path.values})
 
 
 def _one_block(

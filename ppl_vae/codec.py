@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import draws, weights
-from .errors import DataError, PairError, RunError, UserError
+from .errors import DataError, NonFiniteError, PairError, RunError, UserError
 from .estimate import evaluating, home, placed, refuse_outside
 from .files import digest
 from .kinds import has_mask, kind
@@ -32,7 +32,7 @@ from .rng import forked, quiet_import
 MAGIC = b"ppl_vae bits-back 1\n"
 BLOCK = 64  # data in one pass of the networks
 GRID = 2.0  # bins of a latent in one of the smallest standard deviations of the guide
-BINS = 2**13  # of a latent, at most
+BINS = 2**14  # of a latent, at most
 DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (
@@ -50,7 +50,7 @@ DTYPES = {
 }
 SAFE = 2.0**-20  # the least probability of a value
 
-Grid = dict[str, tuple[float, int, int]]  # by site: width of a bin, first and last bin
+Grid = dict[str, tuple[list[int], int, int]]  # by site: bins of width 2^-e for each coordinate; first and last bin
 
 
 def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
@@ -59,9 +59,10 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
     .. math:: \text{bits} \approx \sum_n \frac{1}{\log 2} \big(-\mathrm{ELBO}(x_n)\big) + \text{initial bits}
 
     The first latent is taken from random words that start the message; they are part of it, and so are counted.
-    Latents are rounded to a grid that is fine against the guide's standard deviation, which costs next to nothing.
-    The message can be read by the same weights only, with the same version of torch on the same kind of machine,
-    since both sides must compute the same probabilities to the last bit.
+    Each coordinate of a latent is rounded to a grid that is fine against the guide's standard deviation there, which
+    costs next to nothing (more where that deviation varies over 2^14-fold). The message is read back before it is
+    returned. It can be read by the same weights only, with the same version of torch on the same kind of machine, since
+    both sides must compute the same probabilities to the last bit.
 
     Args:
         pair: a pair with a discrete likelihood and latents that are Normal, or discrete, in model and guide.
@@ -74,7 +75,8 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
     Raises:
         UserError: ``constriction`` is not installed.
         PairError: the likelihood is a density, or a site is of a kind that can't be coded; names the site.
-        DataError: no data, or data outside the support of the likelihood.
+        DataError: no data, data outside the support of the likelihood, or not exactly one of its values.
+        NonFiniteError: the guide is not finite; names the site.
 
     Source: Townsend, Bird, Barber: Practical Lossless Compression with Latent Variables using Bits Back Coding, 2019,
     arXiv:1901.04866.
@@ -105,6 +107,11 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
         "torch": torch.__version__,
     }  # fmt: skip
     head = json.dumps(about, separators=(",", ":")).encode()
+    if not torch.equal(_decoded(pair, y, about, payload), x):
+        raise DataError(
+            "the data do not come back exactly: give them as the likelihood has them, as 0 and 1, or as k / 255 in the "
+            "type of the pair's parameters"
+        )
     body = MAGIC + len(head).to_bytes(4, "little") + head + payload
     return body + hashlib.sha256(body).digest()[:16]
 
@@ -122,6 +129,7 @@ def _encoded(
         # as many data as the message has bits for, so that only the first needs bits of its own
         size = int(min(BLOCK, len(x) - start, max(1, (coder.num_valid_bits() - 64) // spare)))
         xb, yb = placed(pair, x, y, slice(start, start + size))
+        xb = xb.clone()  # as the reader has them: kernels round by the alignment of what they are given
         guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=_Latents(coder, grid).pop)
         if coder.num_valid_bits() < 64:
             return None
@@ -157,42 +165,50 @@ def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
         Traceback (most recent call last):
         ppl_vae.errors.RunError: not a message of pv.compress: it starts otherwise
     """
-    coder_of = _constriction()
+    _constriction()
     about, payload = _opened(blob)
     if about["pair"] != _identity(pair):
         raise RunError("the message was made by another pair, or by other weights of it; load those")
-    n, shape, dtype, sizes, grid = _checked(about)
+    n = _checked(about)[0]
     if y is not None and len(y) != n:
         raise RunError(f"the message holds {n} data, and {len(y)} labels were given; give one a datum")
-    coder = coder_of.stack.AnsCoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
-    elsewhere = _ELSEWHERE if y is None else _ELSEWHERE + "; or other labels were given"
-    parts: list[Tensor] = []
-    stop = n
     try:
-        with _still(pair):
-            for size in reversed(sizes):
-                yb = None if y is None else y[stop - size : stop].to(home(pair)[0])
-                latents = _Latents(coder, grid)
-                model = draws.run_model(pair, size, yb, latents.pop)
-                xb = draws.data_site(model).value[0]
-                values = {name: d.value for name, d in model.items() if not d.is_observed}
-                guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=values)
-                for name, site in reversed(guide.items()):
-                    _push(coder, name, site.fn, site.value, grid)
-                parts.append(xb.cpu())
-                stop -= size
-        x = torch.cat(parts[::-1]).reshape(n, *shape).to(dtype)
-    except (ValueError, AssertionError, LookupError, RuntimeError) as error:  # bits that compress can't have made
-        raise RunError(elsewhere) from error
-    if digest({"x": x})[:16] != about["data"]:
-        raise RunError(elsewhere)
+        x = _decoded(pair, y, about, payload)
+        whole = digest({"x": x})[:16] == about["data"]
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # the coder's panics, at bits that compress can't have made, are no Exceptions
+        raise RunError(_elsewhere(about, y)) from error
+    if not whole:
+        raise RunError(_elsewhere(about, y))
     return x
 
 
-_ELSEWHERE = (
-    "the message decodes to other data than went in: this machine or version of torch computes other probabilities; "
-    "read it where it was made"
-)
+def _decoded(pair: Any, y: Tensor | None, about: dict[str, Any], payload: bytes) -> Tensor:
+    """The data of a message whose head was checked."""
+    n, shape, dtype, sizes, grid = _checked(about)
+    coder = _constriction().stack.AnsCoder(np.frombuffer(payload, dtype="<u4").astype(np.uint32))
+    parts: list[Tensor] = []
+    stop = n
+    with _still(pair):
+        for size in reversed(sizes):
+            yb = None if y is None else y[stop - size : stop].to(home(pair)[0])
+            model = draws.run_model(pair, size, yb, _Latents(coder, grid).pop)
+            xb = draws.data_site(model).value[0]
+            values = {name: d.value for name, d in model.items() if not d.is_observed}
+            guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=values)
+            for name, site in reversed(guide.items()):
+                _push(coder, name, site.fn, site.value, grid)
+            parts.append(xb.cpu())
+            stop -= size
+    return torch.cat(parts[::-1]).reshape(n, *shape).to(dtype)
+
+
+def _elsewhere(about: dict[str, Any], y: Tensor | None) -> str:
+    made, here = about.get("torch"), torch.__version__
+    where = f"made with torch {made}, read with {here}" if made != here else "made on another kind of machine, perhaps"
+    labels = "" if y is None else ", or with other labels"
+    return f"the message decodes to other data than went in ({where}{labels}); read it where it was made"
 
 
 class _Latents:
@@ -206,7 +222,8 @@ class _Latents:
         family, params, values = _coding(name, fn, torch.Size(shape), self.grid)
         symbols = self.coder.decode(family, *params)
         index = torch.from_numpy(np.asarray(symbols)).long()
-        return _values_at(name, index, values, self.grid).reshape(shape).to(*_like(fn))
+        drawn = index * _widths(name, shape, self.grid) if values is None else values[index]
+        return drawn.reshape(shape).to(*_like(fn))
 
 
 def _push(coder: Any, name: str, fn: Any, value: Tensor, grid: Grid) -> None:
@@ -214,14 +231,16 @@ def _push(coder: Any, name: str, fn: Any, value: Tensor, grid: Grid) -> None:
     family, params, values = _coding(name, fn, shape, grid)
     flat = value.detach().expand(shape).reshape(-1).double().cpu()
     if values is None:
-        symbols = torch.round(flat / grid[name][0])
+        symbols = torch.round(flat / _widths(name, shape, grid))
     else:
         symbols = torch.searchsorted((values[1:] + values[:-1]) / 2, flat)
     coder.encode_reverse(symbols.to(torch.int32).numpy(), family, *params)
 
 
-def _values_at(name: str, index: Tensor, values: Tensor | None, grid: Grid) -> Tensor:
-    return index * grid[name][0] if values is None else values[index]
+def _widths(name: str, shape: torch.Size, grid: Grid) -> Tensor:
+    """The width of the bin of each coordinate of a site, one after another."""
+    exponents = torch.tensor(grid[name][0], dtype=torch.float64)
+    return (2.0**-exponents).expand(shape.numel() // len(exponents), -1).reshape(-1)
 
 
 def _coding(name: str, fn: Any, shape: torch.Size, grid: Grid) -> tuple[Any, list[Any], Tensor | None]:
@@ -233,7 +252,8 @@ def _coding(name: str, fn: Any, shape: torch.Size, grid: Grid) -> tuple[Any, lis
         return np.ascontiguousarray(parameter.detach().expand(shape).reshape(-1).double().cpu().numpy())
 
     if kind(leaf) == "Normal":
-        width, first, last = grid[name]
+        _, first, last = grid[name]
+        width = _widths(name, shape, grid).numpy()
         return models.QuantizedGaussian(first, last), [flat(leaf.loc) / width, flat(leaf.scale) / width], None
     if kind(leaf) == "Bernoulli":
         p = np.clip(flat(torch.sigmoid(leaf.logits.double())), SAFE, 1 - SAFE)
@@ -274,11 +294,8 @@ def _like(fn: Any) -> tuple[torch.device, torch.dtype]:
 
 def _survey(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Grid, float]:
     """One pass over the data: a grid for each latent site, and the bits that the latents of one datum may take."""
-    low: dict[str, float] = {}
-    high: dict[str, float] = {}
-    scales: dict[str, list[Tensor]] = {}
-    numbers: dict[str, int] = {}
-    discrete = 0.0
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    width = 0.0
     for start in range(0, len(x), 1024):
         xb, yb = placed(pair, x, y, slice(start, start + 1024))
         found = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb))
@@ -287,22 +304,27 @@ def _survey(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Grid, float]:
         for name, site in found.items():
             leaf = _leaf(name, site.fn)
             if kind(leaf) != "Normal":
-                discrete += 0 if start else site.fn.event_shape.numel() * 24
+                width += 0 if start else site.fn.event_shape.numel() * 24
                 continue
-            edge = 8 * leaf.scale
-            low[name] = min(low.get(name, 0.0), float((leaf.loc - edge).min()))
-            high[name] = max(high.get(name, 0.0), float((leaf.loc + edge).max()))
-            scales.setdefault(name, []).append(leaf.scale.double().flatten().cpu())
-            numbers[name] = site.fn.event_shape.numel()
+            loc, scale = (
+                p.detach().double().cpu().expand(1, *site.value.shape[1:]).reshape(len(xb), -1)
+                for p in (leaf.loc, leaf.scale)
+            )
+            if not bool(torch.isfinite(loc).all() & torch.isfinite(scale).all() & (scale > 0).all()):
+                raise NonFiniteError(f"site {name!r}: the guide's mean or scale is not finite and positive")
+            seen.setdefault(name, []).append((loc, scale))
     grid: Grid = {}
-    width = discrete
-    for name, parts in scales.items():
-        scale = torch.cat(parts)
-        small = float(scale[:: max(1, len(scale) // 100_000)].quantile(0.05))
-        step = max(small / GRID, (high[name] - low[name]) / BINS)
-        grid[name] = (step, math.floor(low[name] / step), math.ceil(high[name] / step))
-        rounded = float(torch.log2(scale / step).clamp(min=0).mean()) + 2.1  # the entropy of a rounded Gaussian
-        width += numbers[name] * (rounded + 1)  # and a margin
+    for name, parts in seen.items():
+        loc, scale = (torch.cat(column) for column in zip(*parts, strict=True))  # (N, coordinates)
+        low, high = (loc - 8 * scale).amin(0).clamp(max=0), (loc + 8 * scale).amax(0).clamp(min=0)
+        small = scale.sort(0).values[len(scale) // 20]  # exceeded by 95 % of the data
+        step = torch.maximum(small / GRID, (high - low) / BINS)
+        exponents = torch.floor(-torch.log2(step))
+        step = 2.0**-exponents
+        ends = int(torch.floor(low / step).min()), int(torch.ceil(high / step).max())
+        grid[name] = ([int(e) for e in exponents], *ends)
+        rounded = torch.log2(scale / step).clamp(min=0).mean(0) + 2.1  # the entropy of a rounded Gaussian
+        width += float((rounded + 1).sum())  # and a margin
     return grid, width
 
 
@@ -327,14 +349,16 @@ def _refuse(pair: Any, x: Tensor, y: Tensor | None, guide: dict[str, weights.Dra
 
 @contextmanager
 def _still(pair: Any) -> Iterator[None]:
-    """What both sides must share to compute the same probabilities: evaluation mode, one thread, no validation."""
-    threads = torch.get_num_threads()
+    """What both sides must share to compute the same probabilities: evaluation mode, one thread, full precision."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("highest")
         with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
             yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 def _identity(pair: Any) -> str:
@@ -378,10 +402,11 @@ def _checked(about: dict[str, Any]) -> tuple[int, list[int], torch.dtype, list[i
     try:
         n, shape, runs = int(about["n"]), [int(d) for d in about["shape"]], about["sizes"]
         dtype = DTYPES[about["dtype"]]
-        grid: Grid = {str(name): (float(w), int(a), int(b)) for name, (w, a, b) in about["grid"].items()}
+        grid: Grid = {str(name): ([int(i) for i in e], int(a), int(b)) for name, (e, a, b) in about["grid"].items()}
         whole = all(0 < size <= BLOCK and 0 < count <= n for size, count in runs)
         whole &= sum(size * count for size, count in runs) == n and min(shape, default=1) > 0
-        whole &= all(0 < w < math.inf and -(2**23) < a < b < 2**23 for w, a, b in grid.values())
+        whole &= all(e and max(map(abs, e)) < 1000 and -(2**23) < a < b < 2**23 for e, a, b in grid.values())
+        whole &= isinstance(about["data"], str)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         whole = False
     if not whole:

@@ -28,10 +28,11 @@ from .proposals import INDEPENDENT, PROPOSALS, Draw
 from .quantiles import net_size
 from .registry import ESTIMATORS
 from .rng import forked, reseed, seed_for
-from .running import Running
+from .running import Running, rounding_of
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
 CHUNK = 256  # particles at once
+PROBES = 32  # draws of the prior that confirm an exact guide
 ALL = slice(None)
 
 
@@ -106,10 +107,11 @@ class Estimate:
         return float(self.std_error.square().sum().sqrt()) / len(self)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """The ends (N,) of the interval for log p(x) of each datum that the K draws give, by the normal law.
+        """The ends (N,) of the interval that the K draws give, by the normal law: for what the estimator estimates.
 
-        Under ``"qmc"`` by Student's t with one degree of freedom less than scramblings. Read it where k is good: the
-        interval knows nothing of weights that were not drawn.
+        That is log p(x), but for ``"elbo"`` and ``"cubo"``, whose bounds it is for. Under ``"qmc"`` by Student's t with
+        one degree of freedom less than scramblings. Read it where k is good: the interval knows nothing of weights
+        that were not drawn.
 
         Raises:
             UserError: a level outside (0, 1).
@@ -270,13 +272,12 @@ def estimates(
     resume: str | Path | None = None,
 ) -> dict[str, Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass: by name."""
-    if resume is not None and callable(proposal):
-        raise UserError("resume goes by the name of the proposal, and a function has none; leave one of the two out")
     plan = _plan(pair, x, y, num_samples, proposal, seed, chunk, block)
     _refuse_mismatch(estimators, plan.proposal, num_samples)
     about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators)}
     if resume is not None:
         about["data"] = fingerprint(pair, plan.x, plan.y)
+        about["probe"] = plan.probe()
     hold = any(e != "iwae" for e in estimators)
     with Ledger(resume, about) as ledger:
         parts = []
@@ -340,8 +341,36 @@ class _Plan:
             if t.exact:
                 total.repeat(self.num_samples)
                 break
+        if not t.exact and self.num_samples > 1 and bool(total.equal.any()):
+            reseed(seed_for(self.seed, "covered", start // self.block), x.device)
+            total.covered = self._covered(x, y, total.max)
         total.refuse_nonfinite(t, start)
         return total, torch.cat(held) if held else torch.empty(0, len(x))
+
+    def probe(self) -> str:
+        """A digest of a few weights: parameters alone don't tell code, closures and attributes apart."""
+        x, y = placed(self.pair, self.x, self.y, slice(2))
+        with evaluating(self.pair), forked(x.device, 0), pyro.validation_enabled(False):
+            return digest({"log_w": self.draw(self.pair.model, self.pair.guide, x, y, 2).log_w})
+
+    def _covered(self, x: Tensor, y: Tensor | None, log_px: Tensor) -> Tensor:
+        """(B,) bool: whether draws from the prior have the same weight too, as they have where q is the posterior.
+
+        Equal weights say nothing of a part of the posterior where the proposal never goes; the prior goes everywhere.
+        """
+        if self.draw in (proposals.prior, proposals.defensive):
+            return torch.ones_like(log_px, dtype=torch.bool)
+        if self.draw not in (proposals.guide, proposals.qmc):
+            return torch.zeros_like(log_px, dtype=torch.bool)
+        with pyro.validation_enabled(False):
+            try:
+                t = weights.terms(self.pair.model, weights.prior_of(self.pair.model), x, y, num_samples=PROBES)
+                values = {name: site.value for name, site in t.sites.items()}
+                args = weights.call_args(self.pair.guide, x, y)
+                t.log_q = weights.log_densities(self.pair.guide, args, values)[1]
+            except PairError:  # auxiliary sites and the like: nothing is proven
+                return torch.zeros_like(log_px, dtype=torch.bool)
+        return ((t.log_w.double() - log_px).abs() <= 64 * rounding_of(t).double()).all(0)
 
     def run(self, label: str, progress: bool) -> Iterator[tuple[Running, Tensor]]:
         """Every block with its weights."""
@@ -434,7 +463,7 @@ def bound_curve(
         x: data.
         y: labels.
         num_samples: K, the largest k.
-        sizes: the k to show; None takes 1, 2, 5, 10, 20, ... up to K.
+        sizes: the k to show; None takes 1, 2, 5, 10, 20, ... up to K, and powers of two for ``"qmc"``.
         proposal: where z comes from.
         seed: the seed.
         progress: show a bar.
@@ -446,8 +475,8 @@ def bound_curve(
         (1, 2, 5, 10, 20, 50, 100)
     """
     if sizes is None:
-        steps = (m * 10**e for e in range(12) for m in (1, 2, 5))
-        sizes = [k for k in steps if k < num_samples] + [num_samples]
+        steps = [m * 10**e for e in range(12) for m in (1, 2, 5)] if proposal != "qmc" else [2**e for e in range(40)]
+        sizes = [k for k in steps if k < num_samples] + [num_samples]  # a power of two of a net is a net
     plan = _plan(pair, x, y, num_samples, proposal, seed, None, None)
     parts = [
         curve(_expanded(total, held, num_samples), sizes)
@@ -469,7 +498,7 @@ def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int)
     for name in estimators:
         if name not in STATISTICS:
             raise UserError(f"estimator={name!r}: choose one of {', '.join(STATISTICS)}")
-        if (proposal == "qmc" and name not in ("iwae", "elbo")) or (
+        if (proposal == "qmc" and name != "iwae") or (
             name.startswith("jvi") and proposal in PROPOSALS and proposal not in INDEPENDENT
         ):
             raise UserError(

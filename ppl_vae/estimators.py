@@ -66,7 +66,7 @@ def iwae(log_w: Tensor) -> Result:
 def psis(log_w: Tensor) -> Tensor:
     """Pareto-smoothed log weights, (K, B) to (K, B): the largest become the quantiles of the law fitted to them.
 
-    None grows above the largest that was drawn. Where there is no fit (K < 25, or equal weights) nothing changes.
+    None grows above the largest that was drawn. Where there is no fit (K <= 20, or equal weights) nothing changes.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry: Pareto Smoothed Importance Sampling, 2015, arXiv:1507.02646.
 
@@ -128,10 +128,16 @@ def jackknife(log_w: Tensor, order: int = 1) -> Result:
     whole = log_mean(log_w)
     one_out = _one_out(log_w)
     if order == 1:
-        return k * whole - (k - 1) * one_out.mean(0), relative_error(log_w)
+        return _finite(k * whole - (k - 1) * one_out.mean(0), relative_error(log_w))
     two_out = torch.stack([_one_out(torch.cat([log_w[:i], log_w[i + 1 :]])).mean(0) for i in range(k)]).mean(0)
     value = k**2 / 2 * whole - (k - 1) ** 2 * one_out.mean(0) + (k - 2) ** 2 / 2 * two_out
-    return value, relative_error(log_w)
+    return _finite(value, relative_error(log_w))
+
+
+def _finite(value: Tensor, error: Tensor) -> Result:
+    """nan for both where zero weights leave a bound of minus infinity, so that there is no jackknife."""
+    good = torch.isfinite(value)
+    return torch.where(good, value, math.nan), torch.where(good, error, math.nan)
 
 
 def check_jackknife(k: int, order: int) -> None:

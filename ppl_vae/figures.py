@@ -383,9 +383,7 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
     n = next(iter(curves.values())).log_px.shape[1]
     ax.set(xscale="log", xlabel="k, samples in the bound", ylabel="L_k (nats), a lower bound in expectation")
     ax.set_title(f"mean of {n} data; bands: two Monte Carlo standard errors", fontsize=11)
-    low = max(
-        float(c.log_px.mean(1)[0]) for c in curves.values()
-    )
+    low = max(float(c.log_px.mean(1)[0]) for c in curves.values())
     high = max(float(c.log_px.mean(1).max()) for c in curves.values())
     if math.isfinite(low) and high > low:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))

@@ -23,7 +23,7 @@ def to_arviz(
     x: Any,
     y: Tensor | None = None,
     *,
-    method: str = "guide",
+    method: str = "sir",
     num_samples: int = 1000,
     num_chains: int = 4,
     warmup: int = 500,
@@ -38,10 +38,11 @@ def to_arviz(
     | prior | each latent site, from the model | chain, draw, datum, ... |
     | posterior_predictive, prior_predictive | x drawn given z | chain, draw, datum, ... |
     | log_likelihood | log p(x given z) | chain, draw, datum |
-    | sample_stats | ``lp``, log p(x, z); ``log_weight``, lp - log q(z given x), for draws of the guide | as above |
+    | sample_stats | ``lp``, log p(x, z); ``log_weight``, lp - log q(z given x), for "sir" and "guide" | as above |
     | observed_data | x | datum, ... |
     | constant_data | labels, where there are any | datum |
 
+    By ``"guide"`` the posterior group holds the guide's own draws, which only their weights make the posterior's.
     ``az.loo`` of this leaves out a whole datum with its own latent, so its elpd is a smoothed harmonic mean of
     p(x given z): a poor estimate of log p(x), as its k will say. Use :func:`~ppl_vae.log_likelihood` for that.
     Predictions hold draws times data times pixels: ask for few of each.

@@ -14,7 +14,7 @@ from . import weights
 from .estimate import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 from .rng import forked, reseed, seed_for
 
-BLOCK = 128
+ROWS = 8192  # particles times data that are scored at once
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ def description_length(
         pair: a pair.
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
-        num_samples: draws of the guide for each datum.
+        num_samples: draws of the guide for each datum; memory grows with it beyond 8192.
         seed: seeds each block of data on its own.
 
     Raises:
@@ -99,9 +99,10 @@ def description_length(
     parts: list[dict[str, Tensor]] = []
     is_code = True
     with evaluating(pair), forked(device), pyro.validation_enabled(False):
-        for n, start in enumerate(range(0, len(x), BLOCK)):
+        block = max(1, ROWS // num_samples)
+        for n, start in enumerate(range(0, len(x), block)):
             reseed(seed_for(seed, "description_length", n), device)
-            xb, yb = placed(pair, x, y, slice(start, start + BLOCK))
+            xb, yb = placed(pair, x, y, slice(start, start + block))
             t = weights.terms(pair.model, pair.guide, xb, yb, num_samples=num_samples)
             refuse_delta(t)
             refuse_outside(t, start)

@@ -97,15 +97,15 @@ class Panel:
         for e in self.rows.values():
             if e.estimator not in ("ais", "jvi2"):
                 weighed.setdefault(e.proposal, e)
-        good = [e for e in self.rows.values() if e.estimator in ESTIMATES and not bool(e.unreliable.any())]
+        good = {n: e for n, e in self.rows.items() if e.estimator in ESTIMATES and not bool(e.unreliable.any())}
         if good:
-            one = min(good, key=lambda e: e.monte_carlo_error)
-            bias = float(one.std_error.square().mean()) / 2 if one.side == "lower" else 0.0  # to leading order
-            end = float(one.log_px.mean()) + bias + 1.96 * one.monte_carlo_error
-            how = f"{one.estimator} of the {one.proposal} weights"
-            found.append(f"At most: {end:.3f} nats (97.5 %, by {how}; k is good for all data).")
+            name, end = max(((n, _upper_end(e)) for n, e in good.items()), key=lambda pair: pair[1])
+            found.append(
+                f"Not above: no sign that it exceeds {end:.3f} nats ({name}; k is good for all data). "
+                f"No weights can see a part of the posterior that was not drawn: eubo and bdmc look for one."
+            )
         elif weighed:
-            found.append("At most: no row says. Where k is bad, log p(x) may lie well above every row.")
+            found.append("Not above: no row says. Where k is bad, log p(x) may lie well above every row.")
         found += [_why(e) for e in weighed.values() if bool(e.unreliable.any())]
         if weighed and not good:
             remedies = [e for e in ("defensive", "tempered", "ais") if e not in self.rows]
@@ -131,6 +131,12 @@ class Panel:
     def __str__(self) -> str:
         left = "{:<10} {:<8}{:>11}{:>9}{:>9}{:>12}{:>8}{:>9}"
         return "\n".join([*(left.format(*row) for row in self.cells()), *self.sentences()])
+
+
+def _upper_end(e: Estimate) -> float:
+    """The mean, its bias to leading order where it is a bound, and two Monte Carlo errors."""
+    bias = float(e.std_error.square().mean()) / 2 if e.side == "lower" else 0.0
+    return float(e.log_px.mean()) + bias + 2 * e.monte_carlo_error
 
 
 def _finite(value: float) -> float | None:

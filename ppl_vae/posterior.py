@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import weights
 from .annealed import ACCEPT, Path, move
+from .diagnostics import ess, pareto_khat
 from .errors import PairError, UserError
 from .estimate import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 from .progress import bar
@@ -33,9 +34,10 @@ class Posterior:
         samples: by latent site (S, N, *event), chain after chain.
         num_chains: chains that the S draws are made of; 1 where they are independent.
         method: where they come from.
-        log_weight: (S, N) log importance weights of the draws, where ``method`` is ``"guide"``: with them the draws
-            are right in the limit, without them they are the guide's.
+        log_weight: (S, N) log importance weights of the draws, for ``"guide"`` and ``"sir"``. Draws of the guide are
+            right in the limit with them, and the guide's without; resampled ones have used them up.
         ess: (N,) effective sample size of the weights that were used, for ``"guide"`` and ``"sir"``.
+        khat: (N,) their Pareto k: where it is bad, neither the weights nor the resampled draws are to be believed.
         acceptance: (N,) mean acceptance, for ``"hmc"`` and ``"nuts"``.
         seed: the seed.
     """
@@ -46,6 +48,7 @@ class Posterior:
     seed: int
     log_weight: Tensor | None = None
     ess: Tensor | None = None
+    khat: Tensor | None = None
     acceptance: Tensor | None = None
 
     def __getitem__(self, site: str) -> Tensor:
@@ -105,6 +108,8 @@ def posterior(
     chains = num_chains if method in ("hmc", "nuts") else 1
     if num_samples % chains:
         raise UserError(f"num_samples={num_samples} draws in {chains} chains: give a multiple of num_chains")
+    if method == "nuts" and num_samples // chains < 4:
+        raise UserError(f"num_samples={num_samples} in {chains} chains: Pyro's NUTS needs at least 4 draws a chain")
     x, y = as_data(x, y, seed)
     device, _ = home(pair)
     size = 1 if method == "nuts" else BLOCK
@@ -142,25 +147,22 @@ def _weighed(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[
     return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}, torch.cat(log_w)
 
 
-def _ess(log_w: Tensor) -> Tensor:
-    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
-
-
 def _guide(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
     values, log_w = _weighed(pair, x, y, num_samples)
-    return values, {"log_weight": log_w, "ess": _ess(log_w)}
+    return values, {"log_weight": log_w, "ess": ess(log_w), "khat": pareto_khat(log_w)}
 
 
 def _sir(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
     """Few data at a time: all proposals of a datum are held until it is resampled."""
     parts: list[dict[str, Tensor]] = []
-    sizes: list[Tensor] = []
+    about: list[dict[str, Tensor]] = []
     for i in range(len(x)):
         values, log_w = _weighed(pair, x[i : i + 1], None if y is None else y[i : i + 1], PROPOSED * num_samples)
         kept = torch.multinomial(torch.softmax(log_w[:, 0], 0), num_samples, replacement=True)
         parts.append({name: v[kept] for name, v in values.items()})
-        sizes.append(_ess(log_w))
-    return {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}, {"ess": torch.cat(sizes)}
+        about.append({"log_weight": log_w[kept], "ess": ess(log_w), "khat": pareto_khat(log_w)})
+    values = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+    return values, {k: torch.cat([a[k] for a in about], -1) for k in about[0]}
 
 
 def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Tensor]:
@@ -169,6 +171,11 @@ def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Te
     drawn = weights.sites(pair.guide, weights.call_args(pair.guide, x, y), num_samples=chains)
     start = {n: drawn[n].value if n in drawn else v for n, v in path.values.items()}
     return path, path.unconstrained(start)
+
+
+def _constrained(path: Path, u: Tensor) -> dict[str, Tensor]:
+    parts = [path.constrained(part) for part in u.split(CHUNK)]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
 
 def _hmc(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
@@ -192,7 +199,7 @@ def _hmc(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, 
             kept.append(u)
             accepted = accepted + chance.mean(0) / per_chain
     draws = torch.stack(kept, 1).flatten(0, 1)  # (chains, draws, B, n) to (S, B, n), chain after chain
-    return path.constrained(draws)[0], {"acceptance": accepted}
+    return _constrained(path, draws), {"acceptance": accepted}
 
 
 def _nuts(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
@@ -213,7 +220,7 @@ def _nuts(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int,
             found.append(mcmc.get_samples()["u"].unsqueeze(1))
             accepted.append(float(mcmc.diagnostics()["acceptance rate"]["chain 0"]))
     rate = torch.tensor([sum(accepted) / chains])
-    return path.constrained(torch.cat(found).detach())[0], {"acceptance": rate}
+    return _constrained(path, torch.cat(found).detach()), {"acceptance": rate}
 
 
 _BY: dict[str, Callable[[Any, Tensor, Tensor | None, int, int, int], Part]] = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import quantiles, weights
-from .errors import PairError
+from .errors import PairError, UserError
 from .store import Program
 from .tempering import tempered as tempered_distribution
 from .weights import Terms, call_args
@@ -43,19 +43,24 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     and Effective Importance Sampling, 2000.
     """
     from_guide = weights.terms(model, guide, x, y, num_samples=num_samples)
-    if from_guide.exact or num_samples == 1:
+    if from_guide.exact:
         return from_guide
-    count = min(num_samples - 1, max(1, round(SHARE * num_samples)))
+    count = math.ceil(SHARE * num_samples)
     from_prior = weights.terms(model, weights.prior_of(model), x, y, num_samples=count)
     if set(from_prior.sites) != set(from_guide.sites):
         raise PairError("the defensive mixture needs a guide that draws every latent of the model, and no other")
     values = {name: site.value for name, site in from_prior.sites.items()}
     q_at_prior = weights.log_densities(guide, call_args(guide, x, y), values)[1]
-    keep = num_samples - count
-    log_lik = torch.cat([from_guide.log_lik[:keep], from_prior.log_lik])
-    log_prior = torch.cat([from_guide.log_prior[:keep], from_prior.log_prior])
-    log_guide = torch.cat([from_guide.log_q[:keep], q_at_prior])
-    share = count / num_samples
+    guide_parts = from_guide.log_lik, from_guide.log_prior, from_guide.log_q
+    prior_parts = from_prior.log_lik, from_prior.log_prior, q_at_prior
+    if num_samples == 1:  # one particle can't be shared out: each datum draws where its own comes from
+        share = SHARE
+        coin = torch.rand(len(x), device=x.device) < share
+        log_lik, log_prior, log_guide = (torch.where(coin, p, g) for p, g in zip(prior_parts, guide_parts, strict=True))
+    else:
+        share = count / num_samples
+        both = zip(guide_parts, prior_parts, strict=True)
+        log_lik, log_prior, log_guide = (torch.cat([g[: num_samples - count], p]) for g, p in both)
     log_q = torch.logaddexp(log_prior + math.log(share), log_guide + math.log1p(-share))
     order = torch.randperm(num_samples).to(log_q.device)
     return Terms(log_lik[order], log_prior[order], log_q[order], from_guide.sites, from_guide.observed)
@@ -65,12 +70,14 @@ def tempered(temperature: float = TEMPERATURE) -> Draw:
     r"""The guide made wider: :math:`z \sim q(z|x)^{1/T}`, normalised, site by site.
 
     For a Gaussian the standard deviation grows by :math:`\sqrt T`. Where the guide is too narrow this lowers Pareto
-    k; where it is right, it costs effective sample size. A flow is tempered in its base space.
+    k; where it is right, it costs effective sample size. A density with a spike, such as a Gamma of shape below 1, is
+    flattened there, which may be the wrong thing. A flow of Gaussians is tempered in its base space.
 
     Args:
-        temperature: T; 1 leaves the guide as it is.
+        temperature: T, at least 1, which leaves the guide as it is.
 
     Raises:
+        UserError: a temperature below 1.
         PairError: when it draws, where a site's family is not closed under tempering.
 
     Example:
@@ -78,16 +85,16 @@ def tempered(temperature: float = TEMPERATURE) -> Draw:
         >>> pair = pv.build("linear", data_shape=(5,), latent=2)
         >>> est = pv.log_likelihood(pair, torch.zeros(2, 5), num_samples=9, proposal=pv.proposals.tempered(4.0))
         >>> est.proposal
-        'tempered'
+        'tempered(4)'
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: give a positive number")
+    if not temperature >= 1:
+        raise UserError(f"temperature={temperature}: give 1 or more; below 1 a guide gets narrower")
 
     def draw(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
         wider = weights.changed(guide, lambda name, fn: tempered_distribution(name, fn, temperature))
         return weights.terms(model, wider, x, y, num_samples=num_samples)
 
-    draw.__name__ = "tempered"
+    draw.__name__ = f"tempered({temperature:g})"
     return draw
 
 

@@ -89,7 +89,9 @@ def quantile(name: str, fn: Any, u: Tensor) -> Tensor:
             f"into draws; use another proposal"
         ) from None
     typed: Tensor = draw.to(getattr(fn, next(iter(fn.arg_constraints))).dtype)  # that of its first parameter
-    return typed
+    info = torch.finfo(typed.dtype)
+    ends = {"Gamma": (info.tiny, info.max), "Beta": (info.tiny, 1 - info.eps / 2)}.get(kind(fn))
+    return typed if ends is None else typed.clamp(*ends)  # the support is open, and rounding may reach its ends
 
 
 def net_size(num_samples: int, most: int) -> int:

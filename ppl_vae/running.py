@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .diagnostics import EXACT, fit_khat, tail_length
 from .errors import NonFiniteError
-from .weights import Terms
+from .weights import Site, Terms
 
 
 class Running:
@@ -26,11 +26,7 @@ class Running:
     def add(self, t: Terms) -> None:
         """Take in the weights of some more samples."""
         log_w = t.log_w
-        eps = torch.finfo(log_w.dtype).eps
-        # what rounding alone can do to log_w: its terms are large, and cancel
-        size = sum(part.detach().abs().amax(0) for part in (t.log_lik, t.log_prior, t.log_q)) + torch.ones_like(
-            log_w[0]
-        )
+        noise = rounding_of(t).amax(0).double()
         log_w = log_w.double()
         if not self._started:
             like = log_w[0]
@@ -41,7 +37,9 @@ class Running:
             self.w2 = torch.zeros_like(like)
             self.sum = torch.zeros_like(like)
             self.rounding = torch.zeros_like(like)
-            self.stuck = torch.zeros_like(like, dtype=torch.bool)
+            self.first = {name: s.value[:1] for name, s in _discrete(t)}
+            self.moved = {name: torch.zeros_like(like, dtype=torch.bool) for name in self.first}
+            self.covered = torch.ones_like(like, dtype=torch.bool)  # false where a proposal is known to miss a part
             self._started = True
         new_max = torch.maximum(self.max, log_w.amax(0))
         shift = torch.where(torch.isinf(new_max), 0.0, new_max)
@@ -52,10 +50,12 @@ class Running:
         self.max = new_max
         self.min = torch.minimum(self.min, log_w.amin(0))
         self.sum = self.sum + log_w.sum(0)
-        noise = eps * size.double()  # where this alone hides differences that matter, equal weights prove nothing
+        # where rounding alone hides differences that matter, equal weights prove nothing
         rounding = torch.where(noise < EXACT, (32 * noise).clamp(max=EXACT), -math.inf)
         self.rounding = torch.maximum(self.rounding, rounding) if self.count else rounding
-        self.stuck |= _is_stuck(t)
+        for name, s in _discrete(t):
+            other = s.value != self.first[name]
+            self.moved[name] = self.moved[name] | other.reshape(*other.shape[:2], -1).any(-1).any(0)
         self.means.append((len(log_w), torch.log(w.mean(0)) + shift))
         top = torch.cat([self.top, log_w])
         self.top = torch.topk(top, min(self.keep, len(top)), dim=0).values
@@ -94,17 +94,23 @@ class Running:
                     )
             raise NonFiniteError(f"log_likelihood: datum {first + i}: a weight is not finite")
 
+    @property
+    def equal(self) -> Tensor:
+        """(B,) bool: data all of whose weights are equal to rounding; never where one is zero: rounding is capped."""
+        return self.max - self.min <= self.rounding
+
     def result(self) -> dict[str, Tensor]:
         """The fields of an Estimate, (B,) each."""
         k = self.count
         shift = torch.where(torch.isinf(self.max), 0.0, self.max)
         ratio = self.w2 / self.w.square()  # 1 / ESS
         variance = ((k * ratio - 1) / (k - 1)).clamp(min=0) if k > 1 else torch.full_like(ratio, math.nan)
-        exact = self.max - self.min <= self.rounding  # false where a weight is zero, since rounding is capped
-        if self.exact:
-            exact = torch.ones_like(exact)
-        khat = fit_khat(self.top, k, exact & ~self.stuck)
-        khat = torch.where(exact & self.stuck, math.nan, khat)  # equal weights of one value say nothing of the others
+        exact = self.equal
+        proven = exact & self.covered
+        for moved in self.moved.values():  # a discrete latent that took one value says nothing of the others
+            proven = proven & moved
+        khat = fit_khat(self.top, k, proven)
+        khat = torch.where(exact & ~proven, math.nan, khat)
         if self.exact:
             khat = torch.full_like(khat, -math.inf)
             variance = torch.zeros_like(ratio)
@@ -118,11 +124,12 @@ class Running:
         }
 
 
-def _is_stuck(t: Terms) -> Tensor:
-    """(B,) bool: data for which a discrete latent took one value in every particle, though it has others."""
-    stuck = torch.zeros_like(t.log_lik[0], dtype=torch.bool)
-    for s in t.sites.values():
-        if s.p is not None and getattr(s.p.support, "is_discrete", False):
-            same = (s.value == s.value[:1]).flatten(2).all(-1) if s.value.dim() > 2 else s.value == s.value[:1]
-            stuck = stuck | same.all(0)
-    return stuck
+def _discrete(t: Terms) -> list[tuple[str, Site]]:
+    """The latent sites whose values are discrete."""
+    return [(n, s) for n, s in t.sites.items() if s.p is not None and getattr(s.p.support, "is_discrete", False)]
+
+
+def rounding_of(t: Terms) -> Tensor:
+    """(K, B) what rounding alone can do to log_w: its terms are large, and cancel."""
+    eps = torch.finfo(t.log_w.dtype).eps
+    return eps * (1 + t.log_lik.detach().abs() + t.log_prior.detach().abs() + t.log_q.detach().abs())

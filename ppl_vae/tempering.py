@@ -25,6 +25,7 @@ _TEMPERED: dict[str, Callable[[Any, float], Any]] = {
     "LowRankMultivariateNormal": lambda d, t: dist.LowRankMultivariateNormal(
         d.loc, d.cov_factor * math.sqrt(t), d.cov_diag * t
     ),
+    "HalfNormal": lambda d, t: dist.HalfNormal(d.scale * math.sqrt(t)),
     "Laplace": lambda d, t: dist.Laplace(d.loc, d.scale * t),
     "Exponential": lambda d, t: dist.Exponential(d.rate / t),
     "Gamma": lambda d, t: dist.Gamma(_shape(d.concentration, t), d.rate / t),
@@ -38,19 +39,23 @@ _TEMPERED: dict[str, Callable[[Any, float], Any]] = {
 }
 
 
+LOCATION = ("Normal", "MultivariateNormal", "LowRankMultivariateNormal", "Laplace")
+
+
 def tempered(name: str, fn: Any, temperature: float) -> Any:
     """q^(1/T), normalised; of a transformed distribution its base, so in the space before the transforms.
 
     Raises:
         PairError: the family is not closed under tempering; names the site.
     """
-    if isinstance(fn, torch.distributions.TransformedDistribution):
+    if type(fn).__name__ in ("TransformedDistribution", "LogNormal", "LogisticNormal") and kind(fn) in LOCATION:
         return dist.TransformedDistribution(tempered(name, fn.base_dist, temperature), list(fn.transforms))
     if isinstance(fn, torch.distributions.Independent):
         return tempered(name, fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
-    if hasattr(fn, "base_dist"):
+    if hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
         inner = tempered(name, fn.base_dist, temperature).expand(fn.batch_shape)
         return inner.mask(fn._mask) if hasattr(fn, "_mask") else inner
-    if kind(fn) not in _TEMPERED:
-        raise PairError(f"site {name!r}: {kind(fn)} can't be tempered; use another proposal")
-    return _TEMPERED[kind(fn)](fn, temperature)
+    family = type(fn).__name__
+    if family not in _TEMPERED:
+        raise PairError(f"site {name!r}: {family} can't be tempered; use another proposal")
+    return _TEMPERED[family](fn, temperature)

@@ -413,19 +413,24 @@ def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str,
     return likelihood + prior
 
 
-def log_densities(program: Program, args: tuple[Any, ...], latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def log_densities(
+    program: Program, args: tuple[Any, ...], latents: Values, particles: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
+
+    Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site.
 
     Raises:
         PairError: a latent site has no value.
     """
-    particles = next(iter(latents.values())).shape[0] if latents else 1
+    if particles is None:
+        particles = next(iter(latents.values())).shape[0] if not callable(latents) and latents else 1
     with own_store():
         sites = _sampled(_run(program, args, {}, particles, latents))
     observed: list[Tensor] = []
     latent: list[Tensor] = []
     for name, site in sites.items():
-        if not site["is_observed"] and name not in latents:
+        if not site["is_observed"] and not callable(latents) and name not in latents:
             raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
         (observed if site["is_observed"] else latent).append(_log_prob(site, _batch(site, particles)))
     if not observed and not latent:

@@ -109,6 +109,32 @@ def test_constrained_latents_move_in_their_own_space_and_need_no_guide(model: ty
     assert float(est.std_error.max()) < 0.1
 
 
+class Bounded(nn.Module):
+    """a ~ U(0.01, 1), z ~ U(0, a), x ~ N(z, 0.05): one latent bounds another."""
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> None:
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            a = pyro.sample("a", dist.Uniform(torch.tensor(0.01, dtype=torch.float64), 1.0))
+            z = pyro.sample("z", dist.Uniform(torch.zeros_like(a), a))
+            pyro.sample("x", dist.Normal(z, 0.05), obs=x)
+
+
+def test_a_latent_may_bound_another() -> None:
+    """log p(x) by quadrature; both are scalars, without event dimensions."""
+    x = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
+    z = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    prior = -torch.log(z.clamp(min=0.01)) / 0.99  # the integral of U(z; 0, a) over a
+    truth = torch.trapezoid(prior * torch.exp(dist.Normal(z, 0.05).log_prob(x[:, None])), z).log()
+    pair = pv.Pair(Bounded(), nothing)
+    est = pv.ais(pair, x, num_chains=1500, num_temperatures=15)
+    assert float(((est.log_px - truth).abs() / est.std_error).max()) < 4
+    assert float(est.std_error.max()) < 0.1
+    draws = pv.posterior(pair, x[1:2], method="hmc", num_samples=2000, num_chains=4, warmup=200)
+    weight = torch.exp(dist.Normal(z, 0.05).log_prob(x[1])) * prior
+    assert float(draws["z"].mean()) == pytest.approx(float((weight * z).sum() / weight.sum()), abs=0.02)
+    assert bool((draws["z"] < draws["a"]).all())
+
+
 def test_two_layers_are_annealed_together() -> None:
     """A chain of Gaussians, z1 -> z2 -> x, whose evidence is known."""
 

@@ -262,6 +262,56 @@ def test_pareto_k_at_the_edges() -> None:
     assert pv.khat_threshold(1) == -math.inf
 
 
+class Modes(nn.Module):
+    """A prior of two modes, far apart, and a likelihood that can't tell them apart."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            mix = dist.Categorical(torch.tensor([0.5, 0.5]))
+            z = pyro.sample("z", dist.MixtureSameFamily(mix, dist.Normal(torch.tensor([-20.0, 20.0]), 1.0)))
+            pyro.sample("x", dist.Normal(0 * z, 1.0), obs=x)
+
+
+class OneMode(nn.Module):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(20 * torch.ones_like(x), 1.0))
+
+
+class Three(nn.Module):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(0.0 * z, 1.0), obs=x)
+
+
+class TwoOfThree(nn.Module):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Categorical(logits=torch.tensor([0.0, 0.0, -30.0]).expand(len(x), 3)))
+
+
+@pytest.mark.parametrize(("model", "guide"), [(Modes, OneMode), (Three, TwoOfThree)])
+def test_equal_weights_prove_nothing_where_the_guide_never_goes(model: Any, guide: Any) -> None:
+    """The estimate is log 2, or log 3/2, too low, with equal weights: draws of the prior find it out."""
+    est = pv.log_likelihood(pv.Pair(model(), guide()), torch.zeros(5), num_samples=300)
+    assert float(est.log_px.max()) < dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.0)) - 0.4
+    assert est.khat.isnan().all()
+    assert bool(est.unreliable.all())
+    assert est.side == "lower"
+
+
+@pytest.mark.parametrize("num_samples", [255, 256, 257, 513])
+def test_an_exact_discrete_guide_is_exact_at_any_remainder(num_samples: int) -> None:
+    class Exact(nn.Module):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Categorical(torch.ones(len(x), 3) / 3))
+
+    est = pv.log_likelihood(pv.Pair(Three(), Exact()), torch.zeros(20), num_samples=num_samples)
+    assert est.side == "exact"
+
+
 def test_ess_is_between_one_and_k() -> None:
     log_w = torch.zeros(100, 3)
     log_w[0, 1] = 1000.0

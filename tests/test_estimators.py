@@ -129,6 +129,16 @@ def test_the_jackknife_is_its_definition(order: int) -> None:
     torch.testing.assert_close(estimators.jackknife(log_w, order)[0], expected, rtol=1e-9, atol=1e-9)
 
 
+def test_where_zero_weights_leave_nothing_there_is_no_jackknife() -> None:
+    log_w = torch.full((10, 2), -math.inf, dtype=torch.float64)
+    log_w[0] = 0.0
+    log_w[1, 1] = 0.0
+    for order in (1, 2):
+        value, error = estimators.jackknife(log_w, order)
+        assert bool(value[0].isnan())
+        assert torch.equal(value.isnan(), error.isnan())
+
+
 def test_the_jackknife_removes_the_bias_of_the_bound() -> None:
     """On Rainforth's toy at K = 20 the bound is 0.0224 low; of that the first order leaves less than a third."""
     n, k = 50_000, 20
@@ -245,6 +255,7 @@ def test_where_every_weight_is_p_of_x_every_estimator_is_exact(estimator: str) -
         ({"estimator": "jvi2", "num_samples": 1001}, "give at most 1000 samples"),
         ({"estimator": "jvi1", "num_samples": 1}, "1 weights are too few to leave 1 out"),
         ({"estimator": "psis", "proposal": "qmc"}, "needs independent draws, which proposal='qmc' does not make"),
+        ({"estimator": "elbo", "proposal": "qmc"}, "needs independent draws, which proposal='qmc' does not make"),
         ({"estimator": "jvi1", "proposal": "defensive"}, "needs independent draws"),
     ],
 )

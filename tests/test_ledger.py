@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -111,8 +113,44 @@ def test_an_estimate_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytes
         pair.model.m.sub_(0.1)
     assert len(parts(tmp_path)) == 1
     assert torch.equal(run(tmp_path), whole)
-    with pytest.raises(pv.UserError, match="a function has none"):
-        run(tmp_path, proposal=pv.proposals.tempered(3.0))
+
+
+class Shifted(torch.nn.Module):
+    """A guide that differs in a plain attribute, which no parameter shows."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x[:, :2] + self.shift, 1.0).to_event(1))
+
+
+def test_what_parameters_do_not_show_is_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes, bare parameters, and functions of one name are told apart by a few weights."""
+    model = pv.build("linear", data_shape=(5,), latent=2).model
+    x = torch.randn(20, 5)
+    pairs = [pv.Pair(model, Shifted(s)) for s in (0.0, 0.3)]
+    setting: dict[str, Any] = {"num_samples": 50, "block": 4}
+    annealing: dict[str, Any] = {"num_chains": 2, "num_temperatures": 5, "block": 4, "start": "guide"}
+    with monkeypatch.context() as patched:
+        stop_after(patched, estimate, "refuse_outside", 4)
+        with pytest.raises(KeyboardInterrupt):
+            pv.log_likelihood(pairs[0], x, resume=tmp_path, proposal=pv.proposals.tempered(4.0), **setting)
+    with monkeypatch.context() as patched:
+        stop_after(patched, annealed, "move", 15)
+        with pytest.raises(KeyboardInterrupt):
+            pv.ais(pairs[0], x, resume=tmp_path, **annealing)
+    assert len(parts(tmp_path)) == 2
+    for pair, temperature in ((pairs[1], 4.0), (pairs[0], 2.0)):
+        proposal = pv.proposals.tempered(temperature)
+        resumed = pv.log_likelihood(pair, x, resume=tmp_path, proposal=proposal, **setting)
+        assert torch.equal(resumed.log_px, pv.log_likelihood(pair, x, proposal=proposal, **setting).log_px)
+    assert torch.equal(
+        pv.ais(pairs[1], x, resume=tmp_path, **annealing).log_px, pv.ais(pairs[1], x, **annealing).log_px
+    )
+    assert len(parts(tmp_path)) == 2
 
 
 def test_a_kill_loses_seconds(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_figures_depend_on_the_seed_alone() -> None:
         ({"method": "gibbs"}, "method='gibbs': choose one of guide, sir, hmc, nuts"),
         ({"method": "hmc", "num_samples": 10, "num_chains": 4}, "10 draws in 4 chains: give a multiple"),
         ({"num_samples": 0}, "give at least one draw"),
+        ({"method": "nuts", "num_samples": 8}, "needs at least 4 draws a chain"),
     ],
 )
 def test_bad_settings_are_one_line(arguments: dict[str, Any], message: str) -> None:
@@ -124,7 +125,7 @@ def test_arviz_gets_every_group_in_order(method: str) -> None:
     assert torch.equal(z["z2"], again["z2"])
     lp = torch.from_numpy(tree["sample_stats"]["lp"].values).flatten(0, 1)
     torch.testing.assert_close(lp, pv.log_joint(pair.model, x, None, z).detach())
-    assert ("log_weight" in tree["sample_stats"]) is (method == "guide")
+    assert ("log_weight" in tree["sample_stats"]) is (method != "hmc")
     assert tree["log_likelihood"]["x"].shape == (chains, 300 // chains, 35)
     assert tree["posterior_predictive"]["x"].shape == (chains, 300 // chains, 35, 1, 3, 3)
     assert tree["prior"]["z1"].shape == tree["posterior"]["z1"].shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import exact
 import pyro
@@ -215,7 +216,9 @@ def test_a_tempered_guide_mends_one_that_is_too_narrow() -> None:
     assert float(plain.khat.median()) > 0.7
     assert float(mended.khat.median()) < 0.5
     assert float(((mended.log_px - truth).abs() / mended.std_error).max()) < 4
-    assert mended.proposal == "tempered"
+    assert mended.proposal == "tempered(9)"
+    with pytest.raises(pv.UserError, match="below 1 a guide gets narrower"):
+        pv.proposals.tempered(0.5)
 
 
 def test_what_a_proposal_cannot_do_names_the_site() -> None:
@@ -234,3 +237,41 @@ def test_what_a_proposal_cannot_do_names_the_site() -> None:
     with pytest.raises(pv.PairError, match="site 'z': StudentT can't be tempered"):
         pv.log_likelihood(pair, x, num_samples=16, proposal="tempered")
     assert pv.log_likelihood(pair, x, num_samples=16, proposal="defensive").log_px.shape == (3,)
+
+
+@pytest.mark.parametrize("family", [dist.Gumbel, dist.Kumaraswamy])
+def test_a_family_that_only_looks_like_one_is_not_tempered_in_silence(family: Any) -> None:
+    from ppl_vae.tempering import tempered
+
+    with pytest.raises(pv.PairError, match="can't be tempered"):
+        tempered("z", family(torch.ones(2), 1.0).to_event(1), 2.0)
+    z = dist.HalfNormal(torch.ones(2)).sample((20,))
+    wider = tempered("z", dist.HalfNormal(torch.ones(2)), 4.0)
+    rest = wider.log_prob(z) - dist.HalfNormal(torch.ones(2)).log_prob(z) / 4
+    assert float(rest.max() - rest.min()) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [0.05, 0.3])
+def test_quasi_random_draws_stay_inside_an_open_support(shape: float) -> None:
+    """Small shapes have draws that round to 0 or 1 in single precision, where the density is infinite."""
+    from ppl_vae.quantiles import quantile, sobol
+
+    u = sobol(2**12, 1, 1)
+    for fn in (dist.Gamma(torch.full((1,), shape), 1.0), dist.Beta(torch.full((1,), shape), shape)):
+        z = quantile("z", fn.to_event(1).expand([2**12, 1]), u)
+        assert bool(fn.support.check(z).all())
+        assert bool(fn.log_prob(z).isfinite().all())
+
+
+def test_the_bound_on_the_weights_holds_in_every_chunk() -> None:
+    """Also for odd chunks, and for a remainder of one particle, where each datum draws its source."""
+    from ppl_vae.proposals import PROPOSALS
+
+    pair, x, truth = toy(0.1)
+    for size in (1, 2, 3, 14, 15):
+        for _ in range(20):
+            t = PROPOSALS["defensive"](pair.model, pair.guide, x, None, size)
+            assert bool((t.log_w <= t.log_lik + math.log(10) + 1e-9).all())
+    ones = [PROPOSALS["defensive"](pair.model, pair.guide, x, None, 1).log_w[0].detach() - truth for _ in range(2000)]
+    w = torch.stack(ones).exp().mean(1)
+    assert abs(float(w.mean()) - 1) < 4.5 * float(w.std()) / math.sqrt(2000)
