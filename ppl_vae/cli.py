@@ -264,7 +264,7 @@ def evaluate(
     elif estimator or draw:
         screen.print(report.panel_table(judged))
         typer.echo("\n".join([*judged.sentences(), *result.get("figures", [])]))
-        typer.echo(f"nats; {len(part)} {split} data, seed {seed}; sides hold in expectation")
+        typer.echo(f"nats; {len(part)} {split} data, seed {seed}; a lower bound is one in expectation")
     else:
         screen.print(report.table(result, given_labels=estimate.conditional, proposal=proposal))
 
