@@ -21,7 +21,7 @@ from torch.distributions import biject_to
 from . import draws, weights
 from .data import as_split
 from .errors import DataError, PairError, UserError
-from .estimate import Estimate, evaluating, fingerprint, home, placed
+from .estimate import Estimate
 from .files import digest
 from .kinds import kind
 from .ledger import Ledger
@@ -29,6 +29,7 @@ from .progress import bar
 from .rng import forked, reseed, seed_for
 from .running import Running
 from .sandwich import Sandwich
+from .setting import evaluating, fingerprint, home, placed
 
 LEAPFROG = 10  # steps of one HMC move
 ACCEPT = 0.65  # the share of moves that the step sizes aim at

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from . import weights
 from .errors import NonFiniteError, PairError
-from .estimate import refuse_outside
 from .kinds import kind
 from .objectives import Elbo, Objective, ours
 from .rng import forked
+from .setting import refuse_outside
 from .store import Program, own_store
 from .weights import Draw, Terms, call_args, takes_labels
 

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from . import draws, weights
 from .errors import DataError, NonFiniteError, PairError, RunError, UserError
-from .estimate import evaluating, home, placed, refuse_outside
 from .files import digest
 from .kinds import has_mask, kind
 from .rng import forked, quiet_import
+from .setting import evaluating, home, placed, refuse_outside
 
 MAGIC = b"ppl_vae bits-back 1\n"
 BLOCK = 64  # data in one pass of the networks

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from . import weights
 from .errors import UserError
-from .estimate import evaluating, home, placed
 from .kinds import mean_of
 from .rng import forked, seed_for
+from .setting import evaluating, home, placed
 
 
 class Encoding(NamedTuple):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,27 +12,20 @@ import pyro
 import torch
 from scipy.stats import norm
 from scipy.stats import t as student
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import proposals, weights
-from .data import as_split
 from .diagnostics import khat_threshold, min_samples
-from .errors import DataError, PairError, UserError
+from .errors import UserError
 from .estimators import STATISTICS, check_jackknife, curve
-from .files import digest
-from .kinds import kind
 from .ledger import Ledger
-from .progress import track
 from .proposals import INDEPENDENT, PROPOSALS, Draw
-from .quantiles import net_size
 from .registry import ESTIMATORS
-from .rng import forked, reseed, seed_for
-from .running import Running, rounding_of
-
-ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
-CHUNK = 256  # particles at once
-PROBES = 32  # draws of the prior that confirm an exact guide
-ALL = slice(None)
+from .rng import forked
+from .running import Running
+from .setting import evaluating, fingerprint, home, placed
+from .stream import expanded
+from .stream import plan as make_plan
 
 
 @dataclass(eq=False)
@@ -170,27 +162,6 @@ SIDES = {
 }
 
 
-@contextmanager
-def evaluating(pair: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and every module's own mode given back."""
-    modes = [(m, m.training) for m in pair.modules()]
-    try:
-        pair.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for m, training in modes:
-            m.training = training
-
-
-def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device and the floating dtype of a pair's first parameter; the CPU and the default where it has none."""
-    for p in (*pair.parameters(), *pair.buffers()):
-        if p.is_floating_point():
-            return p.device, p.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
-
-
 def log_likelihood(
     pair: Any,
     x: Any,
@@ -272,7 +243,7 @@ def estimates(
     resume: str | Path | None = None,
 ) -> dict[str, Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass: by name."""
-    plan = _plan(pair, x, y, num_samples, proposal, seed, chunk, block)
+    plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block)
     _refuse_mismatch(estimators, plan.proposal, num_samples)
     about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators)}
     if resume is not None:
@@ -297,103 +268,6 @@ def estimates(
         e: Estimate(log_px=whole[f"{e}.log_px"], std_error=whole[f"{e}.std_error"], estimator=e, **common)
         for e in estimators
     }
-
-
-@dataclass(eq=False)
-class _Plan:
-    """What is settled before the first weight is drawn: the data, the proposal, and the sizes that a seed means."""
-
-    pair: Any
-    x: Tensor
-    y: Tensor | None
-    draw: Draw
-    proposal: str
-    num_samples: int
-    seed: int
-    chunk: int
-    block: int
-
-    @property
-    def setting(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk", "proposal")}
-
-    def track(self, label: str, progress: bool) -> Iterator[int]:
-        """The first index of each block, in evaluation mode and with the generators put back at the end."""
-        label += "" if self.proposal == "guide" else f", {self.proposal}"
-        with evaluating(self.pair), forked(home(self.pair)[0]):
-            yield from track(range(0, len(self.x), self.block), label, progress)
-
-    def block_at(self, start: int, hold: bool) -> tuple[Running, Tensor]:
-        """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
-        x, y = placed(self.pair, self.x, self.y, slice(start, start + self.block))
-        total = Running(self.num_samples)
-        held = []
-        for c, done in enumerate(range(0, self.num_samples, self.chunk)):
-            reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), x.device)
-            with pyro.validation_enabled(False):
-                t = self.draw(self.pair.model, self.pair.guide, x, y, min(self.chunk, self.num_samples - done))
-            if c == 0:
-                refuse_delta(t)
-                refuse_outside(t, start)
-            total.add(t)
-            if hold:
-                held.append(t.log_w.double().cpu())
-            if t.exact:
-                total.repeat(self.num_samples)
-                break
-        if not t.exact and self.num_samples > 1 and bool(total.equal.any()):
-            reseed(seed_for(self.seed, "covered", start // self.block), x.device)
-            total.covered = self._covered(x, y, total.max)
-        total.refuse_nonfinite(t, start)
-        return total, torch.cat(held) if held else torch.empty(0, len(x))
-
-    def probe(self) -> str:
-        """A digest of a few weights: parameters alone don't tell code, closures and attributes apart."""
-        x, y = placed(self.pair, self.x, self.y, slice(2))
-        with evaluating(self.pair), forked(x.device, 0), pyro.validation_enabled(False):
-            return digest({"log_w": self.draw(self.pair.model, self.pair.guide, x, y, 2).log_w})
-
-    def _covered(self, x: Tensor, y: Tensor | None, log_px: Tensor) -> Tensor:
-        """(B,) bool: whether draws from the prior have the same weight too, as they have where q is the posterior.
-
-        Equal weights say nothing of a part of the posterior where the proposal never goes; the prior goes everywhere.
-        """
-        if self.draw in (proposals.prior, proposals.defensive):
-            return torch.ones_like(log_px, dtype=torch.bool)
-        if self.draw not in (proposals.guide, proposals.qmc):
-            return torch.zeros_like(log_px, dtype=torch.bool)
-        with pyro.validation_enabled(False):
-            try:
-                t = weights.terms(self.pair.model, weights.prior_of(self.pair.model), x, y, num_samples=PROBES)
-                values = {name: site.value for name, site in t.sites.items()}
-                args = weights.call_args(self.pair.guide, x, y)
-                t.log_q = weights.log_densities(self.pair.guide, args, values)[1]
-            except PairError:  # auxiliary sites and the like: nothing is proven
-                return torch.zeros_like(log_px, dtype=torch.bool)
-        return ((t.log_w.double() - log_px).abs() <= 64 * rounding_of(t).double()).all(0)
-
-    def run(self, label: str, progress: bool) -> Iterator[tuple[Running, Tensor]]:
-        """Every block with its weights."""
-        for start in self.track(label, progress):
-            yield self.block_at(start, hold=True)
-
-
-def _plan(
-    pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Draw, seed: int, chunk: int | None,
-    block: int | None,
-) -> _Plan:  # fmt: skip
-    if num_samples < 1:
-        raise UserError(f"num_samples={num_samples}: at least one is needed")
-    draw, name = _proposal(proposal)
-    x, y = as_data(x, y, seed)
-    chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else CHUNK))
-    block = min(len(x), block or max(1, ROWS // chunk))
-    return _Plan(pair, x, y, draw, name, num_samples, seed, chunk, block)
-
-
-def _expanded(total: Running, held: Tensor, num_samples: int) -> Tensor:
-    """The weights of all K samples, of which a model without latents scores a few."""
-    return held[:1].expand(num_samples, -1) if total.exact else held
 
 
 def log_weights(
@@ -431,8 +305,8 @@ def log_weights(
         >>> bool(torch.allclose(pv.ess(log_w), est.ess))
         True
     """
-    plan = _plan(pair, x, y, num_samples, proposal, seed, chunk, block)
-    return torch.cat([_expanded(total, held, num_samples) for total, held in plan.run("weights", progress)], 1)
+    plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block)
+    return torch.cat([expanded(total, held, num_samples) for total, held in plan.run("weights", progress)], 1)
 
 
 class Curve(NamedTuple):
@@ -477,21 +351,13 @@ def bound_curve(
     if sizes is None:
         steps = [m * 10**e for e in range(12) for m in (1, 2, 5)] if proposal != "qmc" else [2**e for e in range(40)]
         sizes = [k for k in steps if k < num_samples] + [num_samples]  # a power of two of a net is a net
-    plan = _plan(pair, x, y, num_samples, proposal, seed, None, None)
+    plan = make_plan(pair, x, y, num_samples, proposal, seed, None, None)
     parts = [
-        curve(_expanded(total, held, num_samples), sizes)
+        curve(expanded(total, held, num_samples), sizes)
         for total, held in plan.run(f"bounds, {plan.proposal}", progress)
     ]
     values, errors = (torch.cat(list(column), 1) for column in zip(*parts, strict=True))
     return Curve(tuple(sizes), values, errors)
-
-
-def _proposal(proposal: str | Draw) -> tuple[Draw, str]:
-    if callable(proposal):
-        return proposal, getattr(proposal, "__name__", type(proposal).__name__)
-    if proposal not in PROPOSALS:
-        raise UserError(f"proposal={proposal!r}: choose one of {', '.join(PROPOSALS)}")
-    return PROPOSALS[proposal], proposal
 
 
 def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int) -> None:
@@ -507,34 +373,6 @@ def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int)
             )
         if name.startswith("jvi"):  # before the weights are paid for
             check_jackknife(num_samples, int(name[3:]))
-
-
-def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Data and labels of whatever was given, checked."""
-    if not torch.is_tensor(x):  # a split, an array, (x, y)
-        split = as_split(x).fixed(seed)
-        x, y = split.x, split.y if y is None else y
-    if x.dim() == 0 or len(x) == 0:
-        raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
-    if y is not None and not torch.is_tensor(y):
-        raise DataError(f"labels are a {type(y).__name__}; give a tensor of shape (N,), or None")
-    if y is not None and len(y) != len(x):
-        raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
-    return x, y
-
-
-def placed(pair: nn.Module, x: Tensor, y: Tensor | None = None, part: slice = ALL) -> tuple[Tensor, Tensor | None]:
-    """A part of data and labels, on the device of a pair; floating data in its dtype, where it has one."""
-    device, dtype = home(pair)
-    x = x[part].to(device)
-    has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
-    return (x.to(dtype) if x.is_floating_point() and has_dtype else x), (None if y is None else y[part].to(device))
-
-
-def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
-    """A digest of the parameters of a pair and of data: work on others is other work."""
-    named = {f"pair.{k}": v for k, v in pair.state_dict().items()} | {"x": x} | ({} if y is None else {"y": y})
-    return digest(named)
 
 
 def _labels_matter(pair: Any, x: Tensor, y: Tensor) -> bool:
@@ -565,37 +403,3 @@ def _fields(total: Running, held: Tensor, estimators: Sequence[str], scrambled: 
             value, error = STATISTICS[name](held)
         found[f"{name}.log_px"], found[f"{name}.std_error"] = value, error
     return found
-
-
-def refuse_delta(t: weights.Terms) -> None:
-    auxiliary = any(s.p is None for s in t.sites.values())
-    for s in t.sites.values():
-        # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
-        moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
-        if kind(s.q) == "Delta" and not moves:
-            raise PairError(
-                f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
-                f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
-                f"guide with noise"
-            )
-
-
-def refuse_outside(t: weights.Terms, first: int = 0) -> None:
-    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
-
-    Raises:
-        DataError: names the site and the datum.
-    """
-    for name, site in t.observed.items():
-        if site.value is None or not hasattr(site.p, "support"):
-            continue
-        i = weights.first_outside(site)
-        if i is not None:
-            raise DataError(
-                f"datum {first + i} lies outside the support of site {name!r} ({kind(site.p)}): "
-                + (
-                    "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
-                    if kind(site.p) == "Bernoulli"
-                    else "scale or round the data, or choose another likelihood"
-                )
-            )

@@ -22,10 +22,11 @@ from . import draws, weights
 from .data import Split
 from .diagnostics import khat_threshold
 from .errors import RunError
-from .estimate import Curve, Estimate, evaluating, home, placed
+from .estimate import Curve, Estimate
 from .pairs.base import Pair
 from .rng import forked, seed_for
 from .sandwich import Sandwich
+from .setting import evaluating, home, placed
 from .tiles import (
     BLUE,
     COLORS,

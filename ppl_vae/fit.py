@@ -23,7 +23,6 @@ from . import weights
 from .check import check_pair, nonfinite_site
 from .data import Split, as_split, visit
 from .errors import DataError, NonFiniteError, UserError
-from .estimate import evaluating, home, refuse_outside
 from .feeds import Feed, TensorFeed, cast, feed, placed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
@@ -31,6 +30,7 @@ from .pairs.base import Pair
 from .progress import bar
 from .resume import History, Run, State
 from .rng import forked, reseed, seed_for
+from .setting import evaluating, home, refuse_outside
 from .store import own_store
 from .svi import READ_EVERY, SVI
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import draws, weights
 from .errors import UserError
-from .estimate import as_data, evaluating, home, placed
 from .posterior import CHUNK, posterior
 from .rng import forked, quiet_import, reseed, seed_for
+from .setting import as_data, evaluating, home, placed
 
 BLOCK = 32
 

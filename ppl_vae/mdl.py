@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from . import weights
-from .estimate import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 from .rng import forked, reseed, seed_for
+from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 
 ROWS = 8192  # particles times data that are scored at once
 

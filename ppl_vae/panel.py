@@ -17,11 +17,12 @@ from .annealed import ais
 from .data import as_split
 from .diagnostics import khat_threshold
 from .errors import UserError
-from .estimate import Estimate, estimates, evaluating, home, placed
+from .estimate import Estimate, estimates
 from .estimators import JVI2_MOST, STATISTICS
 from .proposals import PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
+from .setting import evaluating, home, placed
 
 LEVEL = 0.975  # of each end of the interval
 ESTIMATES = ("iwae", "psis", "jvi1", "jvi2")  # of log p(x) itself, not of a looser bound

@@ -16,9 +16,9 @@ from . import weights
 from .annealed import ACCEPT, Path, move
 from .diagnostics import ess, pareto_khat
 from .errors import PairError, UserError
-from .estimate import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 from .progress import bar
 from .rng import forked, reseed, seed_for
+from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 
 METHODS = ("guide", "sir", "hmc", "nuts")
 BLOCK = 64

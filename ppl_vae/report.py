@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import PairError
-from .estimate import evaluating, home, log_likelihood
+from .estimate import log_likelihood
 from .files import writable, write_json, write_text
 from .objectives import Elbo
+from .setting import evaluating, home
 from .store import own_store
 from .weights import call_args
 

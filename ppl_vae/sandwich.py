@@ -12,8 +12,9 @@ from torch import Tensor
 
 from . import draws, weights
 from .errors import UserError
-from .estimate import evaluating, home, log_likelihood
+from .estimate import log_likelihood
 from .rng import forked, seed_for
+from .setting import evaluating, home
 
 
 @dataclass(eq=False)

@@ -189,3 +189,13 @@ def test_what_cannot_be_annealed_is_refused() -> None:
             pv.ais(pair, torch.zeros(2, 4), **options)  # type: ignore[arg-type]
     with pytest.raises(pv.UserError, match="num_data=0"):
         pv.bdmc(pair, 0)
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_annealing_is_within_a_tenth_of_a_nat(start: str) -> None:
+    """Done-when: probabilistic PCA with ten latents, an untrained guide, the mean over 20 data."""
+    torch.manual_seed(0)
+    pair = ppca(10, 20)
+    x = pv.sample(pair, 20, seed=0)
+    est = pv.ais(pair, x, num_chains=32, num_temperatures=400, start=start)
+    assert abs(float((est.log_px - pair.model.evidence(x).detach()).mean())) < 0.1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae.diagnostics import tail_length
-from ppl_vae.estimate import CHUNK
+from ppl_vae.stream import CHUNK
 
 
 def ppca(guide: str, shape: tuple[int, ...] = (20,), latent: int = 4, dtype: torch.dtype = torch.float64) -> pv.Pair:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae import annealed, estimate, ledger
+from ppl_vae import annealed, ledger, stream
 from ppl_vae.ledger import Ledger
 
 
@@ -101,7 +101,7 @@ def test_an_estimate_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytes
 
     whole = run(None)
     with monkeypatch.context() as patched:
-        stop_after(patched, estimate, "refuse_outside", 4)
+        stop_after(patched, stream, "refuse_outside", 4)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     for other in ({"num_samples": 60}, {"seed": 1}, {"proposal": "prior"}, {"estimator": "psis"}, {"block": 5}):
@@ -135,7 +135,7 @@ def test_what_parameters_do_not_show_is_other_work(tmp_path: Path, monkeypatch: 
     setting: dict[str, Any] = {"num_samples": 50, "block": 4}
     annealing: dict[str, Any] = {"num_chains": 2, "num_temperatures": 5, "block": 4, "start": "guide"}
     with monkeypatch.context() as patched:
-        stop_after(patched, estimate, "refuse_outside", 4)
+        stop_after(patched, stream, "refuse_outside", 4)
         with pytest.raises(KeyboardInterrupt):
             pv.log_likelihood(pairs[0], x, resume=tmp_path, proposal=pv.proposals.tempered(4.0), **setting)
     with monkeypatch.context() as patched:

@@ -1,0 +1,101 @@
+"""A pair at work on data: its mode, its device, the data there, and what is refused before any estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import weights
+from .data import as_split
+from .errors import DataError, PairError
+from .files import digest
+from .kinds import kind
+
+ALL = slice(None)
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and every module's own mode given back."""
+    modes = [(m, m.training) for m in pair.modules()]
+    try:
+        pair.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the floating dtype of a pair's first parameter; the CPU and the default where it has none."""
+    for p in (*pair.parameters(), *pair.buffers()):
+        if p.is_floating_point():
+            return p.device, p.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Data and labels of whatever was given, checked."""
+    if not torch.is_tensor(x):  # a split, an array, (x, y)
+        split = as_split(x).fixed(seed)
+        x, y = split.x, split.y if y is None else y
+    if x.dim() == 0 or len(x) == 0:
+        raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
+    if y is not None and not torch.is_tensor(y):
+        raise DataError(f"labels are a {type(y).__name__}; give a tensor of shape (N,), or None")
+    if y is not None and len(y) != len(x):
+        raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
+    return x, y
+
+
+def placed(pair: nn.Module, x: Tensor, y: Tensor | None = None, part: slice = ALL) -> tuple[Tensor, Tensor | None]:
+    """A part of data and labels, on the device of a pair; floating data in its dtype, where it has one."""
+    device, dtype = home(pair)
+    x = x[part].to(device)
+    has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
+    return (x.to(dtype) if x.is_floating_point() and has_dtype else x), (None if y is None else y[part].to(device))
+
+
+def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
+    """A digest of the parameters of a pair and of data: work on others is other work."""
+    named = {f"pair.{k}": v for k, v in pair.state_dict().items()} | {"x": x} | ({} if y is None else {"y": y})
+    return digest(named)
+
+
+def refuse_delta(t: weights.Terms) -> None:
+    auxiliary = any(s.p is None for s in t.sites.values())
+    for s in t.sites.values():
+        # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
+        moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
+        if kind(s.q) == "Delta" and not moves:
+            raise PairError(
+                f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
+                f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
+                f"guide with noise"
+            )
+
+
+def refuse_outside(t: weights.Terms, first: int = 0) -> None:
+    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
+
+    Raises:
+        DataError: names the site and the datum.
+    """
+    for name, site in t.observed.items():
+        if site.value is None or not hasattr(site.p, "support"):
+            continue
+        i = weights.first_outside(site)
+        if i is not None:
+            raise DataError(
+                f"datum {first + i} lies outside the support of site {name!r} ({kind(site.p)}): "
+                + (
+                    "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
+                    if kind(site.p) == "Bernoulli"
+                    else "scale or round the data, or choose another likelihood"
+                )
+            )
