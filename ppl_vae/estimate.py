@@ -24,7 +24,6 @@ from .registry import ESTIMATORS
 from .rng import forked
 from .running import Running
 from .setting import evaluating, fingerprint, home, placed
-from .stream import expanded
 from .stream import plan as make_plan
 
 
@@ -250,11 +249,9 @@ def estimates(
         about["data"] = fingerprint(pair, plan.x, plan.y)
         about["probe"] = plan.probe()
     hold = any(e != "iwae" for e in estimators)
-    with Ledger(resume, about) as ledger:
+    with Ledger(resume, about) as ledger, plan.at_work("log p(x)", progress) as starts:
         parts = []
-        for n, start in enumerate(
-            plan.track("log p(x)" if plan.proposal == "guide" else f"log p(x), {plan.proposal}", progress)
-        ):
+        for n, start in enumerate(starts):
             part = ledger.get(str(n))
             if part is None:
                 part = _fields(*plan.block_at(start, hold), estimators, plan.draw is proposals.qmc)
@@ -306,7 +303,8 @@ def log_weights(
         True
     """
     plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block)
-    return torch.cat([expanded(total, held, num_samples) for total, held in plan.run("weights", progress)], 1)
+    with plan.at_work("weights", progress) as starts:
+        return torch.cat([plan.weights_at(start) for start in starts], 1)
 
 
 class Curve(NamedTuple):
@@ -352,10 +350,8 @@ def bound_curve(
         steps = [m * 10**e for e in range(12) for m in (1, 2, 5)] if proposal != "qmc" else [2**e for e in range(40)]
         sizes = [k for k in steps if k < num_samples] + [num_samples]  # a power of two of a net is a net
     plan = make_plan(pair, x, y, num_samples, proposal, seed, None, None)
-    parts = [
-        curve(expanded(total, held, num_samples), sizes)
-        for total, held in plan.run(f"bounds, {plan.proposal}", progress)
-    ]
+    with plan.at_work("bounds", progress) as starts:
+        parts = [curve(plan.weights_at(start), sizes) for start in starts]
     values, errors = (torch.cat(list(column), 1) for column in zip(*parts, strict=True))
     return Curve(tuple(sizes), values, errors)
 

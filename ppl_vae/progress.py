@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from .rng import quiet_import
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-T = TypeVar("T")
 
 
 def bar(enabled: bool) -> Progress:
@@ -29,12 +26,3 @@ def bar(enabled: bool) -> Progress:
         console=Console(stderr=True),
         disable=not enabled,
     )
-
-
-def track(items: Sequence[T], description: str, enabled: bool) -> Iterator[T]:
-    """Iterate with a bar."""
-    with bar(enabled) as shown:
-        task = shown.add_task(description, total=len(items), info="")
-        for item in items:
-            yield item
-            shown.advance(task)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from . import proposals, weights
 from .errors import PairError, UserError
 from .files import digest
-from .progress import track
+from .progress import bar
 from .proposals import PROPOSALS, Draw
 from .quantiles import net_size
 from .rng import forked, reseed, seed_for
@@ -43,11 +44,12 @@ class Plan:
     def setting(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk", "proposal")}
 
-    def track(self, label: str, progress: bool) -> Iterator[int]:
-        """The first index of each block, in evaluation mode and with the generators put back at the end."""
+    @contextmanager
+    def at_work(self, label: str, progress: bool) -> Iterator[Iterable[int]]:
+        """Gives the first index of each block; in evaluation mode, with the generators put back at the end."""
         label += "" if self.proposal == "guide" else f", {self.proposal}"
-        with evaluating(self.pair), forked(home(self.pair)[0]):
-            yield from track(range(0, len(self.x), self.block), label, progress)
+        with evaluating(self.pair), forked(home(self.pair)[0]), bar(progress) as shown:
+            yield shown.track(range(0, len(self.x), self.block), task_id=shown.add_task(label, info=""))
 
     def block_at(self, start: int, hold: bool) -> tuple[Running, Tensor]:
         """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
@@ -73,6 +75,11 @@ class Plan:
         total.refuse_nonfinite(t, start)
         return total, torch.cat(held) if held else torch.empty(0, len(x))
 
+    def weights_at(self, start: int) -> Tensor:
+        """The log weights (K, B) of one block of data; a model without latents scores a few of them."""
+        total, held = self.block_at(start, hold=True)
+        return held[:1].expand(self.num_samples, -1) if total.exact else held
+
     def probe(self) -> str:
         """A digest of a few weights: parameters alone don't tell code, closures and attributes apart."""
         x, y = placed(self.pair, self.x, self.y, slice(2))
@@ -97,11 +104,6 @@ class Plan:
             except PairError:  # auxiliary sites and the like: nothing is proven
                 return torch.zeros_like(log_px, dtype=torch.bool)
         return ((t.log_w.double() - log_px).abs() <= 64 * rounding_of(t).double()).all(0)
-
-    def run(self, label: str, progress: bool) -> Iterator[tuple[Running, Tensor]]:
-        """Every block with its weights."""
-        for start in self.track(label, progress):
-            yield self.block_at(start, hold=True)
 
 
 def plan(
@@ -129,8 +131,3 @@ def _proposal(proposal: str | Draw) -> tuple[Draw, str]:
     if proposal not in PROPOSALS:
         raise UserError(f"proposal={proposal!r}: choose one of {', '.join(PROPOSALS)}")
     return PROPOSALS[proposal], proposal
-
-
-def expanded(total: Running, held: Tensor, num_samples: int) -> Tensor:
-    """The weights of all K samples, of which a model without latents scores a few."""
-    return held[:1].expand(num_samples, -1) if total.exact else held

@@ -312,6 +312,36 @@ def test_an_exact_discrete_guide_is_exact_at_any_remainder(num_samples: int) -> 
     assert est.side == "exact"
 
 
+@pytest.mark.parametrize("call", ["log_likelihood", "log_weights", "bound_curve", "ais", "posterior", "panel"])
+def test_a_failure_puts_back_what_it_took(call: str) -> None:
+    """While the exception is still held, as in a debugger: mode, gradients and generators are the host's again."""
+    pair = pv.build("linear", data_shape=(5,), latent=2).train()
+    count = 0
+
+    def guide(x: Tensor) -> None:
+        nonlocal count
+        count += 1
+        if count > 3:
+            raise KeyboardInterrupt
+        pair.guide(x)
+
+    failing: dict[str, Callable[[pv.Pair, Tensor], Any]] = {
+        "log_likelihood": pv.log_likelihood,
+        "log_weights": pv.log_weights,
+        "bound_curve": pv.bound_curve,
+        "panel": pv.panel,
+        "posterior": lambda pair, x: pv.posterior(pair, x, num_samples=2000),
+        "ais": lambda pair, x: pv.ais(pair, x, num_temperatures=9, start="guide"),
+    }
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt) as held:
+        failing[call](pv.Pair(pair.model, guide), torch.zeros(40, 5))
+    assert held.value is not None
+    assert torch.is_grad_enabled()
+    assert pair.model.training
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_ess_is_between_one_and_k() -> None:
     log_w = torch.zeros(100, 3)
     log_w[0, 1] = 1000.0
