@@ -41,14 +41,19 @@ class Sandwich:
     @property
     def gap_se(self) -> float:
         """Standard error of the gap over the data."""
-        return float((self.upper - self.lower).std()) / math.sqrt(len(self.lower))
+        return _error(self.upper - self.lower)
 
     def __str__(self) -> str:
         return (
             f"on {len(self.lower)} simulated data (seed {self.seed}), mean log p(x) lies in expectation between "
-            f"{float(self.lower.mean()):.3f} and {float(self.upper.mean()):.3f} nats: a gap of {self.gap:.3f} ± "
-            f"{self.gap_se:.3f}"
+            f"{float(self.lower.mean()):.3f} ± {_error(self.lower):.3f} and {float(self.upper.mean()):.3f} ± "
+            f"{_error(self.upper):.3f} nats: a gap of {self.gap:.3f} ± {self.gap_se:.3f} (errors over the data)"
         )
+
+
+def _error(values: Tensor) -> float:
+    """The standard error of a mean over data; nan for one."""
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def eubo(pair: Any, num_data: int = 100, num_samples: int = 100, *, seed: int = 0, progress: bool = False) -> Sandwich:

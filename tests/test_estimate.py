@@ -159,6 +159,32 @@ def test_exactly_k_samples_are_drawn(num_samples: int) -> None:
     assert bool(est.std_error.isnan().all()) is (num_samples == 1)
 
 
+def test_the_sum_is_over_the_samples_that_were_drawn() -> None:
+    """Trap 6: 1,000 samples in passes of 300 are divided by 1,000, and data in blocks of 7 by their number."""
+    pair = ppca("linear", latent=2)
+    x = torch.randn(20, 20, dtype=torch.float64)
+    est = pv.log_likelihood(pair, x, num_samples=1000, chunk=300, block=7)
+    log_w = pv.log_weights(pair, x, num_samples=1000, chunk=300, block=7)
+    assert log_w.shape == (1000, 20)
+    torch.testing.assert_close(est.log_px, log_w.logsumexp(0) - math.log(1000))
+    assert est.summary()["log_px_mean"] == pytest.approx(float(est.log_px.sum()) / 20)
+    assert est.summary()["elbo_mean"] == pytest.approx(float(log_w.mean()))
+
+
+def test_no_estimate_moves_a_parameter() -> None:
+    """Trap 6: to judge is not to train, in training mode either."""
+    pair = pv.build("vae", data_shape=(9,), latent=2, hidden=(8,)).train()
+    x = (torch.rand(6, 9) > 0.5).float()
+    before = {k: v.clone() for k, v in pair.state_dict().items()}
+    pv.panel(pair, x, estimators=("iwae", "psis", "defensive", "qmc", "ais"), num_samples=64, num_temperatures=3)
+    pv.posterior(pair, x, method="hmc", num_samples=4, warmup=2)
+    pv.description_length(pair, x)
+    pv.eubo(pair, 3, 5)
+    assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
+    assert all(p.grad is None for p in pair.parameters())
+    assert pair.training
+
+
 def test_each_datum_has_its_own_weights() -> None:
     """Trap 2: weights summed over the batch have an ESS near 1 where each datum's is near K."""
     pair = ppca("exact", latent=2)

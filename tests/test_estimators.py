@@ -129,6 +129,24 @@ def test_the_jackknife_is_its_definition(order: int) -> None:
     torch.testing.assert_close(estimators.jackknife(log_w, order)[0], expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("estimator", ["elbo", "iwae", "psis", "jvi1", "cubo"])
+def test_each_standard_error_is_the_scatter(estimator: str) -> None:
+    """Over 3,000 repeats of 400 light-tailed weights; an error off by a factor would show."""
+    x = torch.ones(1, DIMS, dtype=torch.float64).expand(3000, DIMS)
+    value, error = estimators.STATISTICS[estimator](pv.log_weights(toy(0.6), x, num_samples=400))
+    assert float(error.square().mean().sqrt() / value.std()) == pytest.approx(1, abs=0.12)
+
+
+def test_smoothed_errors_are_those_of_the_smoothed_weights() -> None:
+    log_w = 2.5 * torch.randn(2000, 50, dtype=torch.float64)
+    value, error = estimators.smoothed(log_w)
+    smooth = estimators.psis(log_w)
+    torch.testing.assert_close(value, estimators.log_mean(smooth))
+    w = smooth.exp()
+    torch.testing.assert_close(error, w.std(0) / w.mean(0) / math.sqrt(2000))
+    assert bool((error != estimators.relative_error(log_w)).all())
+
+
 def test_where_zero_weights_leave_nothing_there_is_no_jackknife() -> None:
     log_w = torch.full((10, 2), -math.inf, dtype=torch.float64)
     log_w[0] = 0.0
