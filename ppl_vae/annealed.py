@@ -19,17 +19,16 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from . import draws, weights
-from .data import as_split
-from .errors import DataError, PairError, UserError
+from .errors import PairError, UserError
 from .estimate import Estimate
 from .files import digest
-from .kinds import kind
+from .kinds import has_mask, kind
 from .ledger import Ledger
 from .progress import bar
 from .rng import forked, reseed, seed_for
 from .running import Running
 from .sandwich import Sandwich
-from .setting import evaluating, fingerprint, home, placed
+from .setting import as_data, evaluating, fingerprint, home, placed
 
 LEAPFROG = 10  # steps of one HMC move
 ACCEPT = 0.65  # the share of moves that the step sizes aim at
@@ -69,6 +68,8 @@ class Path:
                 raise PairError(f"site {name!r}: the guide does not draw it; annealing needs the names to agree")
             if draw.fn.support.is_discrete or kind(names[name].fn) == "Delta":
                 raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
+            if has_mask(draw.fn) or draw.masked:
+                raise PairError(f"site {name!r} is masked in the model, so it has no prior to anneal from")
             if not draw.value.is_floating_point():
                 raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
             self.shapes[name] = biject_to(draw.fn.support).inv(draw.value).shape[2:]
@@ -268,19 +269,17 @@ def ais(
         torch.Size([2])
     """
     betas = _setting(num_chains, num_temperatures, start, schedule)
-    split = as_split(x if torch.is_tensor(x) and y is None else (x, y) if y is not None else x).fixed(seed)
-    if len(split) == 0:
-        raise DataError("ais: x holds no data")
+    x, y = as_data(x, y, seed)
     device, _ = home(pair)
     about: dict[str, Any] = {
         "work": "ais", "num_chains": num_chains, "num_temperatures": num_temperatures, "start": start,
         "schedule": schedule, "seed": seed, "block": block,
     }  # fmt: skip
     if resume is not None:
-        about["data"] = fingerprint(pair, split.x, split.y)
-        about["probe"] = _probe(pair, *placed(pair, split.x, split.y, slice(2)), start)
+        about["data"] = fingerprint(pair, x, y)
+        about["probe"] = _probe(pair, *placed(pair, x, y, slice(2)), start)
     parts: list[dict[str, Tensor]] = []
-    starts = range(0, len(split), block)
+    starts = range(0, len(x), block)
     with (
         Ledger(resume, about) as ledger,
         evaluating(pair),
@@ -292,16 +291,17 @@ def ais(
         for n, i in enumerate(starts):
             part = ledger.get(str(n))
             if part is None:
-                xb, yb = placed(pair, split.x, split.y, slice(i, i + block))
+                xb, yb = placed(pair, x, y, slice(i, i + block))
                 work = pair, xb, yb, num_chains, start, betas
                 part = _one_block(*work, seed, n, ledger, lambda: shown.advance(task))
                 ledger.put(str(n), part, instead_of=f"{n}.walk")
             shown.update(task, completed=2 * num_temperatures * (n + 1))
             parts.append(part)
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
-    dims = math.prod(split.x.shape[1:])
+    dims = math.prod(x.shape[1:])
     whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
-    return Estimate(**whole, num_samples=num_chains, seed=seed, estimator="ais")
+    whole |= {"num_temperatures": num_temperatures, "estimator": "ais"}
+    return Estimate(**whole, num_samples=num_chains, seed=seed)
 
 
 def _probe(pair: Any, x: Tensor, y: Tensor | None, start: str) -> str:
@@ -358,6 +358,7 @@ def _summed(log_w: Tensor) -> dict[str, Tensor]:
 def bdmc(
     pair: Any,
     num_data: int = 100,
+    y: Tensor | None = None,
     *,
     num_chains: int = 16,
     num_temperatures: int = 1000,
@@ -372,8 +373,9 @@ def bdmc(
     unbiased estimate of 1 / p(x), hence an upper bound on log p(x) in expectation; forward annealing gives a lower one.
 
     Args:
-        pair: a pair with continuous latents, whose model takes no labels.
+        pair: a pair with continuous latents.
         num_data: data to simulate.
+        y: labels (num_data,), for pairs that take them.
         num_chains: chains a datum, in each direction.
         num_temperatures: distributions between the start and the posterior.
         start: ``"prior"`` or ``"guide"``.
@@ -394,10 +396,10 @@ def bdmc(
         >>> sandwich.lower.shape, sandwich.upper.shape
         (torch.Size([3]), torch.Size([3]))
     """
-    if num_data < 1:
-        raise UserError(f"num_data={num_data}: at least one is needed")
+    draws.check_labels(num_data, y)
     betas = _setting(num_chains, num_temperatures, start, schedule)
     device, _ = home(pair)
+    y = None if y is None else y.to(device)
     with (
         evaluating(pair),
         forked(device, seed_for(seed, "bdmc")),
@@ -405,8 +407,8 @@ def bdmc(
         bar(progress) as shown,
     ):
         task = shown.add_task("sandwich", total=3 * num_temperatures, info="")
-        x, z = draws.simulate(pair, num_data)
-        path = Path(pair, x, None, num_chains, start)
+        x, z = draws.simulate(pair, num_data, y)
+        path = Path(pair, x, y, num_chains, start)
         exact = {n: z[n].expand(num_chains, *z[n].shape[1:]) for n in path.values}
 
         def run(phase: int, values: dict[str, Tensor], steps: Tensor | None = None, **how: bool) -> Walk:
@@ -417,7 +419,7 @@ def bdmc(
             return _anneal(path, walk, betas, reseed_at=reseed_at, tick=lambda _: shown.advance(task), **how)
 
         steps = run(0, path.values, adapt=True).steps
-        fresh = Path(pair, x, None, num_chains, start).values
+        fresh = Path(pair, x, y, num_chains, start).values
         up = run(1, fresh, steps).log_w
         down = run(2, exact, steps, reverse=True).log_w
         lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)

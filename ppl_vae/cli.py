@@ -251,13 +251,17 @@ def evaluate(
     else:
         target = writable(out or run)
         pair, config, part = _open(run, data, data_root, split, limit, device)
-        judged = panel(
-            pair, part.x, part.y, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
-            num_temperatures=num_temperatures, seed=seed, progress=True, resume=target,
-        )  # fmt: skip
+        try:
+            judged = panel(
+                pair, part.x, part.y, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
+                num_temperatures=num_temperatures, seed=seed, progress=True, resume=target,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            log.print("stopped; the same command goes on from here")
+            raise typer.Exit(1) from None
         result, estimate = report.judge(config["pair"]["name"], _data_name(config, data), part, judged)
         if draw:
-            result["figures"] = _trust_figures(pair, part, target / "figures", num_samples, seed, estimate)
+            result["figures"] = _trust_figures(pair, part, target / "figures", num_samples, seed, judged)
     report.record(target, result, estimate, part)
     if json_:
         _print_json(result)
@@ -584,24 +588,30 @@ def _judged(
     return target, part, result, estimate
 
 
-def _trust_figures(pair: Any, part: Any, folder: Path, num_samples: int, seed: int, estimate: Any) -> list[str]:
-    """L_k against k under four proposals, Pareto k of each datum, and the sandwich of simulated data, as PNG files."""
+def _trust_figures(pair: Any, part: Any, folder: Path, num_samples: int, seed: int, judged: Any) -> list[str]:
+    """L_k against k under several proposals, Pareto k of each datum, and the sandwich of simulated data: PNG files."""
     from . import figures
     from .errors import PairError
     from .estimate import bound_curve
+    from .proposals import PROPOSALS
     from .sandwich import eubo
 
     curves = {}
-    for proposal in ("guide", "prior", "defensive", "qmc"):
+    asked = [e for e in judged.rows if e in PROPOSALS]
+    for proposal in dict.fromkeys(("guide", "prior", "defensive", "qmc", *asked)):
         try:
             curves[proposal] = bound_curve(
                 pair, part.x, part.y, num_samples, proposal=proposal, seed=seed, progress=True
             )
         except PairError as error:
             log.print(f"no curve for {proposal}: {error}")
-    drawn = {"bound_curves": figures.bound_curves(curves), "khat": figures.khat_scatter(estimate)}
+    weighed = next((e for e in judged.rows.values() if e.estimator != "ais"), None)
+    drawn = {"bound_curves": figures.bound_curves(curves)} if curves else {}
+    drawn |= {} if weighed is None else {"khat": figures.khat_scatter(weighed)}
     try:
-        drawn["sandwich"] = figures.sandwich(eubo(pair, min(100, len(part)), num_samples, seed=seed, progress=True))
+        few = min(100, len(part))
+        labels = None if part.y is None else part.y[:few]
+        drawn["sandwich"] = figures.sandwich(eubo(pair, few, num_samples, labels, seed=seed, progress=True))
     except UserError as error:
         log.print(f"no sandwich: {error}")
     return [str(_write_figure(folder, name, figure)) for name, figure in drawn.items()]

@@ -27,7 +27,7 @@ from .errors import DataError, NonFiniteError, PairError, RunError, UserError
 from .files import digest
 from .kinds import has_mask, kind
 from .rng import forked, quiet_import
-from .setting import evaluating, home, placed, refuse_outside
+from .setting import as_data, evaluating, home, placed, refuse_outside
 
 MAGIC = b"ppl_vae bits-back 1\n"
 BLOCK = 64  # data in one pass of the networks
@@ -53,7 +53,7 @@ SAFE = 2.0**-20  # the least probability of a value
 Grid = dict[str, tuple[list[int], int, int]]  # by site: bins of width 2^-e for each coordinate; first and last bin
 
 
-def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
+def compress(pair: Any, x: Any, y: Tensor | None = None) -> bytes:
     r"""Compress data to about the negative ELBO: lossless, by bits-back coding with a pair.
 
     .. math:: \text{bits} \approx \sum_n \frac{1}{\log 2} \big(-\mathrm{ELBO}(x_n)\big) + \text{initial bits}
@@ -66,7 +66,7 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
 
     Args:
         pair: a pair with a discrete likelihood and latents that are Normal, or discrete, in model and guide.
-        x: data (N, *shape), such as binarised images.
+        x: data (N, *shape), such as binarised images; or a split, which brings its labels.
         y: labels (N,), for pairs that take them; they are not part of the message.
 
     Returns:
@@ -90,6 +90,7 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
         True
     """
     _constriction()
+    x, y = as_data(x, y, 0)
     if x.dim() == 0 or len(x) == 0:
         raise DataError("compress: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
     numbers = x if x.is_floating_point() else x.to(home(pair)[1])
@@ -104,7 +105,7 @@ def compress(pair: Any, x: Tensor, y: Tensor | None = None) -> bytes:
     about = {
         "n": len(x), "shape": list(x.shape[1:]), "dtype": str(x.dtype).removeprefix("torch."), "sizes": _runs(sizes),
         "grid": grid, "pair": _identity(pair), "data": digest({"x": x})[:16], "initial_bits": 32 * length,
-        "torch": torch.__version__,
+        "torch": torch.__version__, "labels": y is not None and weights.takes_labels(pair.model),
     }  # fmt: skip
     head = json.dumps(about, separators=(",", ":")).encode()
     if not torch.equal(_decoded(pair, y, about, payload), x):
@@ -170,6 +171,8 @@ def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
     if about["pair"] != _identity(pair):
         raise RunError("the message was made by another pair, or by other weights of it; load those")
     n = _checked(about)[0]
+    if about.get("labels") and y is None:
+        raise RunError(f"the message was made with labels: give the same y ({n},) to read it")
     if y is not None and len(y) != n:
         raise RunError(f"the message holds {n} data, and {len(y)} labels were given; give one a datum")
     try:
@@ -223,7 +226,11 @@ class _Latents:
         symbols = self.coder.decode(family, *params)
         index = torch.from_numpy(np.asarray(symbols)).long()
         drawn = index * _widths(name, shape, self.grid) if values is None else values[index]
-        return drawn.reshape(shape).to(*_like(fn))
+        device, dtype = _like(fn)
+        leaf = _leaf(name, fn)
+        if kind(leaf) not in ("Normal", "Bernoulli"):
+            dtype = leaf.enumerate_support(expand=False).dtype  # a Categorical is an index
+        return drawn.reshape(shape).to(device, dtype)
 
 
 def _push(coder: Any, name: str, fn: Any, value: Tensor, grid: Grid) -> None:
@@ -278,8 +285,8 @@ def _leaf(name: str, fn: Any) -> Any:
     known = kind(leaf) in ("Normal", "Bernoulli") or getattr(leaf, "has_enumerate_support", False)
     if not known or leaf.event_shape or hasattr(leaf, "base_dist") or has_mask(fn):
         raise PairError(
-            f"site {name!r}: {kind(fn)} can't be coded; compress takes latents that are Normal with independent "
-            f"coordinates, or discrete with few values"
+            f"site {name!r}: {kind(fn)} can't be coded; compress takes sites that are discrete with few values, and "
+            f"latents that are Normal with independent coordinates"
         )
     return leaf
 
@@ -378,7 +385,7 @@ def _runs(sizes: list[int]) -> list[list[int]]:
 
 def _opened(blob: bytes) -> tuple[dict[str, Any], bytes]:
     """The head and the payload of a message, checked."""
-    if not blob.startswith(MAGIC):
+    if not isinstance(blob, bytes) or not blob.startswith(MAGIC):
         raise RunError("not a message of pv.compress: it starts otherwise")
     if len(blob) < len(MAGIC) + 20 or hashlib.sha256(blob[:-16]).digest()[:16] != blob[-16:]:
         raise RunError("the message is truncated or damaged: its checksum does not match; take it from a copy")

@@ -60,12 +60,20 @@ def run_model(pair: Any, n: int, y: Tensor | None, latents: weights.Values | Non
     return weights.sites(pair.model, args, kwargs, values=latents, uncondition=True)
 
 
-def simulate(pair: Any, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+def check_labels(n: int, y: Tensor | None) -> None:
+    """Refuse a number of data to simulate that makes no sense, or that differs from that of the labels."""
+    if n < 1:
+        raise UserError(f"num_data={n}: at least one is needed")
+    if y is not None and len(y) != n:
+        raise UserError(f"num_data={n} with {len(y)} labels; give one label a datum")
+
+
+def simulate(pair: Any, n: int, y: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw n data from the model together with their latents: x (n, *data_shape), and (1, n, *event) by site.
 
     Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
     """
-    found = run_model(pair, n, None, None)
+    found = run_model(pair, n, y, None)
     data = data_site(found)
     return data.value[0], {name: d.value for name, d in found.items() if d is not data and not d.is_observed}
 

@@ -49,6 +49,7 @@ class Estimate:
         conditional: whether labels moved the weights, so that ``log_px`` is log p(x | y).
         proposal: where the particles came from; under another than the guide, ``elbo`` is of that proposal.
         estimator: what was made of the weights.
+        num_temperatures: of annealing; 0 without.
         max_share: the share of the largest weight in the sum of all, between 1/K and 1.
     """
 
@@ -66,6 +67,7 @@ class Estimate:
     proposal: str = "guide"
     estimator: str = "iwae"
     max_share: Tensor | None = None
+    num_temperatures: int = 0
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -138,6 +140,7 @@ class Estimate:
         how = "" if self.estimator in ("iwae", "ais") else f"{self.estimator}, "
         how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         name = "log p(x|y)" if self.conditional else "log p(x)"
+        mean = "ELBO" if self.proposal == "guide" else "mean log weight"
         threshold = khat_threshold(self.num_samples)
         if bool(self.khat.isnan().all()):
             trust = f"Pareto k needs more than {self.num_samples} samples: nothing says how far to trust this"
@@ -147,7 +150,7 @@ class Estimate:
         lines = [
             f"{name} {s['log_px_mean']:.3f} ± {se} nats ({SIDES[self.side]}; {how}K = {self.num_samples}, "
             f"seed {self.seed}, {len(self)} data)",
-            f"ELBO {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
+            f"{mean} {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
             trust,
         ]
         return "\n".join(lines)
@@ -359,7 +362,8 @@ def bound_curve(
 def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int) -> None:
     for name in estimators:
         if name not in STATISTICS:
-            raise UserError(f"estimator={name!r}: choose one of {', '.join(STATISTICS)}")
+            more = "; pv.ais anneals" if name == "ais" else f"; proposal={name!r} is that" if name in PROPOSALS else ""
+            raise UserError(f"estimator={name!r}: choose one of {', '.join(STATISTICS)}{more}")
         if (proposal == "qmc" and name != "iwae") or (
             name.startswith("jvi") and proposal in PROPOSALS and proposal not in INDEPENDENT
         ):

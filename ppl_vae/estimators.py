@@ -66,6 +66,8 @@ def iwae(log_w: Tensor) -> Result:
 def psis(log_w: Tensor) -> Tensor:
     """Pareto-smoothed log weights, (K, B) to (K, B): the largest become the quantiles of the law fitted to them.
 
+    The estimate ``"psis"`` is :func:`smoothed`, the log of their mean.
+
     None grows above the largest that was drawn. Where there is no fit (K <= 20, or equal weights) nothing changes.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry: Pareto Smoothed Importance Sampling, 2015, arXiv:1507.02646.
@@ -145,7 +147,7 @@ def check_jackknife(k: int, order: int) -> None:
     if order not in (1, 2):
         raise UserError(f"jackknife: order={order}; choose 1 or 2")
     if k <= order:
-        raise UserError(f"jackknife: {k} weights are too few to leave {order} out")
+        raise UserError(f"jvi{order} leaves out {order} of the weights, and there are {k}: give more samples")
     if order == 2 and k > JVI2_MOST:
         raise UserError(f"jvi2 visits every pair of weights: give at most {JVI2_MOST} samples (not {k}), or use jvi1")
 
@@ -244,8 +246,8 @@ def curve(log_w: Tensor, sizes: Sequence[int]) -> Result:
         grouped = log_w[: groups * size].reshape(groups, size, -1)
         bounds = torch.logsumexp(grouped, 1) - math.log(size)  # (groups, B)
         values.append(bounds.mean(0))
-        delta = relative_error(log_w[: groups * size]) if size > 1 else bounds.std(0) / math.sqrt(groups)
-        errors.append(bounds.std(0) / math.sqrt(groups) if groups >= 4 else delta)
+        scatter = groups >= 4 or (size == 1 and groups > 1)
+        errors.append(bounds.std(0) / math.sqrt(groups) if scatter else relative_error(log_w[: groups * size]))
     return torch.stack(values), torch.stack(errors)
 
 

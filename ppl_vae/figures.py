@@ -348,7 +348,8 @@ def khat_scatter(est: Estimate) -> Figure:
     if math.isfinite(threshold):
         ax.axhline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
     ax.axhline(0.5, color=GREY, linestyle=":", label="finite variance below 0.5")
-    words = [f"{bad.sum()} of {n} data unreliable at K = {est.num_samples}"]
+    by = "" if est.proposal == "guide" else f", {est.proposal} proposal"
+    words = [f"{bad.sum()} of {n} data unreliable at K = {est.num_samples}{by}"]
     words += [f"{exact.sum()} exact, with no k to show"] if exact.any() else []
     words += [f"{unknown.sum()} with no k: too few weights in the tail"] if unknown.any() else []
     ax.set_title("\n".join([words[0], "; ".join(words[1:])]).strip(), fontsize=11)
@@ -375,17 +376,20 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
     """
     need(len(curves) > 0, "bound_curves: no curve was given")
     figure, ax = canvas(4.6)
+    means = {name: curve.log_px.mean(1).numpy() for name, curve in curves.items()}
+    # the frame starts at the best first sample, or at the last of what ends not far below; the rest would flatten all
+    low, high = max(m[0] for m in means.values()), max(m.max() for m in means.values())
+    low = min([low, *(m[-1] for m in means.values() if m[-1] > high - 4 * (high - low))])
     for (name, (sizes, value, error)), color, mark in zip(curves.items(), COLORS, "os^Dvx", strict=False):
-        mean = value.mean(1).numpy()
+        mean = means[name]
         band = 2 * (error.square().sum(1).sqrt() / value.shape[1]).nan_to_num(0.0).numpy()
         end = f"{name}: {text(float(mean[-1]), '.2f')} at k = {sizes[-1]:,}"
+        end += " (below the frame)" if mean.max() < low else ""
         ax.plot(sizes, mean, color=color, marker=mark, markersize=4, label=end)
         ax.fill_between(sizes, mean - band, mean + band, color=color, alpha=0.25, linewidth=0)
     n = next(iter(curves.values())).log_px.shape[1]
     ax.set(xscale="log", xlabel="k, samples in the bound", ylabel="L_k (nats), a lower bound in expectation")
     ax.set_title(f"mean of {n} data; bands: two Monte Carlo standard errors", fontsize=11)
-    low = max(float(c.log_px.mean(1)[0]) for c in curves.values())
-    high = max(float(c.log_px.mean(1).max()) for c in curves.values())
     if math.isfinite(low) and high > low:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
     ax.legend(frameon=False, title="proposal")
@@ -393,25 +397,25 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
 
 
 def sandwich(found: Sandwich) -> Figure:
-    """The two bounds of each simulated datum, in the order of their middle, and the mean gap.
+    """How far the two bounds of each simulated datum are apart, in order, and what they say of the mean.
 
     Example:
         >>> import ppl_vae as pv
         >>> pair = pv.build("linear", data_shape=(5,), latent=2)
         >>> sandwich(pv.eubo(pair, num_data=5, num_samples=10)).axes[0].get_ylabel()
-        'log p(x) (nats)'
+        'upper bound less lower bound (nats)'
     """
-    middle = (found.lower + found.upper) / 2
-    order = middle.argsort()
-    low, high = found.lower[order].numpy(), found.upper[order].numpy()
-    index = np.arange(len(low))
+    gap = (found.upper - found.lower).sort().values.numpy()
+    index = np.arange(len(gap))
     figure, ax = canvas(4.2)
-    ax.vlines(index, low, high, color=GREY, linewidth=1)
-    ax.plot(index, low, "^", color=BLUE, markersize=4, label="lower bound in expectation")
-    ax.plot(index, high, "v", color=VERMILLION, markersize=4, label="upper bound in expectation")
-    ax.set(xlabel="simulated data, in order", ylabel="log p(x) (nats)")
-    error = "" if len(low) < 2 else f" ± {text(found.gap_se, '.3f')}"
-    ax.set_title(f"{len(low)} simulated data: a mean gap of {text(found.gap, '.3f')}{error} nats", fontsize=11)
+    ax.vlines(index, 0, gap, color=SKY, linewidth=1.5)
+    ax.plot(index, gap, "o", color=BLUE, markersize=4)
+    ax.axhline(0, color="black", linewidth=1)
+    ax.axhline(found.gap, color=VERMILLION, linestyle="--", label=f"mean {text(found.gap, '.3f')} nats")
+    ax.set(xlabel="simulated data, in order of their gap", ylabel="upper bound less lower bound (nats)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    low, high = text(float(found.lower.mean()), ".2f"), text(float(found.upper.mean()), ".2f")
+    ax.set_title(f"{len(gap)} simulated data: mean log p(x) between {low} and {high} nats, in expectation", fontsize=11)
     ax.legend(frameon=False)
     return figure
 

@@ -38,7 +38,7 @@ def to_arviz(
     | prior | each latent site, from the model | chain, draw, datum, ... |
     | posterior_predictive, prior_predictive | x drawn given z | chain, draw, datum, ... |
     | log_likelihood | log p(x given z) | chain, draw, datum |
-    | sample_stats | ``lp``, log p(x, z); ``log_weight``, lp - log q(z given x), for "sir" and "guide" | as above |
+    | sample_stats | ``lp``, log p(x, z); lp - log q(z given x): ``log_weight``, by "sir" ``used_log_weight`` | same |
     | observed_data | x | datum, ... |
     | constant_data | labels, where there are any | datum |
 
@@ -97,8 +97,9 @@ def to_arviz(
         for group, names in columns.items()
     }
     groups["posterior"] = found.samples
-    if found.log_weight is not None:
-        groups["sample_stats"]["log_weight"] = found.log_weight
+    for name in ("log_weight", "used_log_weight"):
+        if getattr(found, name) is not None:
+            groups["sample_stats"][name] = getattr(found, name)
     about = {"inference_library": "ppl_vae", "method": method, "seed": seed}
     return _tree(groups, x, y, found.num_chains, about)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from . import weights
 from .annealed import ais
-from .data import as_split
 from .diagnostics import khat_threshold
 from .errors import UserError
 from .estimate import Estimate, estimates
@@ -22,7 +21,7 @@ from .estimators import JVI2_MOST, STATISTICS
 from .proposals import PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
-from .setting import evaluating, home, placed
+from .setting import as_data, evaluating, home, placed
 
 LEVEL = 0.975  # of each end of the interval
 ESTIMATES = ("iwae", "psis", "jvi1", "jvi2")  # of log p(x) itself, not of a looser bound
@@ -52,6 +51,7 @@ class Panel:
                 "side": e.side,
                 "proposal": e.proposal,
                 "num_samples": e.num_samples,
+                "num_temperatures": e.num_temperatures,
                 "log_px_mean": _finite(float(e.log_px.mean())),
                 "log_px_se": _finite(float(e.log_px.std()) / math.sqrt(len(e)) if len(e) > 1 else math.nan),
                 "mc_error": _finite(e.monte_carlo_error),
@@ -94,30 +94,55 @@ class Panel:
                 f"At least: the mean log p(x) of these {len(first)} data is above {limit:.3f} nats (97.5 %, by {name} "
                 f"and Markov's inequality, whatever the tails of the weights)."
             )
-        weighed: dict[str, Estimate] = {}
-        for e in self.rows.values():
-            if e.estimator not in ("ais", "jvi2"):
+        weighed: dict[str, Estimate] = {}  # one row for each set of weights
+        for e in sorted(self.rows.values(), key=lambda e: e.estimator == "jvi2"):
+            if e.estimator != "ais":
                 weighed.setdefault(e.proposal, e)
         good = {n: e for n, e in self.rows.items() if e.estimator in ESTIMATES and not bool(e.unreliable.any())}
         if good:
             name, end = max(((n, _upper_end(e)) for n, e in good.items()), key=lambda pair: pair[1])
             found.append(
-                f"Not above: no sign that it exceeds {end:.3f} nats ({name}; k is good for all data). "
-                f"No weights can see a part of the posterior that was not drawn: eubo and bdmc look for one."
+                f"No sign of more than {end:.3f} nats ({name}; k is good for all data); what was not drawn is not "
+                "seen: eubo and bdmc look for it."
             )
         elif weighed:
-            found.append("Not above: no row says. Where k is bad, log p(x) may lie well above every row.")
+            found.append("From above: nothing. log p(x) may lie well above the rows whose k is bad.")
         found += [_why(e) for e in weighed.values() if bool(e.unreliable.any())]
-        if weighed and not good:
-            remedies = [e for e in ("defensive", "tempered", "ais") if e not in self.rows]
-            found.append(f"Try {' or '.join(remedies)}." if remedies else "Train the guide longer, or make it wider.")
+        found += [text for text in (self._remedy(weighed, bool(good)), self._rivals()) if text]
         doubtful = [int((~(e.khat < 0.25)).sum()) for e in self.rows.values() if e.estimator == "cubo"]
         if doubtful and doubtful[0]:
             found.append(
                 f"cubo is no bound here: for {doubtful[0]} of {len(first)} data k is not below 1/4, so its estimate "
-                f"has infinite variance, and it is biased downwards."
+                f"is too noisy, and it is biased downwards."
             )
+        if "jvi2" in self.rows and len({e.num_samples for e in self.rows.values() if e.estimator != "ais"}) > 1:
+            found.append(f"jvi2 took {self.rows['jvi2'].num_samples} samples: its cost is their square.")
         return found
+
+    def _remedy(self, weighed: dict[str, Estimate], is_good: bool) -> str:
+        """What to do about k, where no row is good."""
+        if is_good or not weighed:
+            return ""
+        bad = torch.cat([e.khat[e.unreliable] for e in weighed.values()])
+        if bool((bad < 0.7).all()):
+            return (
+                f"Remedy: more samples, --num-samples {math.ceil(float(10 ** (1 / (1 - bad.max()))))} (num_samples=)."
+            )
+        if "ais" in self.rows:
+            return "Believe ais before the rest: it does not live on the guide's weights."
+        rest = [e for e in ("defensive", "tempered", "ais") if e not in self.rows]
+        return f"Remedy: try {', '.join(rest)}; or train the guide longer, or make it richer."
+
+    def _rivals(self) -> str:
+        """Rows that should not lie below others."""
+        lower = {n: float(e.log_px.mean()) for n, e in self.rows.items() if e.side == "lower"}
+        best = max(lower, key=lambda n: lower[n]) if lower else ""
+        guide = {n: v for n, v in lower.items() if self.rows[n].proposal == "guide" and n != "elbo"}
+        if "ais" in lower and best != "ais" and lower["ais"] < lower[best] - 3 * self.rows["ais"].monte_carlo_error:
+            return f"ais lies below {best}, and both are lower bounds: give ais more temperatures."
+        if "prior" in lower and guide and lower["prior"] > max(guide.values()):
+            return "The prior beats the guide: train longer, or look for a guide that is collapsed or wrong."
+        return ""
 
     def cells(self) -> list[tuple[str, ...]]:
         """The table as text, its head first."""
@@ -126,11 +151,14 @@ class Panel:
             numbers = (r["log_px_mean"], r["log_px_se"], r["mc_error"])
             shown = ["-" if v is None else f"{v:.3f}" for v in numbers]
             bad = "-" if r["unreliable"] is None else str(r["unreliable"])
-            rows.append((r["estimator"], r["side"], *shown, bad, str(r["num_samples"]), f"{r['seconds']:.1f}"))
+            if r["unreliable"]:  # the drawn weights know too little of their own scatter
+                shown[2] = f">{shown[2]}"
+            size = f"{r['num_samples']}" + (f"x{r['num_temperatures']}" if r["num_temperatures"] else "")
+            rows.append((r["estimator"], r["side"], *shown, bad, size, f"{r['seconds']:.1f}"))
         return rows
 
     def __str__(self) -> str:
-        left = "{:<10} {:<8}{:>11}{:>9}{:>9}{:>12}{:>8}{:>9}"
+        left = "{:<10} {:<8}{:>11}{:>9}{:>9}{:>12}{:>9}{:>9}"
         return "\n".join([*(left.format(*row) for row in self.cells()), *self.sentences()])
 
 
@@ -149,23 +177,30 @@ def _why(e: Estimate) -> str:
     bad = torch.nonzero(e.unreliable)[:, 0]
     k = e.khat[bad]
     listed = ", ".join(map(str, bad[:8].tolist())) + (", ..." if len(bad) > 8 else "")
-    limit = khat_threshold(e.num_samples)
+    who, limit = f"The {e.proposal} weights", khat_threshold(e.num_samples)
+    none = int(k.isnan().sum())
+    if none == len(e):
+        few = f"K = {e.num_samples} is too small" if e.num_samples < 25 else "too few distinct weights in the tail"
+        return f"{who}: no k for any of the data ({few}), so nothing says how far to trust them."
+    within, beyond = k[k < 0.7], int((k >= 0.7).sum())
     parts = [f"{len(bad)} of {len(e)} data unreliable, Pareto k >= {limit:.2f} (index {listed})"]
-    within, beyond, none = k[k < 0.7], int((k >= 0.7).sum()), int(k.isnan().sum())
     if len(within):
-        parts.append(f"{len(within)} of them need K = {float(10 ** (1 / (1 - within.max()))):,.0f}")
+        parts.append(f"{len(within)} of them need K = {math.ceil(float(10 ** (1 / (1 - within.max())))):,}")
     if beyond:
-        parts.append(f"for {beyond} k >= 0.7, where more samples hardly help")
+        which = "" if beyond == len(bad) else f"for {beyond} k >= 0.7, where "
+        parts.append(f"{which}more samples hardly help")
     if none:
-        parts.append(f"{none} have no k: too few weights in the tail")
-    return f"The {e.proposal} weights: {'; '.join(parts)}."
+        parts.append(f"{none} have no k: too few distinct weights in the tail")
+    if e.proposal == "defensive":
+        parts.append("their variance is finite all the same, as no weight exceeds ten times the likelihood")
+    return f"{who}: {'; '.join(parts)}."
 
 
 def panel(
     pair: Any,
     x: Any,
     y: Tensor | None = None,
-    estimators: Sequence[str] = ("iwae", "psis", "defensive", "ais"),
+    estimators: str | Sequence[str] = ("iwae", "psis", "defensive", "ais"),
     num_samples: int = 5000,
     *,
     proposal: str | Draw = "guide",
@@ -205,15 +240,16 @@ def panel(
         >>> [row["side"] for row in found.table()]
         ['lower', 'neither', 'lower']
     """
+    estimators = (estimators,) if isinstance(estimators, str) else tuple(estimators)
     unknown = [e for e in estimators if e not in ESTIMATORS]
     if unknown or not estimators:
         about = f"estimator {unknown[0]!r} is not known" if unknown else "no estimator was given"
         raise UserError(f"{about}; choose from {', '.join(ESTIMATORS)}")
     if len(set(estimators)) < len(estimators):
         raise UserError(f"an estimator is named twice: {', '.join(estimators)}")
-    if not torch.is_tensor(x):
-        split = as_split(x).fixed(seed)
-        x, y = split.x, split.y if y is None else y
+    if proposal != "guide" and not any(e in STATISTICS for e in estimators):
+        raise UserError(f"proposal={proposal!r} is for {', '.join(STATISTICS)}, and none of them was asked for")
+    x, y = as_data(x, y, seed)
     common: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume}
     shared = [e for e in estimators if e in STATISTICS]
     short = [e for e in shared if e == "jvi2" and num_samples > JVI2_MOST]

@@ -34,8 +34,9 @@ class Posterior:
         samples: by latent site (S, N, *event), chain after chain.
         num_chains: chains that the S draws are made of; 1 where they are independent.
         method: where they come from.
-        log_weight: (S, N) log importance weights of the draws, for ``"guide"`` and ``"sir"``. Draws of the guide are
-            right in the limit with them, and the guide's without; resampled ones have used them up.
+        log_weight: (S, N) log importance weights of the draws, for ``"guide"``: with them the draws are right in the
+            limit, without them they are the guide's.
+        used_log_weight: (S, N) the weights by which ``"sir"`` chose its draws; do not weigh these again.
         ess: (N,) effective sample size of the weights that were used, for ``"guide"`` and ``"sir"``.
         khat: (N,) their Pareto k: where it is bad, neither the weights nor the resampled draws are to be believed.
         acceptance: (N,) mean acceptance, for ``"hmc"`` and ``"nuts"``.
@@ -47,12 +48,21 @@ class Posterior:
     method: str
     seed: int
     log_weight: Tensor | None = None
+    used_log_weight: Tensor | None = None
     ess: Tensor | None = None
     khat: Tensor | None = None
     acceptance: Tensor | None = None
 
     def __getitem__(self, site: str) -> Tensor:
         return self.samples[site]
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {tuple(v.shape)}" for name, v in self.samples.items())
+        parts = [f"{self.num_chains} chains" if self.num_chains > 1 else "independent draws"]
+        parts += [] if self.ess is None else [f"smallest ESS of the weights {float(self.ess.min()):.1f}"]
+        parts += [] if self.khat is None else [f"largest Pareto k {float(self.khat.max()):.2f}"]
+        parts += [] if self.acceptance is None else [f"acceptance {float(self.acceptance.mean()):.2f}"]
+        return f"Posterior by {self.method}: {sites}; {', '.join(parts)}"
 
 
 def posterior(
@@ -160,7 +170,7 @@ def _sir(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, 
         values, log_w = _weighed(pair, x[i : i + 1], None if y is None else y[i : i + 1], PROPOSED * num_samples)
         kept = torch.multinomial(torch.softmax(log_w[:, 0], 0), num_samples, replacement=True)
         parts.append({name: v[kept] for name, v in values.items()})
-        about.append({"log_weight": log_w[kept], "ess": ess(log_w), "khat": pareto_khat(log_w)})
+        about.append({"used_log_weight": log_w[kept], "ess": ess(log_w), "khat": pareto_khat(log_w)})
     values = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
     return values, {k: torch.cat([a[k] for a in about], -1) for k in about[0]}
 

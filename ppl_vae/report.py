@@ -97,7 +97,7 @@ def table(result: dict[str, Any], figures: int = 0, given_labels: bool = False, 
     r = result
     about = f"{r['n']} {r['split']} data, K = {r['num_samples']}, seed {r['seed']}"
     about += "" if proposal == "guide" else f", {proposal} proposal"
-    shown.add_row("ELBO", f"{r['elbo_mean']:.3f} nats", about)
+    shown.add_row("ELBO" if proposal == "guide" else "mean log weight", f"{r['elbo_mean']:.3f} nats", about)
     if r["log_px_mean"] is None:
         shown.add_row("log p(x)", "none", Text(str(r["note"])))
     else:

@@ -70,13 +70,13 @@ class Running:
     def between(self) -> Tensor:
         """The relative standard error (B,) of the mean weight from the scatter of the chunks, where each is one net.
 
-        nan with fewer than two chunks.
+        nan with fewer than four chunks, whose scatter would say next to nothing.
         """
         sizes = torch.tensor([float(n) for n, _ in self.means], dtype=torch.float64, device=self.w.device)
         share = (sizes / sizes.sum()).unsqueeze(1)
         means = torch.exp(torch.stack([m for _, m in self.means]) - self.max.nan_to_num(neginf=0.0))  # (chunks, B)
         whole = (share * means).sum(0)
-        if len(sizes) < 2:
+        if len(sizes) < 4:
             return torch.full_like(whole, math.nan)
         spread = (share.square() * (means - whole).square()).sum(0) / (1 - share.square().sum(0))
         return spread.sqrt() / whole

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from . import draws, weights
-from .errors import UserError
 from .estimate import log_likelihood
 from .rng import forked, seed_for
 from .setting import evaluating, home
@@ -56,7 +55,15 @@ def _error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def eubo(pair: Any, num_data: int = 100, num_samples: int = 100, *, seed: int = 0, progress: bool = False) -> Sandwich:
+def eubo(
+    pair: Any,
+    num_data: int = 100,
+    num_samples: int = 100,
+    y: Tensor | None = None,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> Sandwich:
     r"""Bound log p(x) from both sides by importance weights, on data simulated from the model.
 
     .. math:: L_K = \log \frac1K \sum_{k=1}^{K} w_k \;\le\; \log p(x) \;\le\;
@@ -67,9 +74,10 @@ def eubo(pair: Any, num_data: int = 100, num_samples: int = 100, *, seed: int = 
     data of the model, where Pareto k sees nothing.
 
     Args:
-        pair: a pair whose model takes no labels.
+        pair: a pair.
         num_data: data to simulate.
         num_samples: K, draws of the guide for each.
+        y: labels (num_data,), for pairs that take them.
         seed: of everything.
         progress: show a bar.
 
@@ -85,12 +93,12 @@ def eubo(pair: Any, num_data: int = 100, num_samples: int = 100, *, seed: int = 
         >>> abs(pv.eubo(pair, num_data=3, num_samples=10).gap) < 1e-9
         True
     """
-    if num_data < 1:
-        raise UserError(f"num_data={num_data}: at least one is needed")
+    draws.check_labels(num_data, y)
     device, _ = home(pair)
     with evaluating(pair), forked(device, seed_for(seed, "eubo")), pyro.validation_enabled(False):
-        x, z = draws.simulate(pair, num_data)
-        at_truth = weights.terms(pair.model, pair.guide, x, values=z).log_w[0].double().cpu()
-    below = log_likelihood(pair, x, num_samples=num_samples, seed=seed, progress=progress)
+        y = None if y is None else y.to(device)
+        x, z = draws.simulate(pair, num_data, y)
+        at_truth = weights.terms(pair.model, pair.guide, x, y, values=z).log_w[0].double().cpu()
+    below = log_likelihood(pair, x, y, num_samples=num_samples, seed=seed, progress=progress)
     total = torch.logaddexp(below.log_px + math.log(num_samples), at_truth)
     return Sandwich(x.cpu(), below.log_px, total - math.log(num_samples + 1), seed)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import weights
-from .data import as_split
-from .errors import DataError, PairError
+from .data import Data, as_split
+from .errors import DataError, PairError, UserError
 from .files import digest
 from .kinds import kind
 
@@ -41,6 +41,8 @@ def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
     """Data and labels of whatever was given, checked."""
+    if isinstance(x, Data):
+        raise UserError("name a split of the data: data.test, data.valid or data.train")
     if not torch.is_tensor(x):  # a split, an array, (x, y)
         split = as_split(x).fixed(seed)
         x, y = split.x, split.y if y is None else y

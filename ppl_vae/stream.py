@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_out
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
 CHUNK = 256  # particles at once
+OWN = (
+    "a proposal is a function that gives Terms, such as "
+    "lambda model, guide, x, y, k: pv.terms(model, wider_guide, x, y, num_samples=k)"
+)
 PROBES = 32  # draws of the prior that confirm an exact guide
 
 
@@ -59,7 +64,15 @@ class Plan:
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
             reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), x.device)
             with pyro.validation_enabled(False):
-                t = self.draw(self.pair.model, self.pair.guide, x, y, min(self.chunk, self.num_samples - done))
+                size = min(self.chunk, self.num_samples - done)
+                t = self.draw(self.pair.model, self.pair.guide, x, y, size)
+            if not isinstance(t, weights.Terms) or t.log_w.shape != (size, len(x)):
+                found = (
+                    f"Terms of shape {tuple(t.log_w.shape)}"
+                    if isinstance(t, weights.Terms)
+                    else f"a {type(t).__name__}"
+                )
+                raise UserError(f"the proposal gave {found} for {size} particles of {len(x)} data; {OWN}")
             if c == 0:
                 refuse_delta(t)
                 refuse_outside(t, start)
@@ -127,6 +140,12 @@ def plan(
 
 def _proposal(proposal: str | Draw) -> tuple[Draw, str]:
     if callable(proposal):
+        try:
+            inspect.signature(getattr(proposal, "forward", proposal)).bind(*range(5))
+        except TypeError:
+            raise UserError(
+                f"the proposal {proposal!r:.60} does not take (model, guide, x, y, num_samples); {OWN}"
+            ) from None
         return proposal, getattr(proposal, "__name__", type(proposal).__name__)
     if proposal not in PROPOSALS:
         raise UserError(f"proposal={proposal!r}: choose one of {', '.join(PROPOSALS)}")

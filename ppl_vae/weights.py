@@ -480,6 +480,7 @@ class Draw:
     is_observed: bool
     frames: tuple[Any, ...] = ()
     scale: float | Tensor = 1.0
+    masked: bool = False
 
 
 def sites(
@@ -521,6 +522,7 @@ def sites(
             bool(site["is_observed"] or site["infer"].get("was_observed")),
             tuple(f for f in site["cond_indep_stack"] if f.name != PARTICLES),
             site["scale"],
+            site["mask"] is not None,
         )
         for name, site in _sampled(trace).items()
     }

@@ -119,6 +119,39 @@ class Bounded(nn.Module):
             pyro.sample("x", dist.Normal(z, 0.05), obs=x)
 
 
+def test_a_masked_prior_is_no_distribution_to_anneal_from() -> None:
+    pair = pv.build("autoencoder", data_shape=(5,), latent=2, hidden=(4,))
+    with pytest.raises(pv.PairError, match="site 'z' is masked in the model"):
+        pv.ais(pair, torch.zeros(3, 5), num_chains=2, num_temperatures=3)
+    with pytest.raises(pv.PairError, match="site 'z' is masked in the model"):
+        pv.bdmc(pair, 3, num_chains=2, num_temperatures=3)
+
+
+def test_labels_go_to_both_sides() -> None:
+    """The evidence of a labelled toy: z ~ N(0, 1), x ~ N(z + y, 1)."""
+
+    def model(x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Tensor:
+        assert y is not None
+        with pyro.plate("data", len(y), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z + y[:, None], 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor, y: Tensor | None = None) -> None:
+        assert y is not None
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal((x - y[:, None]) / 2, 0.9).to_event(1))
+
+    y = torch.arange(60.0)
+    pair = pv.Pair(model, guide)
+    for found in (pv.eubo(pair, 60, 50, y), pv.bdmc(pair, 60, y, num_chains=8, num_temperatures=10)):
+        truth = dist.Normal(y, math.sqrt(2)).log_prob(found.x[:, 0]).double()
+        assert float((found.lower - truth).abs().max()) < 1
+        assert abs(float((found.lower - truth).mean())) < 0.1
+        assert abs(float((found.upper - truth).mean())) < 0.1
+    with pytest.raises(pv.UserError, match="num_data=5 with 60 labels"):
+        pv.eubo(pair, 5, 50, y)
+
+
 def test_a_latent_may_bound_another() -> None:
     """log p(x) by quadrature; both are scalars, without event dimensions."""
     x = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)

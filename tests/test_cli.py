@@ -105,6 +105,29 @@ def test_evaluate_shows_a_row_an_estimator(runs: Path, tmp_path: Path) -> None:
     assert "At least: the mean log p(x) of these 10 data is above" in text
 
 
+def test_evaluate_goes_on_after_ctrl_c(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ppl_vae import annealed
+
+    small = ["--estimator", "ais", "--limit", "5", "--num-chains", "2", "--num-temperatures", "9", "--out", tmp_path]
+    real, count = annealed.move, 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 12:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(annealed, "move", counted)
+        assert "the same command goes on from here" in call("evaluate", runs / "vae", *small, code=1).stderr
+    assert len(list(tmp_path.glob("unfinished-*"))) == 1
+    resumed = read("evaluate", runs / "vae", *small)
+    assert not list(tmp_path.glob("unfinished-*"))
+    whole = read("evaluate", runs / "vae", *small[:-1], tmp_path / "other")
+    assert resumed["log_px_mean"] == whole["log_px_mean"]
+
+
 def test_evaluate_refuses_estimators_before_any_work(runs: Path, tmp_path: Path) -> None:
     bad = call("evaluate", runs / "vae", "--estimator", "mode", "--out", tmp_path, code=2)
     assert "estimator 'mode' is not known; choose from elbo, iwae" in bad.stderr

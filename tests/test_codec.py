@@ -62,13 +62,16 @@ def test_the_rate_is_the_negative_elbo() -> None:
     assert bits == pytest.approx(-float(est.elbo.sum()) / math.log(2), rel=2e-3)
 
 
+MEANS = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+
+
 class Discrete(nn.Module):
     """A mixture: a discrete latent, and a Normal one that depends on it."""
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
         with pyro.plate("data", n if x is None else len(x), dim=-1):
             c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
-            z = pyro.sample("z", dist.Normal(c.unsqueeze(-1).float() * torch.ones(2), 0.5).to_event(1))
+            z = pyro.sample("z", dist.Normal(MEANS[c], 0.5).to_event(1))  # an index, so it must be an integer
             p = dist.Binomial(5, logits=torch.cat([z, -z], -1))
             return pyro.sample("x", p.to_event(1), obs=x)
 
@@ -166,6 +169,19 @@ def test_a_guide_that_is_not_finite_names_its_site() -> None:
     programs = Extreme(math.nan, 1.0)
     with pytest.raises(pv.NonFiniteError, match="site 'z'"):
         pv.compress(pv.Pair(programs.model, programs.guide), torch.ones(3, 4))
+
+
+def test_splits_and_arrays_are_compressed_and_labels_asked_for() -> None:
+    pair = CASES["cvae"].build()
+    x, y = CASES["cvae"].draw(9)
+    blob = pv.compress(pair, (x, y))
+    assert torch.equal(pv.decompress(pair, blob, y), x)
+    with pytest.raises(pv.RunError, match=r"made with labels: give the same y \(9,\)"):
+        pv.decompress(pair, blob)
+    vae = CASES["vae"].build()
+    assert torch.equal(pv.decompress(vae, pv.compress(vae, x.numpy())), x)
+    with pytest.raises(pv.RunError, match="not a message"):
+        pv.decompress(vae, "text")  # type: ignore[arg-type]
 
 
 def test_what_is_damaged_or_foreign_is_refused() -> None:

@@ -595,6 +595,14 @@ def test_splits_and_arrays_are_data_too() -> None:
         pv.compare({"vae": vae, "cvae": pair}, test.x, test.y, num_samples=20)
 
 
+def test_all_data_at_once_are_refused() -> None:
+    data = pv.load_data("digits")
+    pair = pv.build("vae", data=data, latent=2, hidden=(8,))
+    for call in (pv.log_likelihood, pv.panel, pv.ais):
+        with pytest.raises(pv.UserError, match=r"name a split of the data: data\.test"):
+            call(pair, data)
+
+
 def test_an_error_inside_a_program_is_one_line() -> None:
     """Pyro appends the shapes of the trace to what is raised inside it."""
     pair = pv.build("cvae", data_shape=(4,), num_classes=3, latent=2, hidden=(3,))

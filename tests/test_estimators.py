@@ -276,7 +276,7 @@ def test_where_every_weight_is_p_of_x_every_estimator_is_exact(estimator: str) -
     [
         ({"estimator": "median"}, "estimator='median': choose one of elbo, iwae, psis, jvi1, jvi2, cubo"),
         ({"estimator": "jvi2", "num_samples": 1001}, "give at most 1000 samples"),
-        ({"estimator": "jvi1", "num_samples": 1}, "1 weights are too few to leave 1 out"),
+        ({"estimator": "jvi1", "num_samples": 1}, "jvi1 leaves out 1 of the weights, and there are 1: give more"),
         ({"estimator": "psis", "proposal": "qmc"}, "needs independent draws, which proposal='qmc' does not make"),
         ({"estimator": "elbo", "proposal": "qmc"}, "needs independent draws, which proposal='qmc' does not make"),
         ({"estimator": "jvi1", "proposal": "defensive"}, "needs independent draws"),

@@ -403,11 +403,19 @@ def test_the_sandwich_shows_both_sides_of_each_datum() -> None:
         pair = pv.build("linear", data_shape=(5,), latent=2)
     found = pv.eubo(pair, num_data=12, num_samples=20)
     ax = figures.sandwich(found).axes[0]
-    low, high = (line.get_ydata() for line in ax.lines)
-    assert sorted(low.tolist()) == sorted(found.lower.tolist())
-    assert sorted(high.tolist()) == sorted(found.upper.tolist())
-    np.testing.assert_allclose(np.diff((low + high) / 2) >= 0, True)
-    assert "12 simulated data: a mean gap of" in ax.get_title()
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), (found.upper - found.lower).sort().values.numpy())
+    assert ax.lines[2].get_ydata()[0] == pytest.approx(found.gap)
+    assert "12 simulated data: mean log p(x) between" in ax.get_title()
+
+
+def test_a_curve_far_below_says_so() -> None:
+    def curve(first: float, last: float) -> pv.Curve:
+        return pv.Curve((1, 10), torch.tensor([[first], [last]]).double(), torch.zeros(2, 1).double())
+
+    ax = figures.bound_curves({"good": curve(-10, -9), "near": curve(-30, -12), "far": curve(-90, -50)}).axes[0]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert [("below the frame" in label) for label in labels] == [False, False, True]
+    assert -20 < ax.get_ylim()[0] < -12
 
 
 def test_save_all_depends_on_its_seed_alone(tmp_path: Path) -> None:

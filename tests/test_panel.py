@@ -63,8 +63,8 @@ def test_good_weights_give_an_interval_that_holds_the_truth() -> None:
         found = pv.panel(toy(), x, None, ("iwae",), 2000, seed=seed)
         text = "\n".join(found.sentences())
         assert "At least" in text
-        assert "no row says" not in text
-        end = float(text.split("no sign that it exceeds ")[1].split(" nats")[0])
+        assert "From above: nothing" not in text
+        end = float(text.split("No sign of more than ")[1].split(" nats")[0])
         covered += found.at_least()[1] <= float(toy_evidence(x).mean()) <= end
     assert covered >= 36
 
@@ -72,10 +72,10 @@ def test_good_weights_give_an_interval_that_holds_the_truth() -> None:
 def test_bad_weights_are_named_with_their_remedy() -> None:
     x = torch.randn(10, DIMS, dtype=torch.float64)
     text = "\n".join(pv.panel(toy(0.1), x, None, ("iwae", "cubo"), 1000).sentences())
-    assert "Not above: no row says" in text
+    assert "From above: nothing" in text
     assert "10 of 10 data unreliable, Pareto k >= 0.67 (index 0, 1, 2, 3, 4, 5, 6, 7, ...)" in text
     assert "more samples hardly help" in text
-    assert "Try defensive or tempered or ais" in text
+    assert "Remedy: try defensive, tempered, ais" in text
     assert "cubo is no bound here: for 10 of 10 data" in text
     assert pv.panel(toy(0.5), x, None, ("iwae",), 100).sentences() == [
         "Every weight equals p(x): the figures are exact."
@@ -89,7 +89,40 @@ def test_the_sample_size_that_would_do_is_named() -> None:
     needing = found["iwae"].khat[found["iwae"].unreliable]
     assert len(needing[needing < 0.7]) > 0
     text = "\n".join(found.sentences())
-    assert f"need K = {float(pv.min_samples(needing[needing < 0.7]).max()):,.0f}" in text
+    size = math.ceil(float(pv.min_samples(needing[needing < 0.7]).max()))
+    assert f"need K = {size:,}" in text
+    if bool((needing < 0.7).all()):
+        assert f"Remedy: more samples, --num-samples {size} " in text
+
+
+def test_a_row_that_should_not_lie_below_another_is_named() -> None:
+    x = torch.randn(20, DIMS, dtype=torch.float64)
+    beaten = pv.panel(toy(0.005), x, None, ("iwae", "prior"), 3000)
+    assert "The prior beats the guide" in "\n".join(beaten.sentences())
+    cold = pv.panel(toy(0.9), x, None, ("iwae", "ais"), 3000, num_chains=2, num_temperatures=1)
+    assert "ais lies below iwae" in "\n".join(cold.sentences())
+    assert "2x1" in str(cold)
+
+
+def test_errors_that_the_weights_cannot_know_are_marked() -> None:
+    x = torch.randn(5, DIMS, dtype=torch.float64)
+    head, bad = pv.panel(toy(0.1), x, None, "iwae", 200).cells()
+    assert bad[head.index("± draws")].startswith(">")
+    good = pv.panel(toy(), x, None, ("iwae",), 2000).cells()[1]
+    assert not good[head.index("± draws")].startswith(">")
+
+
+def test_too_few_samples_say_that_and_no_more() -> None:
+    x = torch.randn(2, DIMS, dtype=torch.float64)
+    text = "\n".join(pv.panel(toy(), x, None, ("iwae",), 1).sentences())
+    assert "no k for any of the data (K = 1 is too small)" in text
+    assert "inf" not in text
+
+
+def test_the_mixtures_finite_variance_is_said() -> None:
+    x = torch.randn(20, DIMS, dtype=torch.float64)
+    text = "\n".join(pv.panel(toy(0.05), x, None, ("defensive",), 1000).sentences())
+    assert "their variance is finite all the same" in text
 
 
 def test_a_model_without_a_guide_is_annealed_from_the_prior_and_labels_are_passed_on() -> None:
@@ -113,9 +146,12 @@ def test_a_model_without_a_guide_is_annealed_from_the_prior_and_labels_are_passe
         (("mode",), "estimator 'mode' is not known; choose from elbo, iwae"),
         ((), "no estimator was given"),
         (("iwae", "iwae"), "an estimator is named twice: iwae, iwae"),
+        ("mean", "estimator 'mean' is not known"),
     ],
 )
-def test_bad_names_are_one_line(estimators: tuple[str, ...], message: str) -> None:
+def test_bad_names_are_one_line(estimators: str | tuple[str, ...], message: str) -> None:
+    with pytest.raises(pv.UserError, match="proposal='qmc' is for elbo, iwae"):
+        pv.panel(toy(), torch.zeros(2, DIMS), None, ("prior",), proposal="qmc")
     with pytest.raises(pv.UserError, match=message):
         pv.panel(toy(), torch.zeros(2, DIMS), None, estimators)
     with pytest.raises(pv.UserError, match="no row of the panel is a lower bound"):

@@ -125,7 +125,8 @@ def test_arviz_gets_every_group_in_order(method: str) -> None:
     assert torch.equal(z["z2"], again["z2"])
     lp = torch.from_numpy(tree["sample_stats"]["lp"].values).flatten(0, 1)
     torch.testing.assert_close(lp, pv.log_joint(pair.model, x, None, z).detach())
-    assert ("log_weight" in tree["sample_stats"]) is (method != "hmc")
+    assert ("log_weight" in tree["sample_stats"]) is (method == "guide")
+    assert ("used_log_weight" in tree["sample_stats"]) is (method == "sir")
     assert tree["log_likelihood"]["x"].shape == (chains, 300 // chains, 35)
     assert tree["posterior_predictive"]["x"].shape == (chains, 300 // chains, 35, 1, 3, 3)
     assert tree["prior"]["z1"].shape == tree["posterior"]["z1"].shape

@@ -103,6 +103,24 @@ def test_a_remainder_of_one_particle_is_right_too() -> None:
     assert float(((est.log_px - truth).abs() / est.std_error).max()) < 5
 
 
+def test_a_proposal_of_ones_own() -> None:
+    """A function that gives Terms; what is no such function is told what one is."""
+    pair, x, truth = toy(1.3)
+    other = toy(1.1)[0]
+
+    def mine(model: Any, guide: Any, x: Tensor, y: Tensor | None, k: int) -> pv.Terms:
+        return pv.terms(model, other.guide, x, y, num_samples=k)
+
+    est = pv.log_likelihood(pair, x, num_samples=3000, proposal=mine)
+    assert est.proposal == "mine"
+    assert float(((est.log_px - truth).abs() / est.std_error).max()) < 5
+    wrong: list[Any] = [other.guide, pv.proposals.tempered, lambda *a: None]
+    wrong.append(lambda model, guide, x, y, k: pv.terms(model, other.guide, x, y, num_samples=3))
+    for proposal in wrong:
+        with pytest.raises(pv.UserError, match="a proposal is a function that gives Terms, such as"):
+            pv.log_likelihood(pair, x, num_samples=300, proposal=proposal)
+
+
 def test_an_unknown_proposal_is_refused() -> None:
     pair, x, _ = toy(1.0)
     with pytest.raises(pv.UserError, match="proposal='posterior': choose one of guide, prior, defensive"):
