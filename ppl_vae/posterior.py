@@ -13,9 +13,9 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from . import weights
-from .annealed import ACCEPT, Path, move
 from .diagnostics import ess, pareto_khat
 from .errors import PairError, UserError
+from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
 from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside

@@ -70,6 +70,11 @@ def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
 
 
 def refuse_delta(t: weights.Terms) -> None:
+    """Raise where a site of the guide is deterministic, so that there is no weight.
+
+    Raises:
+        PairError: names the site.
+    """
     auxiliary = any(s.p is None for s in t.sites.values())
     for s in t.sites.values():
         # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code

@@ -39,7 +39,7 @@ ORDER = [
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
-    {"objectives", "proposals", "running", "setting", *(f for f in FILES if f.startswith("pairs."))},
+    {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
     {"stream"},
     {"estimate"},
     {"svi", "check", "draws", "compare", "checkpoint", "feeds"},

@@ -1,0 +1,128 @@
+"""The path of distributions from a start to the posterior, and the Hamiltonian move that leaves each of them alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from . import weights
+from .errors import PairError
+from .kinds import has_mask, kind
+
+LEAPFROG = 10  # steps of one HMC move
+ACCEPT = 0.65  # the share of moves that the step sizes aim at
+
+
+class Path:
+    """The distributions between the start and the posterior, over unconstrained latents u (C, B, n).
+
+    ``log f_beta = (1 - beta) log f_0 + beta log p(x, z)``, with the log determinant of z(u) in both; f_0 is the prior
+    or the guide, so that its integral is one. Each site's transform is made where the model draws it, from its support
+    there: one latent may bound another.
+    """
+
+    def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str) -> None:
+        self.pair, self.start = pair, start
+        self.model_args = weights.call_args(pair.model, x, y)
+        self.guide_args = weights.call_args(pair.guide, x, y)
+        source, args = (pair.guide, self.guide_args) if start == "guide" else (pair.model, self.model_args)
+        found = weights.sites(source, args, num_samples=chains)
+        names = {n: d for n, d in found.items() if not d.is_observed}
+        if not names:
+            raise PairError("this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal")
+        self.values = {n: d.value.detach() for n, d in names.items()}  # draws from f_0
+        self.shapes: dict[str, torch.Size] = {}
+        for name, draw in self._latents(self.values).items():
+            if name not in names:
+                raise PairError(f"site {name!r}: the guide does not draw it; annealing needs the names to agree")
+            if draw.fn.support.is_discrete or kind(names[name].fn) == "Delta":
+                raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
+            if has_mask(draw.fn) or draw.masked:
+                raise PairError(f"site {name!r} is masked in the model, so it has no prior to anneal from")
+            if not draw.value.is_floating_point():
+                raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
+            self.shapes[name] = biject_to(draw.fn.support).inv(draw.value).shape[2:]
+        if set(names) != set(self.shapes):
+            raise PairError(f"site {min(set(names) - set(self.shapes))!r}: the model does not draw it; can't anneal it")
+
+    def _latents(self, values: dict[str, Tensor]) -> dict[str, weights.Draw]:
+        """The latent sites of the model, in its order, at given values."""
+        chains = next(iter(values.values())).shape[0]
+        found = weights.sites(self.pair.model, self.model_args, num_samples=chains, values=values)
+        return {name: draw for name, draw in found.items() if not draw.is_observed}
+
+    def unconstrained(self, values: dict[str, Tensor]) -> Tensor:
+        """Latents by site to u (C, B, n)."""
+        sites = self._latents(values)
+        parts = [biject_to(sites[n].fn.support).inv(values[n]) for n in self.shapes]
+        return torch.cat([p.reshape(*p.shape[:2], -1) for p in parts], -1)
+
+    def constrained(self, u: Tensor) -> dict[str, Tensor]:
+        """u (C, B, n) to latents by site."""
+        place = _Place(u, self.shapes)
+        weights.sites(self.pair.model, self.model_args, num_samples=len(u), values=place)
+        return place.values
+
+    def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log f_0 and log p(x, z), both with the determinant, (C, B)."""
+        place = _Place(u, self.shapes)
+        likelihood, prior = weights.log_densities(self.pair.model, self.model_args, place, len(u))
+        first = prior
+        if self.start == "guide":
+            first = weights.log_densities(self.pair.guide, self.guide_args, place.values)[1]
+        return first + place.log_det, likelihood + prior + place.log_det
+
+
+class _Place:
+    """Puts unconstrained latents u (C, B, n) at the sites of a model as they are drawn; adds up the determinants."""
+
+    def __init__(self, u: Tensor, shapes: dict[str, torch.Size]) -> None:
+        parts = u.split([shape.numel() for shape in shapes.values()], -1)
+        self.parts = {n: p.reshape(*u.shape[:2], *shapes[n]) for n, p in zip(shapes, parts, strict=True)}
+        self.values: dict[str, Tensor] = {}
+        self.log_det = torch.zeros_like(u[..., 0])
+
+    def __call__(self, name: str, fn: Any) -> Tensor:
+        if name not in self.parts:
+            raise PairError(f"site {name!r} is drawn in some runs of the model and not in others: it can't be annealed")
+        transform = biject_to(fn.support)
+        value: Tensor = transform(self.parts[name])
+        term = transform.log_abs_det_jacobian(self.parts[name], value)
+        self.log_det = self.log_det + term.reshape(*term.shape[:2], -1).sum(-1)
+        self.values[name] = value
+        return value
+
+
+def _slope(path: Path, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log f_0, log p(x, z) and the gradient of log f_beta, at u."""
+    with torch.enable_grad():
+        at = u.detach().requires_grad_()
+        first, last = path.ends(at)
+        (gradient,) = torch.autograd.grad(((1 - beta) * first + beta * last).sum(), at)
+    return first.detach(), last.detach(), gradient
+
+
+def move(path: Path, u: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One HMC move that leaves f_beta alone, for all chains and data: u, log f_0, log p(x, z), acceptance (C, B)."""
+    first, last, gradient = _slope(path, u, beta)
+    momentum = torch.randn_like(u)
+    start = (1 - beta) * first + beta * last - momentum.square().sum(-1) / 2
+    size = step[..., None]  # (B, 1) against (C, B, n)
+    v, p = u, momentum + size * gradient / 2
+    for i in range(LEAPFROG):
+        v = v + size * p
+        first_v, last_v, gradient = _slope(path, v, beta)
+        p = p + size * gradient * (1.0 if i < LEAPFROG - 1 else 0.5)
+    end = (1 - beta) * first_v + beta * last_v - p.square().sum(-1) / 2
+    chance = torch.exp((end - start).nan_to_num(nan=-math.inf).clamp(max=0))
+    taken = torch.rand_like(chance) < chance
+    return (
+        torch.where(taken[..., None], v, u),
+        torch.where(taken, first_v, first),
+        torch.where(taken, last_v, last),
+        chance,
+    )
