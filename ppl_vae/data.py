@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
-from .rng import seed_for
+from .rng import seed_for, uniform
 from .sources import SPLITS, Array, Labelled, Parts, Source, labelled, read, refuse, x_and_y
 
 _BINARIZE = ("dynamic", "static", "none")
@@ -215,14 +215,14 @@ def as_split(data: Data | Split | Array | tuple[Array, Array | None]) -> Split:
     return data if isinstance(data, Split) else Split(*labelled(*x_and_y(data), "data"))
 
 
-def visit(x: Tensor, binarize: str) -> Tensor:
-    """What a training step sees of ``x``: a draw of Bernoulli(x) from the global generator if ``"dynamic"``, else x.
+def visit(x: Tensor, binarize: str, key: Tensor) -> Tensor:
+    """What a training step sees of ``x``: a draw of Bernoulli(x) that ``key`` decides if ``"dynamic"``, else x.
 
     Example:
-        >>> visit(torch.tensor([0.0, 1.0]), "dynamic"), visit(torch.tensor([0.5]), "none")
-        (tensor([0., 1.]), tensor([0.5000]))
+        >>> visit(torch.tensor([0.0, 0.5, 1.0]), "dynamic", key=torch.tensor(3))
+        tensor([0., 1., 1.])
     """
-    return torch.bernoulli(x) if binarize == "dynamic" else x
+    return (uniform(x, key) < x).to(x.dtype) if binarize == "dynamic" else x
 
 
 class Batches:

@@ -20,11 +20,13 @@ class Feed:
 
     Attributes:
         length: batches in an epoch, or None where a loader doesn't say.
+        batch_size: data in a full batch, or None where a loader doesn't say.
         binarize: what a visit does to the data, see ``data.visit``.
     """
 
     binarize = "none"
     length: int | None
+    batch_size: int | None = None
 
     def num_data(self) -> int:
         """Data in an epoch; a loader knows it at the epoch's end."""
@@ -43,6 +45,7 @@ class TensorFeed(Feed):
             raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
         self.split = cast(split, dtype)
         self.device = device
+        self.batch_size = batch_size
         self.binarize = split.binarize
         self.batches = Batches(placed(self.split, device), batch_size, seed)
         self.length: int | None = len(self.batches)
@@ -65,6 +68,7 @@ class LoaderFeed(Feed):
         self.device = device
         self.dtype = dtype
         self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
+        self.batch_size = getattr(loader, "batch_size", None)
         self.seen = 0
 
     def num_data(self) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from . import weights
+from .capture import worthwhile
 from .check import check_pair, nonfinite_site
 from .data import Split, as_split, visit
 from .errors import DataError, NonFiniteError, UserError
@@ -27,6 +28,7 @@ from .feeds import Feed, TensorFeed, cast, feed, placed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
 from .pairs.base import Pair
+from .precision import fast_products
 from .progress import bar
 from .resume import History, Run, State
 from .rng import forked, reseed, seed_for
@@ -81,6 +83,8 @@ def fit(
     record: Mapping[str, Any] | None = None,
     checkpoint_every: float = 15.0,
     tensorboard: bool = False,
+    capture: bool | str = "auto",
+    precision: str = "float32",
 ) -> History:
     r"""Train a pair by stochastic variational inference.
 
@@ -111,6 +115,9 @@ def fit(
         record: JSON-able facts for the configuration, such as ``data.record()``.
         checkpoint_every: seconds between checkpoints; one is written at the end, and on Ctrl-C, in any case.
         tensorboard: also write scalars for TensorBoard to ``run_dir`` (extra ``ppl_vae[tensorboard]``).
+        capture: run steps as a compiled graph, see :class:`SVI`: True, False, or ``"auto"``, which compiles for full
+            batches where the steps to come are work enough. A resumed run goes on as it began.
+        precision: ``"float32"``, or ``"bf16"`` for matrix products in bfloat16; what is measured stays float32.
 
     Returns:
         One dictionary an epoch: epoch, step, train_bound, valid_bound, valid_elbo (nats a datum), beta, lr, seconds.
@@ -143,6 +150,8 @@ def fit(
         raise UserError(f"lr={lr}: the learning rate must be positive and finite")
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"clip_norm={clip_norm}: the largest norm must be positive; leave it out for no clipping")
+    if capture not in (True, False, "auto"):
+        raise UserError(f"capture={capture!r}: choose True, False or 'auto'")
     where = resolve_device(device)
     factor = _named("schedule", schedule, SCHEDULES)
     make_optimizer = _named("optimizer", optimizer, OPTIMIZERS)
@@ -173,7 +182,14 @@ def fit(
 
     params = [p for p in pair.parameters() if p.requires_grad]
     optim: Any = make_optimizer(params, lr=lr) if params else functools.partial(make_optimizer, lr=lr)
-    svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm)
+
+    def seen(x: Tensor, y: Tensor | None, key: Tensor) -> tuple[Any, ...]:
+        return weights.call_args(pair.model, visit(x, source.binarize, key), y)
+
+    def key_at(step: int) -> Tensor:
+        return torch.full((), seed_for(seed, "visit", 0, step), device=where)
+
+    svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm, precision=precision, prepare=seen)
     if warm_steps and svi.objective is None:
         raise UserError(f"warmup: {type(svi.loss).__name__} has no weight on its KL; use 'elbo', 'meanfield' or 'iwae'")
     if held_out is not None and len(held_out) == 0:
@@ -181,7 +197,7 @@ def fit(
     settings = {
         "objective": describe(svi.loss), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
         "optimizer": _name_of(optimizer), "schedule": _name_of(schedule), "clip_norm": clip_norm, "warmup": warmup,
-        "patience": patience, "device": where.type,
+        "patience": patience, "device": where.type, "precision": precision,
     }  # fmt: skip
     state = State()
     best: dict[str, Tensor] = {}
@@ -193,6 +209,8 @@ def fit(
     with forked(where):
         _first_look(pair, source, loss, where)
     svi.steps = state.step
+    if state.captured is None:
+        state.captured = svi.objective is not None and _worth_capture(pair, source, svi, total)
     make_writer = _writer(tensorboard, run_dir)
     if run is not None and not resume:  # nothing is written before all of this was found in order
         run.start(pair, dict(record or {}), overwrite)
@@ -202,6 +220,7 @@ def fit(
 
     with ExitStack() as stack:
         stack.enter_context(forked(where))
+        state.products = stack.enter_context(fast_products(where, state.products))
         interrupt = stack.enter_context(_deferred_interrupt())
         shown = stack.enter_context(bar(progress))
         task = shown.add_task("training", total=total, completed=state.step, info="")
@@ -216,8 +235,9 @@ def fit(
                 for x, y in source.visits(state.epoch, state.batch):
                     reseed(seed_for(seed, "train", 0, state.step), where)
                     _set(svi, lr_at(state.step), beta_at(state.step), where)
-                    args = weights.call_args(pair.model, visit(x, source.binarize), y)
-                    loss_now = svi.step(*args)
+                    full = len(x) == source.batch_size
+                    svi.capture = (state.captured and full) if capture == "auto" else bool(capture)
+                    loss_now = svi.step(x, y, key_at(state.step))
                     state.step += 1
                     state.batch += 1
                     running = loss_now.double() if running is None else running + loss_now
@@ -260,7 +280,7 @@ def fit(
                 run.write(pair, svi.optimizer, state, best, running)
             raise
         except NonFiniteError as error:
-            raise _explain(error, svi, pair, source, seed, per_epoch) from error
+            raise _explain(error, svi, pair, source, seed, key_at, per_epoch) from error
         if run is not None:  # with the last weights, from which a longer fit goes on; the best are beside them
             run.write(pair, svi.optimizer, state, best, running, done=True)
         if best:
@@ -338,6 +358,13 @@ def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> No
                     refuse_outside(weights.terms(pair.model, pair.guide, part, labels), start)
 
 
+def _worth_capture(pair: Pair, source: Feed, svi: SVI, total: int | None) -> bool:
+    if total is None or source.batch_size is None or not isinstance(source, TensorFeed):
+        return False
+    dims = source.split.x[0].numel()
+    return worthwhile(3 * total, source.batch_size * svi.loss.num_particles, pair, dims)  # backwards is twice forwards
+
+
 def _set(svi: SVI, lr: float, beta: float, device: torch.device) -> None:
     """Move the learning rate and the weight of the KL."""
     if isinstance(svi.optimizer, Optimizer):
@@ -382,8 +409,9 @@ def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str,
 
 
 def _explain(
-    error: NonFiniteError, svi: SVI, pair: Pair, source: Feed, seed: int, per_epoch: int | None
-) -> NonFiniteError:
+    error: NonFiniteError, svi: SVI, pair: Pair, source: Feed, seed: int, key_at: Callable[[int], Tensor],
+    per_epoch: int | None,
+) -> NonFiniteError:  # fmt: skip
     """Replay the first bad step, which no update has followed, and name the site and the batch."""
     step = svi.first_bad_step()
     if step is None or not per_epoch:
@@ -391,7 +419,7 @@ def _explain(
     epoch, batch = divmod(step, per_epoch)
     x, y = next(iter(source.visits(epoch, batch)))
     reseed(seed_for(seed, "train", 0, step), x.device)
-    x = visit(x, source.binarize)
+    x = visit(x, source.binarize, key_at(step))
     margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
     with pyro.validation_enabled(False), own_store():
         particles = svi.loss.num_particles

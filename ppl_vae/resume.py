@@ -30,6 +30,8 @@ class State:
     best_bound: float | None = None
     best_epoch: int = 0
     history: History = field(default_factory=list)
+    captured: bool | None = None  # what this run settled on at its start, and keeps to when it is resumed
+    products: str | None = None
 
 
 class Run:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_ROUNDS = 10
+_WORD = 0xFFFFFFFF
 
 
 def seed_for(seed: int, purpose: str, *counters: int) -> int:
@@ -41,6 +45,45 @@ def reseed(seed: int, device: torch.device | str = "cpu") -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+
+
+def uniform(like: Tensor, key: Tensor) -> Tensor:
+    r"""Uniform numbers in [0, 1), multiples of 2^-24, that are a function of a key and of nothing else.
+
+    Philox 4x32-10: the same numbers on every device, in a compiled graph as outside, and faster there than torch's own.
+
+    Args:
+        like: a tensor of floats, whose shape and device the numbers take.
+        key: an integer in [0, 2^32), 0-d int64, such as :func:`seed_for` gives.
+
+    Returns:
+        A float32 tensor, (*like.shape).
+
+    Source: Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3, 2011.
+
+    Example:
+        >>> uniform(torch.empty(2, 2), torch.tensor(7))
+        tensor([[0.9546, 0.7502],
+                [0.1142, 0.0857]])
+    """
+    n = like.numel()
+    count = torch.arange((n + 3) // 4, device=like.device)
+    words = philox((count, *[torch.zeros_like(count)] * 3), (key, torch.zeros_like(key)))
+    bits = torch.cat(words)[:n].reshape(like.shape) >> 8
+    return bits.to(torch.float32) * 2.0**-24
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Four random words of 32 bits, as int64, for a counter of four words and a key of two: Philox 4x32-10."""
+    a, b, c, d = counter
+    one, two = key
+    for _ in range(_ROUNDS):
+        left, right = a * 0xD2511F53, c * 0xCD9E8D57  # 64 bits, which may wrap to a negative: the words are right
+        a, b, c, d = (
+            ((right >> 32) & _WORD) ^ b ^ one, right & _WORD, ((left >> 32) & _WORD) ^ d ^ two, left & _WORD
+        )  # fmt: skip
+        one, two = (one + 0x9E3779B9) & _WORD, (two + 0xBB67AE85) & _WORD
+    return a, b, c, d
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""SVI with the interface of ``pyro.infer.SVI``: one fused optimiser, and no host reads in a step."""
+"""SVI with the interface of ``pyro.infer.SVI``: one fused optimiser, no host reads in a step, a step as a graph."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import weights
+from .capture import UncapturableError
 from .errors import NonFiniteError, PairError, UserError
 from .objectives import Objective, objective, ours
+from .precision import products
+from .step_graph import StepGraphs
 from .store import Program, own_store, with_params
 
 READ_EVERY = 50  # steps between looks at the device; a look waits for it
@@ -41,9 +45,15 @@ class SVI:
             ``fused=True`` (Adam, AdamW, SGD, Adagrad) a bad step is skipped without a host read.
         loss: a ``pyro.infer.ELBO``, or the name of an objective; None takes ``Trace_ELBO()``.
         clip_norm: the largest norm of the whole gradient; None leaves it alone.
+        capture: after the first step, run loss and gradient as a compiled graph, one for each shape of the arguments:
+            the same numbers to rounding, on the same noise, without running Python. Compiling takes seconds. What can't
+            be captured runs as it is, after one warning that says why (also in ``eager_because``).
+        precision: ``"float32"``, or ``"bf16"`` for matrix products and convolutions in bfloat16.
+        prepare: makes the arguments of model and guide from those of :meth:`step`; part of the graph, so what it does
+            (binarising, augmenting) is compiled too.
 
     Raises:
-        UserError: ``optim`` is none of these.
+        UserError: ``optim`` is none of these, or another precision.
         PairError: the pair breaks the contract, or the loss can't train it.
 
     Example:
@@ -63,7 +73,11 @@ class SVI:
         loss: ELBO | str | None = None,
         *,
         clip_norm: float | None = None,
+        capture: bool = False,
+        precision: str = "float32",
+        prepare: Callable[..., tuple[Any, ...]] | None = None,
     ) -> None:
+        products(precision)  # refuse others now
         self.model = model
         self.guide = guide
         self.loss: Any = Trace_ELBO() if loss is None else objective(loss) if isinstance(loss, str) else loss
@@ -74,10 +88,15 @@ class SVI:
             raise UserError(f"optim: {type(optim).__name__} is neither a torch.optim nor a pyro.optim optimiser")
         self.objective: Objective | None = ours(self.loss)
         self.clip_norm = clip_norm
+        self.capture = capture
+        self.precision = precision
+        self.prepare = prepare
+        self.eager_because: str | None = None
         self.steps = 0
         self._optim = optim
         self._bad: Tensor | None = None  # 0-d int64: the first bad step, -1 while there is none
         self._declared = (with_params(model, "model"), with_params(guide, "guide"))
+        self._graphs: StepGraphs | None = None
 
     @property
     def optimizer(self) -> Optimizer | PyroOptim | None:
@@ -91,9 +110,14 @@ class SVI:
             NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
             PairError: see the class.
         """
-        with own_store(keep=True), _validated(self.steps == 0):
-            loss, params = self._backward(args, kwargs)
-            self._move(loss, params)
+        found = self._captured(args, kwargs) if self.capture and self.steps else None
+        if found is None:
+            with own_store(keep=True), _validated(self.steps == 0):
+                loss, norm, params = self._backward(args, kwargs)
+                self._move(loss, norm, params)
+        else:
+            loss, norm, params = found
+            self._move(loss, norm, params)
         self.steps += 1
         if self.steps % READ_EVERY == 0:
             self.check()
@@ -124,7 +148,41 @@ class SVI:
         bad = -1 if self._bad is None else int(self._bad)
         return None if bad < 0 else bad
 
-    def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
+    def _captured(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, list[Tensor]] | None:
+        """As :meth:`_backward`, by a graph; None where there can be none."""
+        if self.eager_because is not None:
+            return None
+        try:
+            if self.objective is None:
+                raise UncapturableError(f"Pyro computes the loss {type(self.loss).__name__}, and reads values")
+            if not isinstance(self._optim, Optimizer):
+                raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
+            params = _held(self._optim)
+            if self._graphs is None:
+                programs = self.model, self.guide
+                self._graphs = StepGraphs(self.objective, programs, params, self.precision, self.prepare)
+            return *self._graphs(args, kwargs), params
+        except UncapturableError as why:
+            self.eager_because = str(why)
+            warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
+            return None
+
+    def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Leave gradients on the parameters; return the loss, the gradient's norm and the parameters to move."""
+        with products(self.precision):
+            if self.prepare is not None:
+                args, kwargs = self.prepare(*args, **kwargs), {}
+            loss, params = self._loss_and_grads(args, kwargs)
+        if not isinstance(self._optim, Optimizer | PyroOptim):
+            self._optim = self._optim(params)
+        grads = [p.grad for p in params if p.grad is not None]
+        if not grads:
+            raise PairError(
+                "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
+            )
+        return loss, torch.nn.utils.get_total_norm(grads), params
+
+    def _loss_and_grads(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
         """Leave gradients on the parameters; return the loss and the parameters to move."""
         held = _held(self._optim) if isinstance(self._optim, Optimizer) else None
         if self.objective is not None and held is not None and self.steps > 0:
@@ -150,33 +208,24 @@ class SVI:
             loss.backward()
         return loss.detach(), params
 
-    def _move(self, loss: Tensor, params: list[Tensor]) -> None:
-        if not isinstance(self._optim, Optimizer | PyroOptim):
-            self._optim = self._optim(params)
-        grads = [p.grad for p in params if p.grad is not None]
-        if not grads:
-            raise PairError(
-                "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
-            )
-        norm = torch.nn.utils.get_total_norm(grads)
-        bad = ~(torch.isfinite(norm) & torch.isfinite(loss.to(norm.device)))
+    def _move(self, loss: Tensor, norm: Tensor, params: list[Tensor]) -> None:
+        bad = ~torch.isfinite(norm + loss.to(norm.device))
         if self._bad is None:
             self._bad = torch.full((), -1, dtype=torch.int64, device=norm.device)
         # one bad step stops all later ones, so that the parameters stay as they were when it happened
         self._bad = torch.where((self._bad < 0) & bad, self.steps, self._bad)
         stop = self._bad >= 0
+        optim: Any = self._optim
         if self.clip_norm is not None:
+            grads = [p.grad for p in params if p.grad is not None]
             torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        if isinstance(self._optim, PyroOptim):
-            if not bool(stop):
-                self._optim(params)
-        elif _skips_on_device(self._optim):
-            self._optim.found_inf = stop.to(torch.float32)  # type: ignore[attr-defined]
-            self._optim.grad_scale = None  # type: ignore[attr-defined]
-            self._optim.step()
-            del self._optim.found_inf, self._optim.grad_scale  # type: ignore[attr-defined]
+        if isinstance(optim, Optimizer) and _skips_on_device(optim):
+            optim.found_inf = stop.to(torch.float32)  # type: ignore[attr-defined]
+            optim.grad_scale = None  # type: ignore[attr-defined]
+            optim.step()
+            del optim.found_inf, optim.grad_scale  # type: ignore[attr-defined]
         elif not bool(stop):
-            self._optim.step()
+            optim(params) if isinstance(optim, PyroOptim) else optim.step()
         for p in params:
             p.grad = None
 

@@ -35,14 +35,15 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "kinds", "registry", "progress", "__init__", "pairs.__init__"},
+    {"errors", "rng", "precision", "kinds", "registry", "progress", "__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
-    {"files", "estimators", "quantiles", "tempering"},
+    {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
     {"stream"},
     {"estimate"},
-    {"svi", "check", "draws", "compare", "checkpoint", "feeds"},
+    {"step_graph", "check", "draws", "compare", "checkpoint", "feeds"},
+    {"svi"},
     {"resume", "tiles", "sandwich", "codec", "mdl"},
     {"annealed"},
     {"fit", "panel", "figures", "posterior"},

@@ -163,22 +163,18 @@ def test_what_each_binarisation_keeps(rows):
 
 def test_visits_differ_and_have_the_right_mean():
     p = torch.linspace(0, 1, 11).repeat(200, 1)
-    with forked(seed=0):
-        visits = torch.stack([visit(p, "dynamic") for _ in range(50)])
+    visits = torch.stack([visit(p, "dynamic", torch.tensor(key)) for key in range(50)])
     assert not torch.equal(visits[0], visits[1])
     sigma = (p[0] * (1 - p[0]) / 10_000).sqrt()
     assert ((visits.mean((0, 1)) - p[0]).abs() <= 5 * sigma).all()
 
 
-def test_a_visit_uses_the_global_generator_and_only_where_asked():
+def test_a_visit_is_a_function_of_its_key_and_touches_no_generator(untouched):
     p = torch.full((100,), 0.5)
-    with forked(seed=4):
-        first = visit(p, "dynamic")
-    with forked(seed=4):
-        assert torch.equal(visit(p, "dynamic"), first)
-        state = torch.get_rng_state()
-        assert visit(p, "none") is p
-        assert torch.equal(torch.get_rng_state(), state)
+    first = visit(p, "dynamic", torch.tensor(4))
+    assert torch.equal(visit(p, "dynamic", torch.tensor(4)), first)
+    assert not torch.equal(visit(p, "dynamic", torch.tensor(5)), first)
+    assert visit(p, "none", torch.tensor(4)) is p
 
 
 def test_fixed_draws():
@@ -205,7 +201,7 @@ def test_binary_data_are_left_as_they_are():
     x = (torch.arange(40).reshape(20, 2) % 3 == 0).float()
     grey, drawn = (load_data(x, binarize=b) for b in ("none", "static"))
     assert torch.equal(everything(grey), everything(drawn))
-    assert torch.equal(visit(x, "dynamic"), x)
+    assert torch.equal(visit(x, "dynamic", torch.tensor(0)), x)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0])

@@ -1,0 +1,278 @@
+"""A computation as a graph: traced once for each shape, compiled, and run on what its tensors hold now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from .rng import forked
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+WORTH = 1e12  # multiplications from which on compiling pays
+LEAST = 2e8  # what a call costs by its Python alone
+
+aten = torch.ops.aten
+
+
+class UncapturableError(Exception):
+    """Why a computation can't be captured; whoever asked for it runs it as it is."""
+
+
+class Captured:
+    """A function of tensors as a compiled graph, one for each shape of its arguments.
+
+    The graph reads every other tensor that the function uses (parameters, buffers, 0-d settings) where it lives, so a
+    value that changes in place is seen by the next call. Noise comes from torch's generators, anew in every call and
+    the same as in the function itself. Python is not run again: what it decides is decided at the first call.
+
+    Args:
+        function: takes tensors and returns a tuple of tensors, which carry no gradient.
+        compiled: False runs the traced graph as it is, operation by operation.
+
+    Example:
+        >>> import torch
+        >>> scale = torch.tensor(2.0)
+        >>> twice = Captured(lambda x: (x * scale,), compiled=False)
+        >>> twice(torch.ones(2)), scale.fill_(3.0), twice(torch.ones(2))
+        ((tensor([2., 2.]),), tensor(3.), (tensor([3., 3.]),))
+    """
+
+    def __init__(self, function: Function, compiled: bool = True) -> None:
+        self.function = function
+        self.compiled = compiled
+        self._graphs: dict[Any, Function] = {}
+
+    def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
+        """The function's value.
+
+        Raises:
+            UncapturableError: at the first call with these shapes, where tracing or compiling fails.
+        """
+        shapes = tuple((a.shape, a.dtype, a.device) for a in args)
+        graph = self._graphs.get(shapes)
+        if graph is None:
+            graph = self._graphs[shapes] = _graph(self.function, args, self.compiled)
+        with torch.no_grad():
+            return tuple(graph(*args))
+
+
+def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
+    """Whether so many calls on ``rows`` latents are work enough to pay for compiling, which takes about ten seconds.
+
+    Counted, not timed, so that a seed gives the same figures every time: a multiplication for each parameter and row,
+    a hundred for each number of a datum, and no call below what running Python takes.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(784,), latent=50, hidden=(400,))
+        >>> worthwhile(1_000, 128, pair, 784), worthwhile(20_000, 128, pair, 784)
+        (False, True)
+    """
+    each = rows * (sum(p.numel() for p in pair.parameters()) + 100 * num_dims)
+    return bool(calls * max(each, LEAST) >= WORTH)
+
+
+def _graph(function: Function, args: Sequence[Tensor], compiled: bool) -> Function:
+    module, held = trace(function, args)
+    again, held_again = trace(function, args)
+    if module.code != again.code or not all(map(_same, held, held_again)):
+        raise UncapturableError("it does something else at every call (a counter, or noise that is not torch's)")
+    inputs = [t.detach() for t in held]  # they share their memory with what the program holds
+    if not compiled:
+        return lambda *now: module(*inputs, *now)
+    run = _compile(module, [*inputs, *args])
+    _prove(run, module, inputs, args)
+    if args and args[0].is_cuda:
+        run = _Replayed(run, inputs)
+    return lambda *now: run(*inputs, *now)
+
+
+def _prove(run: Function, module: Function, held: list[Tensor], args: Sequence[Tensor]) -> None:
+    """Refuse a compiled graph that gives other numbers than the traced one; leaves noise and tensors as they were."""
+    before = [t.clone() for t in held]
+    results = []
+    for function in (module, run):
+        with torch.no_grad(), forked(args[0].device, 0):
+            results.append([r.double().clone() for r in function(*held, *args)])
+            for t, was in zip(held, before, strict=True):
+                t.copy_(was)
+    for one, other in zip(*results, strict=True):
+        if not torch.allclose(
+            one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()) if one.numel() else 0.0, equal_nan=True
+        ):
+            raise UncapturableError("the compiled graph gives other numbers than the program")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other))
+
+
+def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
+    """The graph of a function, whose first inputs are the tensors that the function holds; nothing is computed.
+
+    Returns:
+        A module that takes (*held, *args), and the tensors held.
+
+    Raises:
+        UncapturableError: the function reads a value back from the device, or does what a graph can't hold.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    device = args[0].device if args else torch.device("cpu")
+    make = make_fx(function, decomposition_table=_fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
+    try:
+        with forked(device):
+            module = make(*args)
+    except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
+        raise UncapturableError(_reason(error)) from error
+    return module, _lift(module)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    if any(sign in str(error) for sign in ("aten._local_scalar_dense", "data-dependent", "DataDependent", ".item()")):
+        first = "the program reads a tensor's value (.item(), float(), bool(), if)"
+    return first[:160]
+
+
+def _lift(module: GraphModule) -> list[Tensor]:
+    """Make an input of every tensor that a graph holds: inductor would take small ones as numbers for good."""
+    graph = module.graph
+    first = next(iter(graph.nodes))
+    held: list[Tensor] = []
+    inputs: dict[int, Any] = {}
+    for node in list(graph.nodes):
+        node.meta.pop("val", None)  # of differing fake modes
+        if node.op != "get_attr":
+            continue
+        tensor = getattr(module, node.target)
+        if id(tensor) not in inputs:
+            with graph.inserting_before(first):
+                inputs[id(tensor)] = graph.placeholder(f"held_{len(held)}")
+            held.append(tensor)
+        node.replace_all_uses_with(inputs[id(tensor)])
+        graph.erase_node(node)
+    graph.lint()
+    module.recompile()
+    return held
+
+
+def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
+    try:
+        from torch._inductor import compile as inductor
+
+        with torch.no_grad(), _quiet():
+            # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
+            run: Function = inductor(module, list(inputs), options={"fallback_random": True})
+            return run
+    except Exception as error:
+        what = "there is no C++ compiler" if "Cxx" in type(error).__name__ or "compiler" in str(error) else None
+        raise UncapturableError(what or f"the compiler failed: {_reason(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks that torch's builder logs about CUDA on a machine without one."""
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+class _Replayed:
+    """A compiled graph as a CUDA graph: one launch, on buffers that stay where they are.
+
+    The first call runs as it is, which warms the kernels up; the second is recorded. The results are overwritten by
+    the next call.
+    """
+
+    def __init__(self, run: Function, held: list[Tensor]) -> None:
+        self.run = run
+        self.held = held
+        self.graph: Any = None
+        self.calls = 0
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        args = inputs[len(self.held) :]
+        self.calls += 1
+        if self.calls == 1:
+            return tuple(self.run(*inputs))
+        if self.graph is None:
+            self.args = [a.clone() for a in args]
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.results = tuple(self.run(*self.held, *self.args))
+        torch._foreach_copy_(self.args, list(args))
+        self.graph.replay()
+        return self.results
+
+
+# ---- what torch computes slowly on a CPU, by what it computes fast: its log1p and expm1 take 14 times its log
+
+
+def _log1p_small(e: Tensor) -> Tensor:
+    """log(1 + e) for e in [0, 1], to rounding: what 1 + e lost is put back."""
+    u = 1 + e
+    return torch.log(u) + (e - (u - 1)) / u
+
+
+def _log1p(x: Tensor) -> Tensor:
+    u = 1 + x
+    lost = (x - (u - 1)) / u
+    return torch.log(u) + torch.where((u > 0) & (u < torch.inf), lost, 0.0)
+
+
+def _expm1(x: Tensor) -> Tensor:
+    return torch.tanh(x / 2) * (torch.exp(x) + 1)
+
+
+def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    z = x if beta == 1 else beta * x
+    value = z.clamp(min=0) + _log1p_small(torch.exp(-z.abs()))
+    return value if beta == 1 else value / beta
+
+
+def _softplus_backward(g: Tensor, x: Tensor, beta: float, threshold: float) -> Tensor:
+    return g * torch.sigmoid(x if beta == 1 else beta * x)
+
+
+def _log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.clamp(max=0) - _log1p_small(torch.exp(-x.abs())), x.new_empty(0)
+
+
+def _log_sigmoid_backward(g: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
+    return g * torch.sigmoid(-x)
+
+
+def _cross_entropy(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Any:
+    if weight is not None or pos_weight is not None or reduction != 0:
+        return NotImplemented
+    return x.clamp(min=0) - x * target + _log1p_small(torch.exp(-x.abs()))
+
+
+def _fast(device: torch.device) -> dict[Any, Any]:
+    if device.type != "cpu":
+        return {}
+    return {
+        aten.log1p.default: _log1p,
+        aten.expm1.default: _expm1,
+        aten.softplus.default: _softplus,
+        aten.softplus_backward.default: _softplus_backward,
+        aten.log_sigmoid_forward.default: _log_sigmoid,
+        aten.log_sigmoid_backward.default: _log_sigmoid_backward,
+        aten.binary_cross_entropy_with_logits.default: _cross_entropy,
+    }
