@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
 from torch import Tensor
 
-from . import proposals, weights
+from . import proposals, ranks, weights
 from .errors import PairError, UserError
 from .files import digest
 from .progress import bar
@@ -20,7 +19,7 @@ from .proposals import PROPOSALS, Draw
 from .quantiles import net_size
 from .rng import forked, reseed, seed_for
 from .running import Running, rounding_of
-from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
+from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
 CHUNK = 256  # particles at once
@@ -29,6 +28,7 @@ OWN = (
     "lambda model, guide, x, y, k: pv.terms(model, wider_guide, x, y, num_samples=k)"
 )
 PROBES = 32  # draws of the prior that confirm an exact guide
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -49,12 +49,14 @@ class Plan:
     def setting(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk", "proposal")}
 
-    @contextmanager
-    def at_work(self, label: str, progress: bool) -> Iterator[Iterable[int]]:
-        """Gives the first index of each block; in evaluation mode, with the generators put back at the end."""
+    def each(self, label: str, progress: bool, work: Callable[[int], T]) -> list[T]:
+        """``work`` at the first index of each block, shared by the ranks; in evaluation mode, generators put back."""
+        if ranks.count() > 1:
+            ranks.alike("work", {**self.setting, "pair or data": fingerprint(self.pair, self.x, self.y)})
         label += "" if self.proposal == "guide" else f", {self.proposal}"
         with evaluating(self.pair), forked(home(self.pair)[0]), bar(progress) as shown:
-            yield shown.track(range(0, len(self.x), self.block), task_id=shown.add_task(label, info=""))
+            task = shown.add_task(label, info="")
+            return ranks.each(work, range(0, len(self.x), self.block), lambda starts: shown.track(starts, task_id=task))
 
     def block_at(self, start: int, hold: bool) -> tuple[Running, Tensor]:
         """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""

@@ -13,7 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import weights
+from . import ranks, weights
 from .errors import NonFiniteError, PairError, UserError
 from .objectives import Objective, objective, ours
 from .store import Program, own_store, with_params
@@ -94,6 +94,62 @@ class SVI:
         with own_store(keep=True), _validated(self.steps == 0):
             loss, params = self._backward(args, kwargs)
             self._move(loss, params)
+        return self._counted(loss)
+
+    def step_parts(self, parts: Iterable[tuple[Any, ...]]) -> Tensor:
+        """Take one gradient step on the sum of the losses of several parts of a batch: gradient accumulation.
+
+        Inside ``ranks.joined()`` the sum is over the parts of all ranks, and every rank takes the same step; a rank
+        may have no part. A parameter that no part depends on has a gradient of zero.
+
+        Args:
+            parts: the arguments of the programs for each part, such as ``[(x[:64],), (x[64:],)]``. They are taken one
+                by one, so a generator can seed before each.
+
+        Returns:
+            The sum of the losses before the step, as :meth:`step` does.
+
+        Raises:
+            NonFiniteError: see :meth:`step`.
+            PairError: see the class.
+            UserError: there is no part, or an optimiser that several ranks can't share.
+            RankError: a rank was lost.
+
+        Example:
+            >>> import torch, ppl_vae as pv
+            >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+            >>> svi = pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters(), fused=True))
+            >>> svi.step_parts((x,) for x in torch.randn(8, 5).split(4)).shape
+            torch.Size([])
+        """
+        with own_store(keep=True), _validated(self.steps == 0):
+            loss: Tensor | None = None
+            params = _held(self._optim) if isinstance(self._optim, Optimizer) else []
+            for args in parts:
+                part, params = self._backward(args, {})
+                loss = part if loss is None else loss + part
+            loss = self._summed(loss, params)
+            self._move(loss, params)
+        return self._counted(loss)
+
+    def _summed(self, loss: Tensor | None, params: list[Tensor]) -> Tensor:
+        """The loss, and in place the gradients, over all ranks."""
+        if ranks.count() > 1 and not isinstance(self._optim, Optimizer):
+            raise UserError("several ranks need a torch.optim optimiser that holds the parameters of modules")
+        if loss is None:
+            if ranks.count() == 1:
+                raise UserError("step_parts: there is no part to take a step on")
+            loss = torch.zeros(())
+        elif all(p.grad is None for p in params):
+            return loss  # the move says what is wrong
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        loss = loss.to(params[0], copy=True)
+        ranks.total([*(p.grad for p in params if p.grad is not None), loss])
+        return loss
+
+    def _counted(self, loss: Tensor) -> Tensor:
         self.steps += 1
         if self.steps % READ_EVERY == 0:
             self.check()

@@ -35,7 +35,7 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "kinds", "registry", "progress", "__init__", "pairs.__init__"},
+    {"errors", "rng", "kinds", "registry", "ranks", "progress", "__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
