@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -63,6 +64,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
         except RankError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it meanwhile, and would hide the exit code
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None
         except OSError as error:

@@ -8,6 +8,7 @@ does not matter.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -103,6 +104,9 @@ def started() -> bool:
 def _start() -> None:
     if not dist.is_available():
         raise RankError("this build of torch has no torch.distributed; start one process")
+    # its defaults hold the group that is there when it is imported, which an optimiser does in passing: then the group's
+    # threads would outlive the interpreter, and end the process by abort() now and then
+    importlib.import_module("torch.distributed.nn")
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     backend = "gloo"
     if local < torch.cuda.device_count() and dist.is_nccl_available():
