@@ -87,13 +87,15 @@ def joined() -> Iterator[None]:
     if not there:
         _start()
     _sharing = dist.get_world_size() > 1
+    done = False
     try:
         with _ended_like_ctrl_c():
             yield
+        done = True
     finally:
         _sharing = False
-    if not there:  # after an error it is left to the end of the process: it could wait for a rank that is gone
-        dist.destroy_process_group()
+        if not there and (done or dist.get_backend() == "gloo"):  # NCCL could wait for a rank that is gone
+            dist.destroy_process_group()
 
 
 def started() -> bool:
@@ -104,8 +106,8 @@ def started() -> bool:
 def _start() -> None:
     if not dist.is_available():
         raise RankError("this build of torch has no torch.distributed; start one process")
-    # its defaults hold the group that is there when it is imported, which an optimiser does in passing: then the group's
-    # threads would outlive the interpreter, and end the process by abort() now and then
+    # its defaults hold the group that is there when it is imported, which an optimiser does in passing: the threads of
+    # the group would then outlive the interpreter, and end the process by abort() now and then
     importlib.import_module("torch.distributed.nn")
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     backend = "gloo"
