@@ -21,7 +21,7 @@ _NAMES = {
     "ppl_vae.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
     "ppl_vae.data": ("Batches", "Data", "Split", "load_data"),
     "ppl_vae.draws": ("Encoding", "decode", "encode", "reconstruct", "sample"),
-    "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RunError", "UserError"),
+    "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RankError", "RunError", "UserError"),
     "ppl_vae.estimate": ("Curve", "Estimate", "bound_curve", "log_likelihood", "log_weights"),
     "ppl_vae.fit": ("fit",),
     "ppl_vae.interop": ("to_arviz",),
@@ -38,7 +38,7 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 _FILES = {
     "checkpoint", "data", "diagnostics", "draws", "estimate", "estimators", "figures", "files", "likelihoods",
-    "networks", "objectives", "pairs", "proposals", "rng", "svi", "weights",
+    "networks", "objectives", "pairs", "proposals", "ranks", "rng", "svi", "weights",
 }  # fmt: skip
 
 __all__ = [*sorted(_WHERE), "__version__"]
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .errors import DataError as DataError
     from .errors import NonFiniteError as NonFiniteError
     from .errors import PairError as PairError
+    from .errors import RankError as RankError
     from .errors import RunError as RunError
     from .errors import UserError as UserError
     from .estimate import Curve as Curve

@@ -17,7 +17,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from . import draws, weights
+from . import draws, ranks, weights
 from .errors import UserError
 from .estimate import Estimate
 from .files import digest
@@ -25,7 +25,7 @@ from .ledger import Ledger
 from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
-from .running import Running
+from .running import Running, weighed
 from .sandwich import Sandwich
 from .setting import as_data, evaluating, fingerprint, home, placed
 
@@ -163,7 +163,8 @@ def ais(
     if resume is not None:
         about["data"] = fingerprint(pair, x, y)
         about["probe"] = _probe(pair, *placed(pair, x, y, slice(2)), start)
-    parts: list[dict[str, Tensor]] = []
+    if ranks.count() > 1:
+        ranks.alike("work", {**about, "pair or data": fingerprint(pair, x, y)})
     starts = range(0, len(x), block)
     with (
         Ledger(resume, about) as ledger,
@@ -172,17 +173,22 @@ def ais(
         pyro.validation_enabled(False),
         bar(progress) as shown,
     ):
-        task = shown.add_task("annealing", total=2 * num_temperatures * len(starts), info="")
-        for n, i in enumerate(starts):
+        own = [i // block for i in ranks.mine(starts)]
+        task = shown.add_task("annealing", total=2 * num_temperatures * len(own), info="")
+
+        def part_at(i: int) -> dict[str, Tensor]:
+            n = i // block
             part = ledger.get(str(n))
             if part is None:
                 xb, yb = placed(pair, x, y, slice(i, i + block))
                 work = pair, xb, yb, num_chains, start, betas
-                part = _one_block(*work, seed, n, ledger, lambda: shown.advance(task))
+                part = {k: v.cpu() for k, v in _one_block(*work, seed, n, ledger, lambda: shown.advance(task)).items()}
                 ledger.put(str(n), part, instead_of=f"{n}.walk")
-            shown.update(task, completed=2 * num_temperatures * (n + 1))
-            parts.append(part)
-    whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
+            shown.update(task, completed=2 * num_temperatures * (own.index(n) + 1))
+            return part
+
+        parts = ranks.each(part_at, starts)
+    whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     dims = math.prod(x.shape[1:])
     whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
     whole |= {"num_temperatures": num_temperatures, "estimator": "ais"}
@@ -236,7 +242,7 @@ def _one_block(
 def _summed(log_w: Tensor) -> dict[str, Tensor]:
     total = Running(len(log_w))
     zero = torch.zeros_like(log_w)
-    total.add(weights.Terms(log_w, zero, zero))
+    total.add(weighed(weights.Terms(log_w, zero, zero)))
     return total.result()
 
 

@@ -35,6 +35,7 @@ class Captured:
     Args:
         function: takes tensors and returns a tuple of tensors, which carry no gradient.
         compiled: False runs the traced graph as it is, operation by operation.
+        state: tensors that the function changes in place, such as buffers: tracing leaves them as they were.
 
     Example:
         >>> import torch
@@ -44,10 +45,11 @@ class Captured:
         ((tensor([2., 2.]),), tensor(3.), (tensor([3., 3.]),))
     """
 
-    def __init__(self, function: Function, compiled: bool = True) -> None:
+    def __init__(self, function: Function, compiled: bool = True, state: Sequence[Tensor] = ()) -> None:
         self.function = function
         self.compiled = compiled
-        self._graphs: dict[Any, Function] = {}
+        self.state = state
+        self._graphs: dict[Any, _Graph] = {}
 
     def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
         """The function's value.
@@ -55,12 +57,13 @@ class Captured:
         Raises:
             UncapturableError: at the first call with these shapes, where tracing or compiling fails.
         """
-        shapes = tuple((a.shape, a.dtype, a.device) for a in args)
+        shapes = tuple(map(_kind, args))
         graph = self._graphs.get(shapes)
-        if graph is None:
-            graph = self._graphs[shapes] = _graph(self.function, args, self.compiled)
+        if graph is None or not graph.fresh():
+            with _kept(self.state):
+                graph = self._graphs[shapes] = _Graph(self.function, args, self.compiled)
         with torch.no_grad():
-            return tuple(graph(*args))
+            return tuple(graph.run(*graph.inputs, *args))
 
 
 def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
@@ -79,30 +82,56 @@ def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
     return bool(calls * max(each, LEAST) >= WORTH)
 
 
-def _graph(function: Function, args: Sequence[Tensor], compiled: bool) -> Function:
-    module, held = trace(function, args)
-    again, held_again = trace(function, args)
-    if module.code != again.code or not all(map(_same, held, held_again)):
-        raise UncapturableError("it does something else at every call (a counter, or noise that is not torch's)")
-    inputs = [t.detach() for t in held]  # they share their memory with what the program holds
-    if not compiled:
-        return lambda *now: module(*inputs, *now)
-    run = _compile(module, [*inputs, *args])
-    _prove(run, module, inputs, args)
-    if args and args[0].is_cuda:
-        run = _Replayed(run, inputs)
-    return lambda *now: run(*inputs, *now)
+@contextmanager
+def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Put the values of tensors back: a tracer may compute on small ones."""
+    before = [t.clone() for t in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for t, was in zip(tensors, before, strict=True):
+                t.copy_(was)
+
+
+def _kind(t: Tensor) -> Any:
+    return t.shape, t.stride(), t.dtype, t.device
+
+
+class _Graph:
+    """One traced function: the tensors that it holds, and what runs it on them."""
+
+    def __init__(self, function: Function, args: Sequence[Tensor], compiled: bool) -> None:
+        module, self.held = trace(function, args)
+        again, held_again = trace(function, args)
+        if module.code != again.code or not all(map(_same, self.held, held_again)):
+            raise UncapturableError("it does something else at every call (a counter, or noise that is not torch's)")
+        self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
+        self.run: Function = module
+        if compiled:
+            key = (module.code, *map(_kind, (*self.inputs, *args)))
+            if key not in _compiled:
+                run = _compile(module, [*self.inputs, *args])
+                _prove(run, module, self.inputs, args)
+                _compiled[key] = run
+            self.run = _compiled[key]
+            if args and args[0].is_cuda:
+                self.run = _Replayed(self.run, self.inputs)
+
+    def fresh(self) -> bool:
+        """Whether the tensors held still have the memory that the graph reads: moving a module gives it other."""
+        return all(t.data_ptr() == i.data_ptr() for t, i in zip(self.held, self.inputs, strict=True))
+
+
+_compiled: dict[Any, Function] = {}  # by the code of the graph: pairs of one architecture share what was compiled
 
 
 def _prove(run: Function, module: Function, held: list[Tensor], args: Sequence[Tensor]) -> None:
     """Refuse a compiled graph that gives other numbers than the traced one; leaves noise and tensors as they were."""
-    before = [t.clone() for t in held]
     results = []
     for function in (module, run):
-        with torch.no_grad(), forked(args[0].device, 0):
+        with torch.no_grad(), forked(args[0].device, 0), _kept(held):
             results.append([r.double().clone() for r in function(*held, *args)])
-            for t, was in zip(held, before, strict=True):
-                t.copy_(was)
     for one, other in zip(*results, strict=True):
         if not torch.allclose(
             one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()) if one.numel() else 0.0, equal_nan=True
@@ -135,12 +164,14 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     return module, _lift(module)
 
 
+_READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # how torch says so
+
+
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    if any(sign in str(error) for sign in ("aten._local_scalar_dense", "data-dependent", "DataDependent", ".item()")):
-        first = "the program reads a tensor's value (.item(), float(), bool(), if)"
-    return first[:160]
+    text = f"{type(error).__name__}: {error}"
+    if any(sign in text for sign in _READS):
+        return "the program reads a tensor's value (.item(), float(), bool(), if)"
+    return text.splitlines()[0][:160]
 
 
 def _lift(module: GraphModule) -> list[Tensor]:

@@ -6,8 +6,11 @@ import functools
 import inspect
 import io
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, options
-from .errors import RunError, UserError
+from .errors import RankError, RunError, UserError
 from .registry import DATASETS, ESTIMATORS, OBJECTIVES, PAIRS
 
 app = typer.Typer(
@@ -28,6 +31,7 @@ app = typer.Typer(
     help="Variational autoencoders as Pyro programs, and a log-likelihood that you can believe.",
 )
 SHOWN = 256  # images in a figure; the array holds all
+SHARED = {"train", "evaluate", "score", "figures", "compare"}  # commands whose work the ranks share
 
 screen = Console()
 log = Console(stderr=True)
@@ -53,10 +57,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
-            function(*args, **kwargs)
+            with _ranks(function.__name__) as wanted:
+                if wanted:
+                    function(*args, **kwargs)
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
+        except RankError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it meanwhile, and would hide the exit code
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
         except OSError as error:
             typer.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
             raise typer.Exit(2) from None
@@ -65,6 +75,24 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(1) from None
 
     return app.command(name=function.__name__.rstrip("_"))(guarded)
+
+
+@contextmanager
+def _ranks(name: str) -> Iterator[bool]:
+    """Under ``torchrun``, join the other ranks; only the first speaks. Gives whether this one has any work."""
+    if "RANK" not in os.environ:
+        yield True
+        return
+    from . import ranks
+
+    if name not in SHARED:
+        yield os.environ["RANK"] == "0" or not ranks.started()
+        return
+    with ranks.joined(), ExitStack() as quiet:
+        if not ranks.first():
+            quiet.enter_context(redirect_stdout(quiet.enter_context(Path(os.devnull).open("w"))))
+            log.quiet = True
+        yield True
 
 
 @app.callback(invoke_without_command=True)
@@ -123,6 +151,9 @@ def train(
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight grows to 1.")] = 0.0,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without progress.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Parts of a batch whose gradients are summed. [the ranks of torchrun, or 1]")
+    ] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="The run folder. [runs/PAIR-DATA]")] = None,
@@ -148,7 +179,7 @@ def train(
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
-        "warmup": warmup, "patience": patience, "seed": seed, "device": device,
+        "warmup": warmup, "patience": patience, "shards": shards, "seed": seed, "device": device,
     }  # fmt: skip
     if resume:
         if out is None:
@@ -156,24 +187,28 @@ def train(
         request = _resumed(ctx, out, request)
     pair_args = options.convert(request["pair"], request["options"])
 
-    from . import build, fit, load_data, report
+    from . import build, fit, load_data, ranks, report
     from .objectives import objective as make_objective
     from .rng import forked, seed_for
 
     loss_options = {} if request["gradient"] is None else {"gradient": request["gradient"]}
     loss = make_objective(request["objective"], request["num_particles"], **loss_options)
-    loaded = load_data(
-        request["data"],
-        root=request["data_root"],
-        binarize=request["binarize"],
-        seed=request["seed"],
-        valid=_share(request["valid"]),
+    if request["shards"] is None:
+        request["shards"] = ranks.count()
+    loaded = ranks.after_first(  # which may download
+        lambda: load_data(
+            request["data"],
+            root=request["data_root"],
+            binarize=request["binarize"],
+            seed=request["seed"],
+            valid=_share(request["valid"]),
+        )
     )
     if resume:
         _check_same_data(out, loaded)
     with forked(seed=seed_for(request["seed"], "build")):
         built = build(request["pair"], data=loaded, **pair_args)
-    folder = out or _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}")
+    folder = out or ranks.told(lambda: _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}"))
     log.print(f"training {request['pair']} on {request['data']} ({len(loaded.train)} data), run folder {folder}")
     try:
         history = fit(
@@ -190,6 +225,7 @@ def train(
             clip_norm=request["clip_norm"],
             warmup=request["warmup"],
             patience=request["patience"],
+            shards=request["shards"],
             run_dir=folder,
             resume=resume,
             overwrite=overwrite,
@@ -203,12 +239,13 @@ def train(
     result, estimate = report.evaluate(
         built.eval(), request["pair"], request["data"], test, num_samples, request["seed"]
     )
-    report.record(folder, result, estimate, test)
+    ranks.told(lambda: report.record(folder, result, estimate, test))
     drawn = []
     if figures:
         from .figures import save_all
 
-        drawn = save_all(built, folder / "figures", data=test, history=history, estimate=estimate, seed=request["seed"])
+        about = {"data": test, "history": history, "estimate": estimate, "seed": request["seed"]}
+        drawn = ranks.told(lambda: save_all(built, folder / "figures", **about))
     result["run"] = str(folder)
     if json_:
         _print_json(result)
@@ -240,7 +277,7 @@ def evaluate(
     json_: JsonOpt = False,
 ) -> None:
     """Estimate log p(x) of held-out data, with its error and its diagnostics."""
-    from . import report
+    from . import ranks, report
     from .files import writable
     from .panel import panel
 
@@ -262,7 +299,7 @@ def evaluate(
         result, estimate = report.judge(config["pair"]["name"], _data_name(config, data), part, judged)
         if draw:
             result["figures"] = _trust_figures(pair, part, target / "figures", num_samples, seed, judged)
-    report.record(target, result, estimate, part)
+    ranks.told(lambda: report.record(target, result, estimate, part))
     if json_:
         _print_json(result)
     elif estimator or draw:
@@ -289,12 +326,12 @@ def score(
     json_: JsonOpt = False,
 ) -> None:
     """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
-    from . import report
+    from . import ranks, report
 
     target, part, result, estimate = _judged(
         run, data, data_root, split, limit, device, out, num_samples, seed, proposal
     )
-    path = report.write_csv(target, estimate, part)
+    path = ranks.told(lambda: report.write_csv(target, estimate, part))
     order = estimate.log_px.argsort()[:10].tolist()
     if json_:
         lowest = [{"index": i, "log_px": float(estimate.log_px[i])} for i in order]
@@ -376,7 +413,7 @@ def figures(
     json_: JsonOpt = False,
 ) -> None:
     """Draw every figure that applies to a run."""
-    from . import report
+    from . import ranks, report
     from .figures import save_all
 
     pair, config, part = _open(run, data, data_root, split, limit, device)
@@ -386,7 +423,8 @@ def figures(
         history = [json.loads(line) for line in lines] or None
     except ValueError as error:
         raise RunError(f"{run / 'history.jsonl'}: not JSON lines ({error}); delete it to go on without") from None
-    paths = save_all(pair, (out or run) / "figures", data=part, history=history, estimate=estimate, seed=seed)
+    about = {"data": part, "history": history, "estimate": estimate, "seed": seed}
+    paths = ranks.told(lambda: save_all(pair, (out or run) / "figures", **about))
     if json_:
         _print_json({"run": str(run), "figures": [str(p) for p in paths]})
     else:
@@ -408,7 +446,7 @@ def compare(
     json_: JsonOpt = False,
 ) -> None:
     """Compare runs on the same data: which difference is real."""
-    from . import report
+    from . import ranks, report
     from .compare import compare as compare_pairs
 
     if len(runs) < 2:
@@ -438,7 +476,7 @@ def compare(
     if out is not None:
         from .files import writable, write_json
 
-        write_json(writable(out) / "comparison.json", result)
+        ranks.told(lambda: write_json(writable(out) / "comparison.json", result))
     if json_:
         _print_json(result)
         return
@@ -494,7 +532,8 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
     from .checkpoint import read_config
 
     then = read_config(folder).get("request")
-    if not isinstance(then, dict) or set(then) != set(request):
+    then = {"shards": 1, **then} if isinstance(then, dict) else {}  # there were runs before there were shards
+    if set(then) != set(request):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
     for key, value in request.items():
         source = ctx.get_parameter_source(key)
@@ -618,11 +657,15 @@ def _trust_figures(pair: Any, part: Any, folder: Path, num_samples: int, seed: i
 
 
 def _write_figure(folder: Path, name: str, figure: Any) -> Path:
+    from . import ranks
     from .files import writable, write_bytes
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(writable(folder) / f"{name}.png", buffer.getvalue())
+    def write() -> None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        write_bytes(writable(folder) / f"{name}.png", buffer.getvalue())
+
+    ranks.told(write)
     return folder / f"{name}.png"
 
 

@@ -25,3 +25,7 @@ class RunError(UserError):
 
 class NonFiniteError(UserError):
     """A NaN or an infinity in a loss, a gradient or a weight; names the step, the site and the data."""
+
+
+class RankError(RuntimeError):
+    """Another process of the job was lost, or left the common path; the input is not at fault."""

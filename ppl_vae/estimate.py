@@ -177,6 +177,8 @@ def log_likelihood(
     block: int | None = None,
     progress: bool = False,
     resume: str | Path | None = None,
+    capture: bool | str = "auto",
+    precision: str = "float32",
 ) -> Estimate:
     r"""Estimate log p(x) of each datum from exactly K weights of its own.
 
@@ -184,7 +186,8 @@ def log_likelihood(
 
     A lower bound in expectation. Data and samples are streamed, so memory does not grow with K. The pair is used in
     evaluation mode; no parameter, mode or generator is changed. The figures depend on the seed, ``block`` and
-    ``chunk``, and on the type of device, and on nothing that ran before.
+    ``chunk``, and on the type of device, and on nothing that ran before. Inside ``ranks.joined()`` the ranks share the
+    blocks of data, and each gets the whole Estimate.
 
     Args:
         pair: a pair (``pv.Pair(model, guide)`` makes one).
@@ -203,6 +206,10 @@ def log_likelihood(
         block: data scored at once; None takes what makes 8192 rows with the chunk.
         progress: show a bar.
         resume: a folder for unfinished work: the same call goes on from there. It is emptied at the end.
+        capture: score chunks by a compiled graph, to the same numbers but for rounding: True, False, or ``"auto"``,
+            which compiles for whole chunks where the work is worth it.
+        precision: ``"float32"``, or ``"bf16"`` for matrix products in bfloat16: faster, and off by what the page
+            "Performance" says.
 
     Returns:
         Estimate: per datum log p(x), its standard error, ESS, Pareto k and the ELBO.
@@ -225,7 +232,7 @@ def log_likelihood(
     """
     found = estimates(
         pair, x, y, num_samples, (estimator,), proposal=proposal, seed=seed, chunk=chunk, block=block,
-        progress=progress, resume=resume,
+        progress=progress, resume=resume, capture=capture, precision=precision,
     )  # fmt: skip
     return found[estimator]
 
@@ -243,23 +250,28 @@ def estimates(
     block: int | None = None,
     progress: bool = False,
     resume: str | Path | None = None,
+    capture: bool | str = "auto",
+    precision: str = "float32",
 ) -> dict[str, Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass: by name."""
-    plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block)
+    plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block, capture, precision)
     _refuse_mismatch(estimators, plan.proposal, num_samples)
-    about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators)}
+    about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators), "precision": precision}
     if resume is not None:
         about["data"] = fingerprint(pair, plan.x, plan.y)
         about["probe"] = plan.probe()
     hold = any(e != "iwae" for e in estimators)
-    with Ledger(resume, about) as ledger, plan.at_work("log p(x)", progress) as starts:
-        parts = []
-        for n, start in enumerate(starts):
-            part = ledger.get(str(n))
+    with Ledger(resume, about) as ledger:
+
+        def part_at(start: int) -> dict[str, Tensor]:
+            n = str(start // plan.block)
+            part = ledger.get(n)
             if part is None:
                 part = _fields(*plan.block_at(start, hold), estimators, plan.draw is proposals.qmc)
-                ledger.put(str(n), part)
-            parts.append(part)
+                ledger.put(n, part)
+            return part
+
+        parts = plan.each("log p(x)", progress, part_at)
     whole = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     common: dict[str, Any] = {k: whole[k] for k in ("ess", "khat", "elbo", "max_share")} | plan.setting
     common["num_dims"] = math.prod(plan.x.shape[1:])
@@ -306,8 +318,7 @@ def log_weights(
         True
     """
     plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block)
-    with plan.at_work("weights", progress) as starts:
-        return torch.cat([plan.weights_at(start) for start in starts], 1)
+    return torch.cat(plan.each("weights", progress, plan.weights_at), 1)
 
 
 class Curve(NamedTuple):
@@ -353,8 +364,7 @@ def bound_curve(
         steps = [m * 10**e for e in range(12) for m in (1, 2, 5)] if proposal != "qmc" else [2**e for e in range(40)]
         sizes = [k for k in steps if k < num_samples] + [num_samples]  # a power of two of a net is a net
     plan = make_plan(pair, x, y, num_samples, proposal, seed, None, None)
-    with plan.at_work("bounds", progress) as starts:
-        parts = [curve(plan.weights_at(start), sizes) for start in starts]
+    parts = plan.each("bounds", progress, lambda start: curve(plan.weights_at(start), sizes))
     values, errors = (torch.cat(list(column), 1) for column in zip(*parts, strict=True))
     return Curve(tuple(sizes), values, errors)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +20,18 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from . import weights
+from . import ranks, weights
 from .capture import worthwhile
 from .check import check_pair, nonfinite_site
 from .data import Split, as_split, visit
-from .errors import DataError, NonFiniteError, UserError
+from .errors import DataError, NonFiniteError, RankError, UserError
 from .feeds import Feed, TensorFeed, cast, feed, placed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
 from .pairs.base import Pair
 from .precision import fast_products
 from .progress import bar
-from .resume import History, Run, State
+from .resume import History, Run, State, shards_of
 from .rng import forked, reseed, seed_for
 from .setting import evaluating, home, refuse_outside
 from .store import own_store
@@ -85,12 +86,16 @@ def fit(
     tensorboard: bool = False,
     capture: bool | str = "auto",
     precision: str = "float32",
+    shards: int | None = None,
 ) -> History:
     r"""Train a pair by stochastic variational inference.
 
     Every step has a random seed of its own, made of ``seed`` and its number, so a run that was stopped and resumed
     ends with the weights of an unbroken one, bit for bit, on the same machine. Nothing leaks: generators, Pyro's
     parameter store and validation flag come out as they went in.
+
+    Inside ``ranks.joined()``, as the command line is under ``torchrun``, the ranks share the shards of each batch and
+    the blocks of the validation data. All end with the same weights; rank 0 writes the run folder.
 
     Args:
         pair: the pair; trained in place and moved to the device.
@@ -118,6 +123,10 @@ def fit(
         capture: run steps as a compiled graph, see :class:`SVI`: True, False, or ``"auto"``, which compiles for full
             batches where the steps to come are work enough. A resumed run goes on as it began.
         precision: ``"float32"``, or ``"bf16"`` for matrix products in bfloat16; what is measured stays float32.
+        shards: parts of each batch, with noise of their own, whose gradients are summed before the step. One process
+            takes them one after another (gradient accumulation: memory for one shard is enough), N ranks take N at a
+            time, to the same weights up to rounding. None takes those of the run that is resumed, or else the number
+            of ranks.
 
     Returns:
         One dictionary an epoch: epoch, step, train_bound, valid_bound, valid_elbo (nats a datum), beta, lr, seconds.
@@ -128,6 +137,7 @@ def fit(
         DataError: no data, or data outside the support of the likelihood.
         NonFiniteError: a loss or gradient was not finite; names the first bad step, the site and the batch.
         RunError: the run folder can't be used.
+        RankError: a rank was lost; the run can be resumed.
 
     Example:
         >>> import torch, ppl_vae as pv
@@ -144,6 +154,12 @@ def fit(
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("warmup", warmup, 0)):
         if value < least:
             raise UserError(f"{name}={value}: at least {least} is needed")
+    if shards is None:
+        shards = shards_of(Path(run_dir)) if resume and run_dir is not None else ranks.count()
+    if not isinstance(shards, int) or not 1 <= shards <= batch_size:
+        raise UserError(f"shards={shards!r} of batch_size={batch_size}: give a whole number from 1 to the batch size")
+    if shards % ranks.count():
+        raise UserError(f"shards={shards} on {ranks.count()} ranks: give a multiple of the number of ranks")
     if patience is not None and patience < 1:
         raise UserError(f"patience={patience}: at least 1 epoch is needed")
     if not 0 < lr < math.inf:
@@ -186,9 +202,6 @@ def fit(
     def seen(x: Tensor, y: Tensor | None, key: Tensor) -> tuple[Any, ...]:
         return weights.call_args(pair.model, visit(x, source.binarize, key), y)
 
-    def key_at(step: int) -> Tensor:
-        return torch.full((), seed_for(seed, "visit", 0, step), device=where)
-
     svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm, precision=precision, prepare=seen)
     if warm_steps and svi.objective is None:
         raise UserError(f"warmup: {type(svi.loss).__name__} has no weight on its KL; use 'elbo', 'meanfield' or 'iwae'")
@@ -197,25 +210,27 @@ def fit(
     settings = {
         "objective": describe(svi.loss), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
         "optimizer": _name_of(optimizer), "schedule": _name_of(schedule), "clip_norm": clip_norm, "warmup": warmup,
-        "patience": patience, "device": where.type, "precision": precision,
+        "patience": patience, "device": where.type, "precision": precision, "shards": shards,
     }  # fmt: skip
     state = State()
     best: dict[str, Tensor] = {}
     running: Tensor | None = None  # sum of the epoch's losses, on the device
     modes = [(m, m.training) for m in pair.modules()]
     run = None if run_dir is None else Run(Path(run_dir), pair, settings)
-    if run is not None and resume:
-        state, best, running = run.read(pair, optim, where)
-    with forked(where):
-        _first_look(pair, source, loss, where)
+    with ranks.agreeing():
+        if run is not None and resume:
+            state, best, running = run.read(pair, optim, where)
+        with forked(where):
+            _first_look(pair, source, loss, where)
+        make_writer = _writer(tensorboard, run_dir)
+    ranks.from_first(list(pair.state_dict().values()))
     svi.steps = state.step
     if state.captured is None:
-        state.captured = svi.objective is not None and _worth_capture(pair, source, svi, total)
-    make_writer = _writer(tensorboard, run_dir)
+        state.captured = svi.objective is not None and _worth_capture(pair, source, svi, total, shards)
     if run is not None and not resume:  # nothing is written before all of this was found in order
-        run.start(pair, dict(record or {}), overwrite)
+        ranks.told(functools.partial(run.start, pair, dict(record or {}), overwrite))
         run.write(pair, optim, state, best, running)  # from here on the folder holds a whole run
-    writer = make_writer()
+    writer = make_writer() if ranks.first() else None
     last_saved = time.monotonic()
 
     with ExitStack() as stack:
@@ -233,26 +248,30 @@ def fit(
                 pair.train()
                 began = time.monotonic()
                 for x, y in source.visits(state.epoch, state.batch):
-                    reseed(seed_for(seed, "train", 0, state.step), where)
                     _set(svi, lr_at(state.step), beta_at(state.step), where)
+                    of_batch = _shards(x, y, shards, ranks.mine(range(shards)), seed, state.step)
                     full = len(x) == source.batch_size
                     svi.capture = (state.captured and full) if capture == "auto" else bool(capture)
-                    loss_now = svi.step(x, y, key_at(state.step))
+                    parts = (part for _, part in of_batch)
+                    loss_now = svi.step(*next(parts)) if shards == 1 else svi.step_parts(parts)
                     state.step += 1
                     state.batch += 1
                     running = loss_now.double() if running is None else running + loss_now
                     if state.step % READ_EVERY == 0:  # the only look at the device between two epochs
                         info = f"epoch {state.epoch + 1}  loss {float(loss_now) / len(x):.2f}"
                         shown.update(task, completed=state.step, info=info)
-                    if interrupt.requested:
+                    due = run is not None and ranks.first() and time.monotonic() - last_saved > checkpoint_every
+                    stop, due = ranks.any_of(interrupt.requested, due)
+                    if stop:
                         raise KeyboardInterrupt
-                    if run is not None and time.monotonic() - last_saved > checkpoint_every:
+                    if run is not None and due:
                         svi.check()
                         run.write(pair, svi.optimizer, state, best, running)
                         last_saved = time.monotonic()
                 svi.check()
                 if running is None:
                     raise DataError("the loader gave no batch")
+                ranks.from_first(list(pair.buffers()))  # such as the averages of batch norm, of the shards of a rank
                 row = {
                     "epoch": state.epoch + 1, "step": state.step,
                     "train_bound": -float(running) / source.num_data(),
@@ -270,7 +289,8 @@ def fit(
                     if patience is not None:
                         best = {k: v.clone() for k, v in pair.state_dict().items()}
                 _log(writer, row)
-                stopped = any([call(row, pair) for call in callbacks]) or _is_finished(state, patience, epochs)  # noqa: C419
+                asked = any([call(row, pair) for call in callbacks])  # noqa: C419
+                stopped = ranks.any_of(asked or _is_finished(state, patience, epochs))[0]
                 shown.update(task, completed=state.step, info=_headline(row))
                 if run is not None and (stopped or time.monotonic() - last_saved > checkpoint_every):
                     run.write(pair, svi.optimizer, state, best, running)
@@ -280,9 +300,12 @@ def fit(
                 run.write(pair, svi.optimizer, state, best, running)
             raise
         except NonFiniteError as error:
-            raise _explain(error, svi, pair, source, seed, key_at, per_epoch) from error
+            raise _explain(error, svi, pair, source, seed, per_epoch, shards) from error
+        except RankError as error:
+            more = "" if run is None else "; the run can be resumed with --resume (resume=True)"
+            raise RankError(f"{error} at step {state.step}{more}") from error
         if run is not None:  # with the last weights, from which a longer fit goes on; the best are beside them
-            run.write(pair, svi.optimizer, state, best, running, done=True)
+            ranks.told(functools.partial(run.write, pair, svi.optimizer, state, best, running, done=True))
         if best:
             pair.load_state_dict(best)
     if writer is not None:
@@ -358,11 +381,12 @@ def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> No
                     refuse_outside(weights.terms(pair.model, pair.guide, part, labels), start)
 
 
-def _worth_capture(pair: Pair, source: Feed, svi: SVI, total: int | None) -> bool:
+def _worth_capture(pair: Pair, source: Feed, svi: SVI, total: int | None, shards: int) -> bool:
     if total is None or source.batch_size is None or not isinstance(source, TensorFeed):
         return False
     dims = source.split.x[0].numel()
-    return worthwhile(3 * total, source.batch_size * svi.loss.num_particles, pair, dims)  # backwards is twice forwards
+    rows = source.batch_size * svi.loss.num_particles // shards
+    return worthwhile(3 * total * shards, rows, pair, dims)  # backwards is twice forwards
 
 
 def _set(svi: SVI, lr: float, beta: float, device: torch.device) -> None:
@@ -379,6 +403,18 @@ def _set(svi: SVI, lr: float, beta: float, device: torch.device) -> None:
             svi.objective.beta = torch.full((), beta, device=device)
 
 
+def _shards(
+    x: Tensor, y: Tensor | None, of: int, wanted: Iterable[int], seed: int, step: int
+) -> Iterator[tuple[int, tuple[Tensor, Tensor | None, Tensor]]]:
+    """The wanted shards of a batch that hold data: data, labels, the key of their visit; seeded as they are taken."""
+    xs, ys = x.tensor_split(of), None if y is None else y.tensor_split(of)
+    for shard in wanted:
+        if len(xs[shard]):
+            reseed(seed_for(seed, "train", shard, step), x.device)
+            key = torch.full((), seed_for(seed, "visit", shard, step), device=x.device)
+            yield shard, (xs[shard], None if ys is None else ys[shard], key)
+
+
 def _is_finished(state: State, patience: int | None, epochs: int) -> bool:
     if state.epoch >= epochs:
         return True
@@ -390,36 +426,48 @@ def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str,
     if split is None:
         return {}
     device, _ = home(pair)
-    bound, elbo = 0.0, 0.0
+    size = max(1, 8192 // svi.loss.num_particles)
+
+    def sums_of(start: int) -> tuple[float, float]:
+        reseed(seed_for(seed, "validate", start // size), device)
+        x = split.x[start : start + size].to(device)
+        y = None if split.y is None else split.y[start : start + size].to(device)
+        margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
+        if svi.objective is None:
+            bound = -svi.evaluate_loss(*margs)
+            return bound, bound
+        t = weights.score(pair.model, pair.guide, margs, gargs, num_samples=svi.objective.num_particles)
+        return float(svi.objective.bound(t, 1.0).double().sum()), float(elbo_of(t).double().sum())
+
     with evaluating(pair), pyro.validation_enabled(False), own_store():
-        size = max(1, 8192 // svi.loss.num_particles)
-        for block, start in enumerate(range(0, len(split), size)):
-            reseed(seed_for(seed, "validate", block), device)
-            x = split.x[start : start + size].to(device)
-            y = None if split.y is None else split.y[start : start + size].to(device)
-            margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
-            if svi.objective is None:
-                bound -= svi.evaluate_loss(*margs)
-                elbo = bound
-                continue
-            t = weights.score(pair.model, pair.guide, margs, gargs, num_samples=svi.objective.num_particles)
-            bound += float(svi.objective.bound(t, 1.0).double().sum())
-            elbo += float(elbo_of(t).double().sum())
+        parts = ranks.each(sums_of, range(0, len(split), size))
+    bound, elbo = (functools.reduce(operator.add, column, 0.0) for column in zip(*parts, strict=True))
     return {"valid_bound": bound / len(split), "valid_elbo": elbo / len(split)}
 
 
 def _explain(
-    error: NonFiniteError, svi: SVI, pair: Pair, source: Feed, seed: int, key_at: Callable[[int], Tensor],
-    per_epoch: int | None,
-) -> NonFiniteError:  # fmt: skip
+    error: NonFiniteError, svi: SVI, pair: Pair, source: Feed, seed: int, per_epoch: int | None, shards: int
+) -> NonFiniteError:
     """Replay the first bad step, which no update has followed, and name the site and the batch."""
     step = svi.first_bad_step()
     if step is None or not per_epoch:
         return error
     epoch, batch = divmod(step, per_epoch)
     x, y = next(iter(source.visits(epoch, batch)))
-    reseed(seed_for(seed, "train", 0, step), x.device)
-    x = visit(x, source.binarize, key_at(step))
+    what, where = None, f"epoch {epoch + 1}, batch {batch}"
+    for shard, (xs, ys, key) in _shards(x, y, shards, range(shards), seed, step):
+        what = _not_finite(svi, pair, visit(xs, source.binarize, key), ys)
+        if what is not None:
+            where += f", shard {shard}" if shards > 1 else ""
+            break
+    return NonFiniteError(
+        f"training stopped at step {step} ({where}): {what or 'the loss is not finite'}. "
+        f"No parameter was moved from that step on; the last checkpoint is kept. Lower the learning rate or clip"
+    )
+
+
+def _not_finite(svi: SVI, pair: Pair, x: Tensor, y: Tensor | None) -> str | None:
+    """What is not finite when these data are scored, and in the gradient; None where all is."""
     margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
     with pyro.validation_enabled(False), own_store():
         particles = svi.loss.num_particles
@@ -431,11 +479,8 @@ def _explain(
             named = [(n, p) for n, p in pair.named_parameters() if p.requires_grad]
             grads = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
             bad = [n for (n, _), g in zip(named, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
-            what = f"the gradient of parameter {bad[0]!r} is not finite" if bad else "the loss is not finite"
-    return NonFiniteError(
-        f"training stopped at step {step} (epoch {epoch + 1}, batch {batch}): {what or 'the loss is not finite'}. "
-        f"No parameter was moved from that step on; the last checkpoint is kept. Lower the learning rate or clip"
-    )
+            what = f"the gradient of parameter {bad[0]!r} is not finite" if bad else None
+    return what
 
 
 @dataclass
@@ -445,7 +490,10 @@ class _Interrupt:
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[_Interrupt]:
-    """Let Ctrl-C wait for the end of a step, so that a checkpoint is whole; a second one stops at once."""
+    """Let Ctrl-C wait for the end of a step, so that a checkpoint is whole; a second one stops at once.
+
+    With several ranks SIGTERM does the same: a launcher sends it to all where one is lost.
+    """
     flag = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -456,11 +504,13 @@ def _deferred_interrupt() -> Iterator[_Interrupt]:
             raise KeyboardInterrupt
         flag.requested = True
 
-    before = signal.signal(signal.SIGINT, ask)
+    kinds = (signal.SIGINT,) if ranks.count() == 1 else (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, ask) for kind in kinds]
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
 
 
 def _headline(row: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from . import ranks
 from .errors import RunError
 from .files import read_tensors, writable, write_tensors
 
@@ -22,7 +23,8 @@ class Ledger:
     """Named parts, each a dictionary of tensors, kept in a folder until the work is whole.
 
     The name of the file is a digest of ``about``, so other work never goes on from here. Without a folder nothing is
-    kept. Leaving by an exception writes what there is; leaving after the end removes the file.
+    kept. Leaving by an exception writes what there is; leaving after the end removes the file. Each rank writes a file
+    of its own and reads those of all, so work goes on with another number of ranks.
 
     Args:
         folder: where to keep the file; None keeps none.
@@ -36,19 +38,28 @@ class Ledger:
         self.about = dict(about)
         self.parts: dict[str, dict[str, Tensor]] = {}
         self.path: Path | None = None
+        self._files: list[Path] = []
         self._written = time.monotonic()
         if folder is None:
             return
         name = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = writable(Path(folder)) / f"unfinished-{name}.safetensors"
-        if self.path.exists():
-            try:
-                tensors, _ = read_tensors(self.path)
-            except RunError as error:
-                raise RunError(f"{error}; or delete it, and this work starts anew") from error
-            for key, value in tensors.items():
-                part, field = key.split("/", 1)
-                self.parts.setdefault(part, {})[field] = value
+        rank = f"-{ranks.rank()}" if ranks.rank() else ""
+        self.path = writable(Path(folder)) / f"unfinished-{name}{rank}.safetensors"
+        with ranks.agreeing():
+            self._files = sorted(self.path.parent.glob(f"unfinished-{name}*.safetensors"))
+            for path in self._files:
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            tensors, _ = read_tensors(path)
+        except RunError as error:
+            raise RunError(f"{error}; or delete it, and this work starts anew") from error
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            part, field = key.split("/", 1)
+            found.setdefault(part, {})[field] = value
+        self.parts |= found
 
     def get(self, part: str) -> dict[str, Tensor] | None:
         """A part that was kept, or None."""
@@ -78,4 +89,5 @@ class Ledger:
         if kind is not None:
             self.write()
         elif self.path is not None:
-            self.path.unlink(missing_ok=True)
+            for path in {self.path, *self._files}:
+                path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import ranks
 from .rng import quiet_import
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def bar(enabled: bool) -> Progress:
-    """A bar with a count, the time left, and a text; silent where not enabled."""
+    """A bar with a count, the time left, and a text; silent where not enabled, and on all ranks but the first."""
     quiet_import("rich.console")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,5 +25,5 @@ def bar(enabled: bool) -> Progress:
         TextColumn("left"),
         TextColumn("{task.fields[info]}"),
         console=Console(stderr=True),
-        disable=not enabled,
+        disable=not (enabled and ranks.first()),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import checkpoint, files
+from . import checkpoint, files, ranks
 from .errors import RunError
 from .pairs.base import Pair
 
@@ -54,6 +54,7 @@ class Run:
         then = config.get("fit")
         if not isinstance(then, dict):
             raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
+        then = {"shards": 1, **then}  # there were runs before there were shards
         longer = settings["schedule"] == "constant"
         for key, value in settings.items():
             if then.get(key) != value and not (key == "epochs" and longer):
@@ -61,14 +62,16 @@ class Run:
                     f"{folder}: the run has {key}={then.get(key)!r} and you ask for {value!r}; resume with the same "
                     f"options, or start another run"
                 )
-        if then["epochs"] != settings["epochs"]:
+        if then["epochs"] != settings["epochs"] and ranks.first():
             files.write_json(folder / checkpoint.CONFIG, {**config, "fit": settings})
 
     def write(
         self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], running: Tensor | None,
         done: bool = False,
     ) -> None:  # fmt: skip
-        """Write the checkpoint, then the readable copies: weights, position, history."""
+        """Write the checkpoint, then the readable copies: weights, position, history. Rank 0 does."""
+        if not ranks.first():
+            return
         now = checkpoint.state_of(pair)
         tensors = {f"pair.{k}": v for k, v in now.items()}
         tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
@@ -113,6 +116,12 @@ class Run:
         running = tensors.get("running")
         best = {k: v.to(device) for k, v in part["best"].items()}
         return State(**about["state"]), best, None if running is None else running[0].to(device)
+
+
+def shards_of(folder: Path) -> int:
+    """Into how many shards a run divides its batches."""
+    then = checkpoint.read_config(folder).get("fit")
+    return int(then.get("shards", 1)) if isinstance(then, dict) else 1
 
 
 def _jsonable(row: dict[str, Any]) -> dict[str, Any]:

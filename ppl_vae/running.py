@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,19 @@ from torch import Tensor
 from .diagnostics import EXACT, fit_khat, tail_length
 from .errors import NonFiniteError
 from .weights import Site, Terms
+
+
+class Weighed(NamedTuple):
+    """Log weights, and what tells equal weights from a coincidence."""
+
+    log_w: Tensor  # (K, B)
+    rounding: Tensor  # (B,): what rounding alone can do to them
+    discrete: dict[str, Tensor]  # the values of discrete latents, (K, B, *event)
+
+
+def weighed(t: Terms) -> Weighed:
+    """The weights of some particles."""
+    return Weighed(t.log_w, rounding_of(t).amax(0), {n: s.value for n, s in _discrete(t)})
 
 
 class Running:
@@ -23,10 +37,10 @@ class Running:
         self.means: list[tuple[int, Tensor]] = []  # of each chunk: its size and its log mean weight
         self._started = False
 
-    def add(self, t: Terms) -> None:
+    def add(self, w: Weighed) -> None:
         """Take in the weights of some more samples."""
-        log_w = t.log_w
-        noise = rounding_of(t).amax(0).double()
+        log_w, noise, discrete = w
+        noise = noise.double()
         log_w = log_w.double()
         if not self._started:
             like = log_w[0]
@@ -37,26 +51,26 @@ class Running:
             self.w2 = torch.zeros_like(like)
             self.sum = torch.zeros_like(like)
             self.rounding = torch.zeros_like(like)
-            self.first = {name: s.value[:1] for name, s in _discrete(t)}
+            self.first = {name: value[:1].clone() for name, value in discrete.items()}
             self.moved = {name: torch.zeros_like(like, dtype=torch.bool) for name in self.first}
             self.covered = torch.ones_like(like, dtype=torch.bool)  # false where a proposal is known to miss a part
             self._started = True
         new_max = torch.maximum(self.max, log_w.amax(0))
         shift = torch.where(torch.isinf(new_max), 0.0, new_max)
         old = torch.exp(self.max - shift)
-        w = torch.exp(log_w - shift)
-        self.w = self.w * old + w.sum(0)
-        self.w2 = self.w2 * old.square() + w.square().sum(0)
+        share = torch.exp(log_w - shift)
+        self.w = self.w * old + share.sum(0)
+        self.w2 = self.w2 * old.square() + share.square().sum(0)
         self.max = new_max
         self.min = torch.minimum(self.min, log_w.amin(0))
         self.sum = self.sum + log_w.sum(0)
         # where rounding alone hides differences that matter, equal weights prove nothing
         rounding = torch.where(noise < EXACT, (32 * noise).clamp(max=EXACT), -math.inf)
         self.rounding = torch.maximum(self.rounding, rounding) if self.count else rounding
-        for name, s in _discrete(t):
-            other = s.value != self.first[name]
+        for name, value in discrete.items():
+            other = value != self.first[name]
             self.moved[name] = self.moved[name] | other.reshape(*other.shape[:2], -1).any(-1).any(0)
-        self.means.append((len(log_w), torch.log(w.mean(0)) + shift))
+        self.means.append((len(log_w), torch.log(share.mean(0)) + shift))
         top = torch.cat([self.top, log_w])
         self.top = torch.topk(top, min(self.keep, len(top)), dim=0).values
         self.count += len(log_w)
@@ -81,9 +95,14 @@ class Running:
         spread = (share.square() * (means - whole).square()).sum(0) / (1 - share.square().sum(0))
         return spread.sqrt() / whole
 
+    @property
+    def bad(self) -> Tensor:
+        """(B,) bool: data with a weight that is NaN or +inf; a weight of zero is legal."""
+        return torch.isnan(self.sum) | torch.isnan(self.max) | (self.max == math.inf)
+
     def refuse_nonfinite(self, t: Terms, first: int) -> None:
-        """Raise where a weight was NaN or +inf; a weight of zero is legal."""
-        bad = torch.nonzero(torch.isnan(self.sum) | torch.isnan(self.max) | (self.max == math.inf))
+        """Raise where a weight was not finite, and name the site by the last terms."""
+        bad = torch.nonzero(self.bad)
         if len(bad):
             i = int(bad[0])
             for name, site in (*t.sites.items(), *t.observed.items()):

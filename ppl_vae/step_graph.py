@@ -43,8 +43,10 @@ class StepGraphs:
         self.beta = torch.ones((), device=params[0].device, dtype=params[0].dtype)
         self._graphs: dict[Any, tuple[Captured, list[Tensor]]] = {}
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Leave gradients on the parameters; return the loss and the norm of the whole gradient, 0-d in nats.
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], add: bool = False) -> tuple[Tensor, Tensor]:
+        """Leave gradients on the parameters; return the loss and the norm of its gradient, 0-d in nats.
+
+        With ``add``, add them to those that are there. Without, they are valid until the next call.
 
         Raises:
             UncapturableError: at the first call of its kind: the step can't be captured.
@@ -66,8 +68,8 @@ class StepGraphs:
             self.beta.fill_(objective.beta)
         loss, norm, *grads = graph(*(v for v in values if torch.is_tensor(v)))
         for p, g in zip(moved, grads, strict=True):
-            p.grad = g
-        return loss, norm
+            p.grad = g if not add else g.clone() if p.grad is None else p.grad.add_(g)
+        return (loss.clone() if loss.is_cuda else loss), norm  # a CUDA graph writes its results over the last ones
 
     def _graph(self, rest: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Captured, list[Tensor]]:
         """A function of the tensors among the arguments: loss, norm of the gradient, gradients."""
@@ -92,7 +94,8 @@ class StepGraphs:
             grads = [_laid_out(g, p) for p, g in zip(self.params, found, strict=True) if g is not None]
             return loss.detach(), torch.nn.utils.get_total_norm(grads), *grads
 
-        return Captured(run, self.compiled), moved
+        buffers = list({id(b): b for m in self.modules for b in m.buffers(recurse=False)}.values())
+        return Captured(run, self.compiled, buffers), moved
 
 
 def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:

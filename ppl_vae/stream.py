@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pyro
 import torch
 from torch import Tensor
 
-from . import proposals, weights
+from . import proposals, ranks, weights
+from .capture import Captured, UncapturableError, worthwhile
 from .errors import PairError, UserError
 from .files import digest
+from .precision import fast_products, products
 from .progress import bar
 from .proposals import PROPOSALS, Draw
 from .quantiles import net_size
 from .rng import forked, reseed, seed_for
-from .running import Running, rounding_of
-from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
+from .running import Running, Weighed, rounding_of, weighed
+from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
 CHUNK = 256  # particles at once
@@ -29,6 +31,7 @@ OWN = (
     "lambda model, guide, x, y, k: pv.terms(model, wider_guide, x, y, num_samples=k)"
 )
 PROBES = 32  # draws of the prior that confirm an exact guide
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -44,49 +47,96 @@ class Plan:
     seed: int
     chunk: int
     block: int
+    capture: bool | str = "auto"
+    precision: str = "float32"
+    _graphs: dict[int, tuple[Captured, list[str]]] = field(default_factory=dict)  # by the number of particles
 
     @property
     def setting(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk", "proposal")}
 
-    @contextmanager
-    def at_work(self, label: str, progress: bool) -> Iterator[Iterable[int]]:
-        """Gives the first index of each block; in evaluation mode, with the generators put back at the end."""
+    def each(self, label: str, progress: bool, work: Callable[[int], T]) -> list[T]:
+        """``work`` at the first index of each block, shared by the ranks; in evaluation mode, generators put back."""
+        if ranks.count() > 1:
+            ranks.alike("work", {**self.setting, "pair or data": fingerprint(self.pair, self.x, self.y)})
         label += "" if self.proposal == "guide" else f", {self.proposal}"
-        with evaluating(self.pair), forked(home(self.pair)[0]), bar(progress) as shown:
-            yield shown.track(range(0, len(self.x), self.block), task_id=shown.add_task(label, info=""))
+        device = home(self.pair)[0]
+        with evaluating(self.pair), forked(device), fast_products(device), bar(progress) as shown:
+            task = shown.add_task(label, info="")
+            return ranks.each(work, range(0, len(self.x), self.block), lambda starts: shown.track(starts, task_id=task))
 
-    def block_at(self, start: int, hold: bool) -> tuple[Running, Tensor]:
+    def block_at(self, start: int, hold: bool, by_graph: bool = True) -> tuple[Running, Tensor]:
         """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
         x, y = placed(self.pair, self.x, self.y, slice(start, start + self.block))
         total = Running(self.num_samples)
         held = []
+        t: weights.Terms | None = None
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
+            size = min(self.chunk, self.num_samples - done)
+            captured = by_graph and self._captured(size, len(x))
+            if c == 0 and captured:  # what is refused is seen by two particles as well as by all
+                reseed(seed_for(self.seed, "look", start // self.block), x.device)
+                few = self._terms(x, y, min(2, size), start)
+                captured = not few.exact
             reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), x.device)
-            with pyro.validation_enabled(False):
-                size = min(self.chunk, self.num_samples - done)
-                t = self.draw(self.pair.model, self.pair.guide, x, y, size)
-            if not isinstance(t, weights.Terms) or t.log_w.shape != (size, len(x)):
-                found = (
-                    f"Terms of shape {tuple(t.log_w.shape)}"
-                    if isinstance(t, weights.Terms)
-                    else f"a {type(t).__name__}"
-                )
-                raise UserError(f"the proposal gave {found} for {size} particles of {len(x)} data; {OWN}")
-            if c == 0:
-                refuse_delta(t)
-                refuse_outside(t, start)
-            total.add(t)
+            found = self._by_graph(x, y, size) if captured else None
+            if found is None:
+                t = self._terms(x, y, size, start if t is None else None)
+                found = weighed(t)
+            total.add(found)
             if hold:
-                held.append(t.log_w.double().cpu())
-            if t.exact:
+                held.append(found.log_w.double().cpu())
+            if t is not None and t.exact:
                 total.repeat(self.num_samples)
                 break
-        if not t.exact and self.num_samples > 1 and bool(total.equal.any()):
+        if bool(total.bad.any()) and self._graphs and by_graph:
+            return self.block_at(start, hold, by_graph=False)  # which names the site
+        if not total.exact and self.num_samples > 1 and bool(total.equal.any()):
             reseed(seed_for(self.seed, "covered", start // self.block), x.device)
             total.covered = self._covered(x, y, total.max)
-        total.refuse_nonfinite(t, start)
+        if t is not None:
+            total.refuse_nonfinite(t, start)
         return total, torch.cat(held) if held else torch.empty(0, len(x))
+
+    def _terms(self, x: Tensor, y: Tensor | None, size: int, first: int | None) -> weights.Terms:
+        """Terms of some particles; where ``first``, the index of the first datum, is given, refused where need be."""
+        with pyro.validation_enabled(False), products(self.precision):
+            t = self.draw(self.pair.model, self.pair.guide, x, y, size)
+        if not isinstance(t, weights.Terms) or t.log_w.shape != (size, len(x)):
+            what = f"Terms of shape {tuple(t.log_w.shape)}" if isinstance(t, weights.Terms) else f"a {type(t).__name__}"
+            raise UserError(f"the proposal gave {what} for {size} particles of {len(x)} data; {OWN}")
+        if first is not None:
+            refuse_delta(t)
+            refuse_outside(t, first)
+        return t
+
+    def _captured(self, size: int, num_data: int) -> bool:
+        """Whether to score so many particles of so many data by a graph: where asked, or where it pays."""
+        if self.capture != "auto" or self.draw is proposals.qmc:
+            return self.capture is True
+        calls = (self.num_samples // self.chunk) * (len(self.x) // self.block)
+        whole = (size, num_data) == (self.chunk, self.block)
+        return whole and worthwhile(calls, size * num_data, self.pair, self.x[0].numel())
+
+    def _by_graph(self, x: Tensor, y: Tensor | None, size: int) -> Weighed | None:
+        """The weights by a compiled graph; None where there can be none, which is said once."""
+        if size not in self._graphs:
+            names: list[str] = []
+
+            def run(*data: Tensor) -> tuple[Tensor, ...]:
+                found = weighed(self._terms(data[0], data[1] if len(data) > 1 else None, size, None))
+                names[:] = found.discrete
+                return found.log_w, found.rounding, *found.discrete.values()
+
+            self._graphs[size] = Captured(run), names
+        graph, names = self._graphs[size]
+        try:
+            log_w, rounding, *values = graph(x) if y is None else graph(x, y)
+        except UncapturableError as why:
+            warnings.warn(f"the estimate is not captured, and runs as it is: {why}", stacklevel=2)
+            self.capture = False
+            return None
+        return Weighed(log_w, rounding, dict(zip(names, values, strict=True)))
 
     def weights_at(self, start: int) -> Tensor:
         """The log weights (K, B) of one block of data; a model without latents scores a few of them."""
@@ -121,7 +171,7 @@ class Plan:
 
 def plan(
     pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Draw, seed: int, chunk: int | None,
-    block: int | None,
+    block: int | None, capture: bool | str = "auto", precision: str = "float32",
 ) -> Plan:  # fmt: skip
     """Settle what an estimate is made of, and refuse what can't be.
 
@@ -135,7 +185,10 @@ def plan(
     x, y = as_data(x, y, seed)
     chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else CHUNK))
     block = min(len(x), block or max(1, ROWS // chunk))
-    return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block)
+    if capture not in (True, False, "auto"):
+        raise UserError(f"capture={capture!r}: choose True, False or 'auto'")
+    products(precision)  # refuse others now
+    return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block, capture, precision)
 
 
 def _proposal(proposal: str | Draw) -> tuple[Draw, str]:

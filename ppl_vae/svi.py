@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import weights
+from . import ranks, weights
 from .capture import UncapturableError
 from .errors import NonFiniteError, PairError, UserError
 from .objectives import Objective, objective, ours
@@ -110,14 +110,70 @@ class SVI:
             NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
             PairError: see the class.
         """
-        found = self._captured(args, kwargs) if self.capture and self.steps else None
-        if found is None:
-            with own_store(keep=True), _validated(self.steps == 0):
-                loss, norm, params = self._backward(args, kwargs)
-                self._move(loss, norm, params)
-        else:
-            loss, norm, params = found
-            self._move(loss, norm, params)
+        captured = self._captured(args, kwargs)
+        if captured is not None:
+            self._move(*captured)
+            return self._counted(captured[0])
+        with own_store(keep=True), _validated(self.steps == 0):
+            loss, params = self._backward(args, kwargs)
+            self._move(loss, params)
+        return self._counted(loss)
+
+    def step_parts(self, parts: Iterable[tuple[Any, ...]]) -> Tensor:
+        """Take one gradient step on the sum of the losses of several parts of a batch: gradient accumulation.
+
+        Inside ``ranks.joined()`` the sum is over the parts of all ranks, and every rank takes the same step; a rank
+        may have no part. A parameter that no part depends on has a gradient of zero.
+
+        Args:
+            parts: the arguments of the programs for each part, such as ``[(x[:64],), (x[64:],)]``. They are taken one
+                by one, so a generator can seed before each.
+
+        Returns:
+            The sum of the losses before the step, as :meth:`step` does.
+
+        Raises:
+            NonFiniteError: see :meth:`step`.
+            PairError: see the class.
+            UserError: there is no part, or an optimiser that several ranks can't share.
+            RankError: a rank was lost.
+
+        Example:
+            >>> import torch, ppl_vae as pv
+            >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+            >>> svi = pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters(), fused=True))
+            >>> svi.step_parts((x,) for x in torch.randn(8, 5).split(4)).shape
+            torch.Size([])
+        """
+        with own_store(keep=True), _validated(self.steps == 0):
+            loss: Tensor | None = None
+            params = _held(self._optim) if isinstance(self._optim, Optimizer) else []
+            for args in parts:
+                captured = self._captured(args, {}, several=True)
+                part, params = self._backward(args, {}) if captured is None else captured[:2]
+                loss = part if loss is None else loss + part
+            loss = self._summed(loss, params)
+            self._move(loss, params)
+        return self._counted(loss)
+
+    def _summed(self, loss: Tensor | None, params: list[Tensor]) -> Tensor:
+        """The loss, and in place the gradients, over all ranks."""
+        if ranks.count() > 1 and not isinstance(self._optim, Optimizer):
+            raise UserError("several ranks need a torch.optim optimiser that holds the parameters of modules")
+        if loss is None:
+            if ranks.count() == 1:
+                raise UserError("step_parts: there is no part to take a step on")
+            loss = torch.zeros(())
+        elif all(p.grad is None for p in params):
+            return loss  # the move says what is wrong
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        loss = loss.to(params[0], copy=True)
+        ranks.total([*(p.grad for p in params if p.grad is not None), loss])
+        return loss
+
+    def _counted(self, loss: Tensor) -> Tensor:
         self.steps += 1
         if self.steps % READ_EVERY == 0:
             self.check()
@@ -148,9 +204,11 @@ class SVI:
         bad = -1 if self._bad is None else int(self._bad)
         return None if bad < 0 else bad
 
-    def _captured(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, list[Tensor]] | None:
-        """As :meth:`_backward`, by a graph; None where there can be none."""
-        if self.eager_because is not None:
+    def _captured(
+        self, args: Any, kwargs: Any, several: bool = False
+    ) -> tuple[Tensor, list[Tensor], Tensor | None] | None:
+        """As :meth:`_backward`, by a graph, with the gradient's norm; None where there can be none."""
+        if not self.capture or self.steps == 0 or self.eager_because is not None:
             return None
         try:
             if self.objective is None:
@@ -161,29 +219,21 @@ class SVI:
             if self._graphs is None:
                 programs = self.model, self.guide
                 self._graphs = StepGraphs(self.objective, programs, params, self.precision, self.prepare)
-            return *self._graphs(args, kwargs), params
+            loss, norm = self._graphs(args, kwargs, add=several)
+            return loss, params, None if several else norm
         except UncapturableError as why:
             self.eager_because = str(why)
             warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
             return None
 
-    def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Leave gradients on the parameters; return the loss, the gradient's norm and the parameters to move."""
+    def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
+        """Leave gradients on the parameters; return the loss and the parameters to move."""
         with products(self.precision):
             if self.prepare is not None:
                 args, kwargs = self.prepare(*args, **kwargs), {}
-            loss, params = self._loss_and_grads(args, kwargs)
-        if not isinstance(self._optim, Optimizer | PyroOptim):
-            self._optim = self._optim(params)
-        grads = [p.grad for p in params if p.grad is not None]
-        if not grads:
-            raise PairError(
-                "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
-            )
-        return loss, torch.nn.utils.get_total_norm(grads), params
+            return self._loss_and_grads(args, kwargs)
 
     def _loss_and_grads(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
-        """Leave gradients on the parameters; return the loss and the parameters to move."""
         held = _held(self._optim) if isinstance(self._optim, Optimizer) else None
         if self.objective is not None and held is not None and self.steps > 0:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
@@ -208,7 +258,16 @@ class SVI:
             loss.backward()
         return loss.detach(), params
 
-    def _move(self, loss: Tensor, norm: Tensor, params: list[Tensor]) -> None:
+    def _move(self, loss: Tensor, params: list[Tensor], norm: Tensor | None = None) -> None:
+        if not isinstance(self._optim, Optimizer | PyroOptim):
+            self._optim = self._optim(params)
+        grads = [p.grad for p in params if p.grad is not None]
+        if not grads:
+            raise PairError(
+                "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
+            )
+        if norm is None:
+            norm = torch.nn.utils.get_total_norm(grads)
         bad = ~torch.isfinite(norm + loss.to(norm.device))
         if self._bad is None:
             self._bad = torch.full((), -1, dtype=torch.int64, device=norm.device)
@@ -217,7 +276,6 @@ class SVI:
         stop = self._bad >= 0
         optim: Any = self._optim
         if self.clip_norm is not None:
-            grads = [p.grad for p in params if p.grad is not None]
             torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
         if isinstance(optim, Optimizer) and _skips_on_device(optim):
             optim.found_inf = stop.to(torch.float32)  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "precision", "kinds", "registry", "progress", "__init__", "pairs.__init__"},
+    {"errors", "rng", "precision", "kinds", "registry", "ranks", "progress", "__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},

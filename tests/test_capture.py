@@ -1,0 +1,359 @@
+"""A graph is the program: the same numbers on the same noise, at what its tensors hold now, or none at all."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pairs_under_test import CASES, Case
+from torch import Tensor, nn
+
+import ppl_vae as pv
+from ppl_vae import capture, stream
+from ppl_vae.capture import Captured, UncapturableError, worthwhile
+from ppl_vae.errors import PairError
+from ppl_vae.pairs.base import data_plate
+from ppl_vae.step_graph import StepGraphs
+
+OBJECTIVES: dict[str, Callable[[], Any]] = {
+    "elbo": lambda: pv.Elbo(),
+    "elbo-stl": lambda: pv.Elbo(3, "stl"),
+    "elbo-in-turn": lambda: pv.Elbo(2, vectorize=False),
+    "meanfield": lambda: pv.MeanField(2),
+    "iwae": lambda: pv.IWAE(4),
+    "iwae-stl": lambda: pv.IWAE(4, "stl"),
+    "iwae-dreg": lambda: pv.IWAE(4, "dreg"),
+}
+
+
+def compiles() -> bool:
+    try:
+        Captured(lambda x: (x + 1,))(torch.ones(2))
+    except UncapturableError:
+        return False
+    return True
+
+
+compiler = pytest.mark.skipif("not compiles()", reason="no C++ compiler here")
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def eager(objective: Any, pair: pv.Pair, args: tuple[Any, ...], beta: float) -> tuple[Tensor, list[Tensor | None]]:
+    objective.beta = beta
+    loss = objective.differentiable_loss(pair.model, pair.guide, *args)
+    return loss.detach(), list(torch.autograd.grad(loss, list(pair.parameters()), allow_unused=True))
+
+
+def close(one: Tensor, other: Tensor, relative: float = 1e-5) -> None:
+    assert float((one - other).norm()) <= relative * float(other.norm()) + 1e-30
+
+
+@pytest.mark.parametrize(("name", "loss"), list(itertools.product(CASES, OBJECTIVES)))
+def test_every_pair_and_objective(name: str, loss: str) -> None:
+    """Loss and gradients equal the eager ones on the same noise, anew at every replay, at any weight of the KL."""
+    case, objective = CASES[name], OBJECTIVES[loss]()
+    pair = case.build().double()
+    x, y = case.draw(5)
+    args = (x.double(),) if y is None else (x.double(), y)
+    try:
+        eager(objective, pair, args, 1.0)
+    except PairError:
+        pytest.skip("refused: the objective does not apply to this pair")
+    graphs = StepGraphs(objective, (pair.model, pair.guide), list(pair.parameters()), compiled=False)
+    losses = []
+    for seed, beta in ((1, 1.0), (2, 1.0), (2, 0.3)):
+        with pyro.validation_enabled(False):
+            torch.manual_seed(seed)
+            wanted, gradients = eager(objective, pair, args, beta)
+        torch.manual_seed(seed)
+        for p in pair.parameters():
+            p.grad = None
+        found, norm = graphs(args, {})
+        close(found, wanted)
+        for p, g in zip(pair.parameters(), gradients, strict=True):
+            assert (p.grad is None) == (g is None)
+            if g is not None and p.grad is not None:
+                close(p.grad, g)
+                assert p.grad.stride() == p.stride()
+        close(norm, torch.stack([g.norm() for g in gradients if g is not None]).norm())
+        losses.append(float(found))
+    if case.latents and not case.delta and name != "linear-exact":
+        assert len(set(losses)) == 3
+
+
+def pair_and_data() -> tuple[pv.Pair, Tensor]:
+    torch.manual_seed(3)
+    return pv.build("vae", data_shape=(6,), latent=2, hidden=(5,)), (torch.rand(8, 6) > 0.5).float()
+
+
+def trained(captured: bool, **options: Any) -> tuple[list[float], list[Tensor]]:
+    pair, x = pair_and_data()
+    adam = torch.optim.Adam(pair.parameters(), lr=1e-2, fused=True)
+    svi = pv.SVI(pair.model, pair.guide, adam, capture=captured, **options)
+    losses = []
+    for step in range(6):
+        torch.manual_seed(step)
+        for group in adam.param_groups:
+            group["lr"] = 1e-2 / (1 + step)
+        svi.objective.beta = min(1.0, 0.2 * step)  # type: ignore[union-attr]
+        losses.append(float(svi.step(x)))
+    assert svi.eager_because is None
+    return losses, [p.detach() for p in pair.parameters()]
+
+
+@compiler
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"loss": "iwae"}], ids=str)
+def test_a_compiled_run_is_the_eager_run(options: dict[str, Any]) -> None:
+    """Learning rate and weight of the KL change after capture, and count."""
+    (a, p), (b, q) = trained(True, **options), trained(False, **options)
+    assert a == pytest.approx(b, rel=1e-5)
+    for one, other in zip(p, q, strict=True):
+        close(one, other, 1e-4)
+
+
+@compiler
+def test_one_graph_a_shape_and_one_compilation_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    whole = capture._compile
+    monkeypatch.setattr(capture, "_compile", lambda *a: (made.append(1), whole(*a))[1])
+    monkeypatch.setattr(capture, "_compiled", {})
+    for _ in range(2):  # the second pair shares what was compiled for the first, and has weights of its own
+        pair, x = pair_and_data()
+        with torch.no_grad():
+            next(pair.parameters()).add_(torch.randn(()))
+        svi = pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters(), fused=True), capture=True)
+        for part in (x, x, x[:3], x, x[:3]):
+            torch.manual_seed(0)
+            with torch.no_grad(), pyro.validation_enabled(False):
+                wanted = float(pv.Elbo().differentiable_loss(pair.model, pair.guide, part))
+            torch.manual_seed(0)
+            assert float(svi.step(part)) == pytest.approx(wanted, rel=1e-5)
+    assert len(made) == 2
+
+
+class Odd(nn.Module):
+    """A model of one latent that does something in Python that a graph can't hold."""
+
+    def __init__(self, trick: str) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(()))
+        self.trick = trick
+        self.calls = 0
+
+    def forward(self, x: Tensor | None = None, y: Any = None, n: int = 1) -> None:
+        self.calls += 1
+        with data_plate(x, n):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+            shift: Any = 0.0
+            if self.trick == "item":
+                shift = z.mean().item()
+            if self.trick == "if" and bool(z.mean() > 0):
+                shift = 1.0
+            if self.trick == "counter":
+                shift = float(self.calls)
+            pyro.sample("x", dist.Normal(self.w * z + shift, 1.0).to_event(1), obs=x)
+
+
+class Guide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, y: Any = None) -> None:
+        with data_plate(x, 1):
+            pyro.sample("z", dist.Normal(self.m * x, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("trick", "reason"),
+    [("item", "reads a tensor's value"), ("if", "reads a tensor's value"), ("counter", "something else at every call")],
+)
+def test_what_a_graph_cannot_hold_runs_as_it_is(trick: str, reason: str) -> None:
+    model, guide = Odd(trick), Guide()
+    x = torch.randn(4, 1)
+    optim = torch.optim.SGD([*model.parameters(), *guide.parameters()], lr=0.0, fused=True)
+    svi = pv.SVI(model, guide, optim, capture=True)
+    svi.step(x)
+    with pytest.warns(UserWarning, match=f"not captured, and runs as it is: .*{reason}"):
+        svi.step(x)
+    assert reason in str(svi.eager_because)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svi.step(x)  # it says so once
+
+
+def test_foreign_losses_and_optimisers_run_as_they_are() -> None:
+    for change, reason in (
+        ({"loss": pyro.infer.TraceGraph_ELBO()}, "TraceGraph_ELBO"),
+        ({"optim": pyro.optim.Adam({"lr": 1e-3})}, "not a torch.optim"),
+    ):
+        pair, x = pair_and_data()
+        given = {"optim": torch.optim.Adam(pair.parameters(), fused=True), **change}
+        svi = pv.SVI(pair.model, pair.guide, **given, capture=True)
+        svi.step(x)
+        with pytest.warns(UserWarning, match=reason):
+            svi.step(x)
+
+
+def test_no_compiler_is_said_and_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Any:
+        raise UncapturableError("there is no C++ compiler")
+
+    monkeypatch.setattr(capture, "_compile", refuse)
+    monkeypatch.setattr(capture, "_compiled", {})
+    pair, x = pair_and_data()
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        history = pv.fit(pair, x, epochs=2, batch_size=4, progress=False, capture=True, device="cpu")
+    assert len(history) == 2
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        found = pv.log_likelihood(pair, x, num_samples=20, capture=True)
+    assert torch.equal(found.log_px, pv.log_likelihood(pair, x, num_samples=20, capture=False).log_px)
+
+
+@compiler
+def test_a_graph_that_gives_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_compile", lambda module, inputs: lambda *a: tuple(1.01 * r for r in module(*a)))
+    monkeypatch.setattr(capture, "_compiled", {})
+    with pytest.raises(UncapturableError, match="other numbers"):
+        Captured(lambda x: (x * 2,))(torch.ones(3))
+
+
+@compiler
+def test_proving_a_graph_leaves_buffers_and_noise_alone() -> None:
+    norm = nn.BatchNorm1d(3)
+    x = torch.randn(8, 3)
+    twin = nn.BatchNorm1d(3)
+    graph = Captured(lambda x: (norm(x).detach() + torch.randn(3),), state=list(norm.buffers()))
+    for _ in range(3):
+        torch.manual_seed(1)
+        (found,) = graph(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(found, twin(x).detach() + torch.randn(3))
+        torch.testing.assert_close(norm.running_mean, twin.running_mean)
+        assert int(norm.num_batches_tracked) == int(twin.num_batches_tracked)
+
+
+def test_a_module_that_moves_is_followed() -> None:
+    layer = nn.Linear(3, 2)
+    graph = Captured(lambda x: (layer(x.to(layer.weight.dtype)).detach(),), compiled=False)
+    x = torch.randn(4, 3)
+    for change in (lambda: None, layer.double, lambda: layer.load_state_dict(nn.Linear(3, 2).state_dict())):
+        change()
+        torch.testing.assert_close(graph(x)[0], layer(x.to(layer.weight.dtype)).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_stands_in_for_slow_functions_is_right_to_rounding(dtype: torch.dtype) -> None:
+    """log1p, expm1, softplus and the cross entropy, against torch in double precision and at the ends of the line."""
+    eps = torch.finfo(dtype).eps
+    x = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([-500.0, 500.0, 1e-30, -1e-9, 0.0])]).to(dtype)
+    e = torch.exp(-x.abs())
+    exact = x.double()
+    for found, wanted in (
+        (capture._log1p_small(e), torch.log1p(e.double())),
+        (capture._log1p(x.abs()), torch.log1p(exact.abs())),
+        (capture._expm1(x.clamp(max=80)), torch.expm1(exact.clamp(max=80))),
+        (capture._softplus(x), torch.logaddexp(exact, torch.zeros_like(exact))),
+        (capture._softplus(x, 2.0), torch.logaddexp(2 * exact, torch.zeros_like(exact)) / 2),
+        (capture._log_sigmoid(x)[0], torch.nn.functional.logsigmoid(exact)),
+    ):
+        torch.testing.assert_close(found.double(), wanted, rtol=16 * eps, atol=torch.finfo(dtype).tiny)
+    ends = torch.tensor([-1.0, torch.inf, torch.nan, 0.0], dtype=dtype)
+    torch.testing.assert_close(capture._log1p(ends), torch.log1p(ends), equal_nan=True)
+    ends = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0], dtype=dtype)
+    torch.testing.assert_close(capture._expm1(ends), torch.expm1(ends), equal_nan=True)
+
+
+def test_gradients_through_them_are_right() -> None:
+    """Through the traced graph of a function, forwards and backwards, against torch's own."""
+
+    def slope(x: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            f = nn.functional
+            value = f.softplus(at) + f.logsigmoid(at) + torch.log1p(at.exp()) + torch.expm1(at / 9)
+            value = value + f.binary_cross_entropy_with_logits(at, torch.full_like(at, 0.3), reduction="none")
+            return value.detach(), *torch.autograd.grad(value.sum(), at)
+
+    x = torch.linspace(-9, 9, 101, dtype=torch.float64)
+    for found, wanted in zip(Captured(slope, compiled=False)(x), slope(x), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def both(case: Case, **options: Any) -> tuple[pv.Estimate, pv.Estimate]:
+    pair = case.build()
+    x, y = case.draw(4)
+    one, other = (pv.log_likelihood(pair, x, y, chunk=16, block=2, capture=c, **options) for c in (True, False))
+    return one, other
+
+
+def same(one: pv.Estimate, other: pv.Estimate) -> None:
+    for field in ("log_px", "std_error", "ess", "elbo", "khat"):
+        torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["vae", "vae-conv", "cvae", "hierarchical", "made", "vae-discretized"])
+@pytest.mark.parametrize("proposal", ["guide", "prior", "defensive", "tempered"])
+def test_a_captured_estimate_is_the_estimate(name: str, proposal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "Captured", functools.partial(Captured, compiled=False))
+    same(*both(CASES[name], num_samples=50, proposal=proposal))
+
+
+@compiler
+def test_a_compiled_estimate_is_the_estimate() -> None:
+    same(*both(CASES["vae"], num_samples=32))
+
+
+@compiler
+def test_a_captured_estimate_sees_new_weights_and_names_what_is_not_finite() -> None:
+    pair, x = pair_and_data()
+    first = pv.log_likelihood(pair, x, num_samples=20, capture=True)
+    with torch.no_grad():
+        for p in pair.model.parameters():
+            p.mul_(1.5)
+    second = pv.log_likelihood(pair, x, num_samples=20, capture=True)
+    assert not torch.equal(first.log_px, second.log_px)
+    torch.testing.assert_close(second.log_px, pv.log_likelihood(pair, x, num_samples=20, capture=False).log_px)
+    with torch.no_grad():
+        list(pair.model.parameters())[-1].fill_(torch.nan)
+    with pytest.raises(pv.NonFiniteError, match="datum 0: the log density of site 'x'"):
+        pv.log_likelihood(pair, x, num_samples=20, capture=True)
+
+
+@compiler
+def test_a_captured_fit_resumes_to_the_same_bits(tmp_path: Any) -> None:
+    """Whole or cut in two, a captured fit ends with the same weights; by default it goes on as it began."""
+
+    def run(folder: str, epochs: int, **options: Any) -> list[Tensor]:
+        pair, x = pair_and_data()
+        data = pv.load_data(x.repeat(4, 1), binarize="none")
+        pv.fit(pair, data, epochs=epochs, batch_size=5, progress=False, run_dir=tmp_path / folder, device="cpu",
+               checkpoint_every=0, **options)  # fmt: skip
+        return [p.detach().clone() for p in pair.parameters()]
+
+    whole = run("whole", 3, capture=True)
+    run("cut", 1, capture=True)
+    for one, other in zip(whole, run("cut", 3, capture=True, resume=True), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_auto_counts_the_work() -> None:
+    """A thousand steps of a small pair run as they are, a hundred thousand are compiled, whatever the clock says."""
+    pair, _ = pair_and_data()
+    assert not worthwhile(1_000, 128, pair, 6)
+    assert worthwhile(100_000, 128, pair, 6)
+
+
+@pytest.mark.parametrize("value", ["yes", None, 2])
+def test_other_values_of_capture_are_refused(value: Any) -> None:
+    pair, x = pair_and_data()
+    for call in (pv.fit, pv.log_likelihood):
+        with pytest.raises(pv.UserError, match="choose True, False or 'auto'"):
+            call(pair, x, capture=value)

@@ -1,0 +1,37 @@
+"""Random numbers that are a function of a key."""
+
+from __future__ import annotations
+
+import torch
+
+from ppl_vae.rng import philox, uniform
+
+
+def test_philox_gives_the_published_words() -> None:
+    """The known answers of Random123 for Philox 4x32-10."""
+
+    def words(counter: tuple[int, ...], key: tuple[int, int]) -> list[str]:
+        found = philox(tuple(map(torch.tensor, counter)), (torch.tensor(key[0]), torch.tensor(key[1])))
+        return [f"{int(w):08x}" for w in found]
+
+    full = 0xFFFFFFFF
+    assert words((0,) * 4, (0, 0)) == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+    assert words((full,) * 4, (full, full)) == ["408f276d", "41c83b0e", "a20bc7c6", "6d5451fd"]
+    pi = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+    assert words(pi, (0xA4093822, 0x299F31D0)) == ["d16cfe09", "94fdcceb", "5001e420", "24126ea1"]
+
+
+def test_uniform_numbers_are_uniform_and_follow_the_key() -> None:
+    like = torch.empty(1000, 101)
+    u = uniform(like, torch.tensor(5))
+    assert u.shape == like.shape
+    assert torch.equal(u, uniform(like, torch.tensor(5)))
+    other = uniform(like, torch.tensor(6))
+    n = u.numel()
+    assert abs(float(torch.corrcoef(torch.stack([u.flatten(), other.flatten()]))[0, 1])) < 5 / n**0.5
+    assert 0 <= float(u.min()) < 1e-3
+    assert 1 - 1e-3 < float(u.max()) < 1
+    counts = torch.histc(u, 100, 0, 1)
+    chi2 = float(((counts - n / 100).square() / (n / 100)).sum())
+    assert abs(chi2 - 99) < 5 * (2 * 99) ** 0.5
+    assert abs(float(torch.corrcoef(torch.stack([u.flatten()[1:], u.flatten()[:-1]]))[0, 1])) < 5 / n**0.5
