@@ -64,7 +64,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     name = f"{record['date']}-{slug(record['machine'])}"
     (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    write(record, out, name, official=options.out is None and not options.quick)
+    write(record, out, name, options.out is None)
 
 
 def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
@@ -101,11 +101,14 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     return record
 
 
-def write(record: dict[str, Any], out: Path, name: str, official: bool) -> None:
-    """The table, printed and in a file, and the figure: beside the record, and in the docs where it is official."""
+def write(record: dict[str, Any], out: Path, name: str, for_docs: bool) -> None:
+    """The table, printed and in a file, and the figure: beside the record, or in the docs; a smoke run's never there."""
     text = markdown(record)
     (out / f"{name}.md").write_text(text)
-    draw(record, ROOT / "docs/images/benchmarks.png" if official else out / f"{name}.png")
+    draw(
+        record,
+        ROOT / "docs/images/benchmarks.png" if for_docs and not record["options"]["quick"] else out / f"{name}.png",
+    )
     print(text)
 
 

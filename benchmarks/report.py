@@ -18,6 +18,8 @@ def markdown(record: Mapping[str, Any]) -> str:
     """The whole report."""
     sections = record["sections"]
     parts = [about(record)]
+    if record["options"]["quick"]:
+        parts.append("**A smoke run: its figures are worth nothing.**")
     goals = verdicts(record)
     if goals:
         body = [[v.what, v.goal, "-" if v.measured is None else f"{v.measured:.2f}", mark(v.met)] for v in goals]
@@ -45,7 +47,21 @@ def about(record: Mapping[str, Any]) -> str:
         f"{m['system']}, Python {m['python']}; {versions}; commit {m['commit'] or 'unknown'}. `{record['command']}`\n\n"
         "Medians [quartiles] over rounds in which the contenders took turns. A ratio is the time of the row over that "
         "of the first row, of medians and [quartiles of the ratios round by round]: above 1, the row is slower."
+        + precision(record["sections"])
     )
+
+
+def precision(sections: Mapping[str, Any]) -> str:
+    """The matmul setting of our rows and what it costs in accuracy; nothing where none ran."""
+    for section in sections.values():
+        for row in section.get("rows", {}).values():
+            if row["ours"] and row.get("torch"):
+                setting = row["torch"]
+                return (
+                    f" float32 matmul precision: {setting['matmul']} for ppl_vae and PyTorch by hand (relative error "
+                    f"of a product of 512 x 512 matrices: {setting['product_error']:.1e}), torch's default for others."
+                )
+    return ""
 
 
 def training(name: str, section: Mapping[str, Any], options: Mapping[str, Any]) -> str:
