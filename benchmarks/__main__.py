@@ -102,7 +102,7 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
 
 
 def write(record: dict[str, Any], out: Path, name: str, for_docs: bool) -> None:
-    """The table, printed and in a file, and the figure: beside the record, or in the docs; a smoke run's never there."""
+    """The table, printed and in a file, and the figure: beside the record, or in the docs, but for smoke runs."""
     text = markdown(record)
     (out / f"{name}.md").write_text(text)
     draw(

@@ -26,7 +26,7 @@ TRAINING = {
     'ppl_vae, `pv.fit(precision="bf16")`': Contender("ppl_vae", "fit", {"precision": "bf16"}),
     "Pyro, `pyro.infer.SVI`": Contender("pyro", "training"),
     "Pyro, no validation, matmul setting": Contender("pyro", "training", {"tuned": True}),
-    # XLA runs convolutions inside a loop on one thread and slowly, so there the jitted step stands for NumPyro
+    # on the CPU XLA's convolutions are several times slower inside a loop: there the jitted step stands for NumPyro
     "NumPyro, jitted epoch": Contender("numpyro", "training", networks=("mlp",)),
     "NumPyro, jitted step": Contender("numpyro", "training", {"whole": False}),
     "pythae, `BaseTrainer`": Contender("pythae", "training"),
