@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types doctest readme docs check clean
+.PHONY: demo test lint types doctest readme docs check bench clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train
@@ -29,8 +29,17 @@ docs: .venv/ready-docs
 
 check: test lint types doctest readme docs
 
+# the peers have an environment of their own; make bench BENCH="--quick --only likelihood"
+bench: benchmarks/.venv/ready
+	benchmarks/.venv/bin/python -m benchmarks $(BENCH)
+
 clean:
-	rm -rf .venv docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv benchmarks/.venv docs/_build .pytest_cache .mypy_cache .ruff_cache
+
+benchmarks/.venv/ready: pyproject.toml benchmarks/requirements.txt
+	test -x benchmarks/.venv/bin/python || $(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip install -q --disable-pip-version-check -e . -r benchmarks/requirements.txt
+	@touch $@
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,0 +1,1 @@
+"""Speed and memory against peers, in one run: ``make bench``."""
