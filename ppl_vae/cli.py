@@ -48,6 +48,7 @@ ProposalOpt = Annotated[
     str, typer.Option("--proposal", help="guide, prior, defensive (a tenth from the prior), tempered or qmc.")
 ]
 LimitOpt = Annotated[int | None, typer.Option("--limit", help="Use the first N data only.")]
+CAPTURE: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
 SplitOpt = Annotated[str, typer.Option("--split", help="train, valid or test.")]
 
 
@@ -154,6 +155,10 @@ def train(
     shards: Annotated[
         int | None, typer.Option(help="Parts of a batch whose gradients are summed. [the ranks of torchrun, or 1]")
     ] = None,
+    capture: Annotated[
+        str, typer.Option(help="Run steps as a compiled graph: auto (where it pays), on or off.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="Of matrix products: float32 or bf16.")] = "float32",
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="The run folder. [runs/PAIR-DATA]")] = None,
@@ -172,6 +177,8 @@ def train(
     for flag, value in (("--num-samples", num_samples), ("--limit", limit)):  # needed only after the training
         if value is not None and value < 1:
             raise UserError(f"{flag} {value}: at least 1 is needed")
+    if capture not in CAPTURE:
+        raise UserError(f"--capture {capture}: choose one of {', '.join(CAPTURE)}")
     given = {k: v for k, v in pair_options.items() if v is not None}
     data = data if data in DATASETS or not Path(data).exists() else str(Path(data).resolve())
     data_root = data_root.expanduser().resolve()  # so that the run can be judged from another folder
@@ -179,7 +186,8 @@ def train(
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
-        "warmup": warmup, "patience": patience, "shards": shards, "seed": seed, "device": device,
+        "warmup": warmup, "patience": patience, "shards": shards, "capture": capture, "precision": precision,
+        "seed": seed, "device": device,
     }  # fmt: skip
     if resume:
         if out is None:
@@ -226,6 +234,8 @@ def train(
             warmup=request["warmup"],
             patience=request["patience"],
             shards=request["shards"],
+            capture=CAPTURE[request["capture"]],
+            precision=request["precision"],
             run_dir=folder,
             resume=resume,
             overwrite=overwrite,
@@ -532,7 +542,8 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
     from .checkpoint import read_config
 
     then = read_config(folder).get("request")
-    then = {"shards": 1, **then} if isinstance(then, dict) else {}  # there were runs before there were shards
+    older = {"shards": 1, "capture": "auto", "precision": "float32"}  # of runs before there were such options
+    then = {**older, **then} if isinstance(then, dict) else {}
     if set(then) != set(request):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
     for key, value in request.items():
@@ -540,7 +551,13 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
         explicit = source is not None and source.name == "COMMANDLINE"
         if key == "options":
             explicit = bool(value)
-        if explicit and key in ("epochs", "device", "data", "data_root"):  # the data are checked by their sum
+        if explicit and key in (
+            "epochs",
+            "device",
+            "capture",
+            "data",
+            "data_root",
+        ):  # the data are checked by their sum
             then = {**then, key: value}
         elif explicit and then[key] != value:
             raise RunError(

@@ -54,7 +54,7 @@ class Run:
         then = config.get("fit")
         if not isinstance(then, dict):
             raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
-        then = {"shards": 1, **then}  # there were runs before there were shards
+        then = {"shards": 1, "precision": "float32", **then}  # there were runs before there were these
         longer = settings["schedule"] == "constant"
         for key, value in settings.items():
             if then.get(key) != value and not (key == "epochs" and longer):

@@ -21,9 +21,9 @@ class Contender(NamedTuple):
 
 TRAINING = {
     "ppl_vae, `pv.SVI(capture=True).step`": Contender("ppl_vae", "training", {"capture": True}),
-    "ppl_vae, `pv.fit`": Contender("ppl_vae", "fit"),
+    "ppl_vae, `pv.fit`": Contender("ppl_vae", "fit", {"capture": True}),
     "ppl_vae, `pv.SVI.step`, not captured": Contender("ppl_vae", "training", {"capture": False}),
-    'ppl_vae, `pv.fit(precision="bf16")`': Contender("ppl_vae", "fit", {"precision": "bf16"}),
+    'ppl_vae, `pv.fit(precision="bf16")`': Contender("ppl_vae", "fit", {"capture": True, "precision": "bf16"}),
     "Pyro, `pyro.infer.SVI`": Contender("pyro", "training"),
     "Pyro, no validation, matmul setting": Contender("pyro", "training", {"tuned": True}),
     # on the CPU XLA's convolutions are several times slower inside a loop: there the jitted step stands for NumPyro
@@ -35,9 +35,11 @@ TRAINING = {
 }
 
 LIKELIHOOD = {
-    "ppl_vae, `pv.log_likelihood`": Contender("ppl_vae", "likelihood"),
+    "ppl_vae, `pv.log_likelihood`": Contender("ppl_vae", "likelihood", {"capture": True}),
     "ppl_vae, `pv.log_likelihood`, not captured": Contender("ppl_vae", "likelihood", {"capture": False}),
-    'ppl_vae, `pv.log_likelihood(precision="bf16")`': Contender("ppl_vae", "likelihood", {"precision": "bf16"}),
+    'ppl_vae, `pv.log_likelihood(precision="bf16")`': Contender(
+        "ppl_vae", "likelihood", {"capture": True, "precision": "bf16"}
+    ),
     "Pyro, `vectorized_importance_weights`, looped": Contender("pyro", "likelihood"),
     "pythae, `get_nll(batch_size=100)`": Contender("pythae", "likelihood", {"batch_size": 100}),
     "pythae, `get_nll(batch_size=5000)`": Contender("pythae", "likelihood", {"batch_size": 5000}),
