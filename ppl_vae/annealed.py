@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from . import draws, ranks, weights
+from .capture import chosen, worthwhile
 from .errors import UserError
 from .estimate import Estimate
 from .files import digest
 from .ledger import Ledger
-from .path import ACCEPT, Path, move
+from .path import ACCEPT, LEAPFROG, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
 from .running import Running, weighed
@@ -115,6 +116,7 @@ def ais(
     block: int = 128,
     progress: bool = False,
     resume: str | pathlib.Path | None = None,
+    capture: bool | str = "auto",
 ) -> Estimate:
     r"""Estimate log p(x) of each datum by annealed importance sampling with HMC moves.
 
@@ -136,6 +138,8 @@ def ais(
         progress: show a bar.
         resume: a folder for unfinished work: the same call goes on from there, inside a block too. It is emptied at
             the end.
+        capture: compute densities and gradients by a compiled graph, to the same numbers but for rounding: True,
+            False, or ``"auto"``, where the work is worth it.
 
     Returns:
         Estimate, whose ``num_samples`` is the number of chains and whose ``elbo`` is the mean log weight.
@@ -155,6 +159,7 @@ def ais(
     """
     betas = _setting(num_chains, num_temperatures, start, schedule)
     x, y = as_data(x, y, seed)
+    captured = _captured(capture, pair, x, num_chains, num_temperatures, block)
     device, _ = home(pair)
     about: dict[str, Any] = {
         "work": "ais", "num_chains": num_chains, "num_temperatures": num_temperatures, "start": start,
@@ -181,7 +186,7 @@ def ais(
             part = ledger.get(str(n))
             if part is None:
                 xb, yb = placed(pair, x, y, slice(i, i + block))
-                work = pair, xb, yb, num_chains, start, betas
+                work = pair, xb, yb, num_chains, start, captured, betas
                 part = {k: v.cpu() for k, v in _one_block(*work, seed, n, ledger, lambda: shown.advance(task)).items()}
                 ledger.put(str(n), part, instead_of=f"{n}.walk")
             shown.update(task, completed=2 * num_temperatures * (own.index(n) + 1))
@@ -193,6 +198,14 @@ def ais(
     whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
     whole |= {"num_temperatures": num_temperatures, "estimator": "ais"}
     return Estimate(**whole, num_samples=num_chains, seed=seed)
+
+
+def _captured(capture: bool | str, pair: Any, x: Tensor, chains: int, num_temperatures: int, block: int) -> bool:
+    """Whether to anneal by a graph: where asked, or where the gradients to come are worth it."""
+    if capture != "auto":
+        return chosen(capture) is True
+    gradients = 2 * num_temperatures * (LEAPFROG + 1) * -(-len(x) // block)
+    return worthwhile(3 * gradients, chains * min(block, len(x)), pair, x[0].numel())
 
 
 def _probe(pair: Any, x: Tensor, y: Tensor | None, start: str) -> str:
@@ -209,6 +222,7 @@ def _one_block(
     y: Tensor | None,
     chains: int,
     start: str,
+    captured: bool,
     betas: list[float],
     seed: int,
     index: int,
@@ -228,7 +242,7 @@ def _one_block(
             tick()
 
         reseed_at(0)
-        path = Path(pair, x, y, chains, start)
+        path = Path(pair, x, y, chains, start, captured)
         if kept is None:
             walk = _begin(path, path.values, steps, len(betas))
         else:
@@ -257,6 +271,7 @@ def bdmc(
     schedule: str = "sigmoid",
     seed: int = 0,
     progress: bool = False,
+    capture: bool | str = "auto",
 ) -> Sandwich:
     r"""Bound log p(x) from both sides on data simulated from the model.
 
@@ -273,6 +288,7 @@ def bdmc(
         schedule: ``"sigmoid"`` or ``"linear"``.
         seed: of everything.
         progress: show a bar.
+        capture: as in :func:`ais`.
 
     Raises:
         PairError: as :func:`ais`.
@@ -299,7 +315,8 @@ def bdmc(
     ):
         task = shown.add_task("sandwich", total=3 * num_temperatures, info="")
         x, z = draws.simulate(pair, num_data, y)
-        path = Path(pair, x, y, num_chains, start)
+        captured = _captured(capture, pair, x, num_chains, 2 * num_temperatures, num_data)
+        path = Path(pair, x, y, num_chains, start, captured)
         exact = {n: z[n].expand(num_chains, *z[n].shape[1:]) for n in path.values}
 
         def run(phase: int, values: dict[str, Tensor], steps: Tensor | None = None, **how: bool) -> Walk:

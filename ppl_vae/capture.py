@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from .errors import UserError
 from .rng import forked
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -64,6 +65,21 @@ class Captured:
                 graph = self._graphs[shapes] = _Graph(self.function, args, self.compiled)
         with torch.no_grad():
             return tuple(graph.run(*graph.inputs, *args))
+
+
+def chosen(capture: bool | str) -> bool | str:
+    """The option ``capture`` as it was given.
+
+    Raises:
+        UserError: it is neither True, False nor ``"auto"``.
+
+    Example:
+        >>> chosen("auto")
+        'auto'
+    """
+    if not (isinstance(capture, bool) or capture == "auto"):
+        raise UserError(f"capture={capture!r}: choose True, False or 'auto'")
+    return capture
 
 
 def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:

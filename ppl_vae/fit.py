@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from . import ranks, weights
-from .capture import worthwhile
+from .capture import chosen, worthwhile
 from .check import check_pair, nonfinite_site
 from .data import Split, as_split, visit
 from .errors import DataError, NonFiniteError, RankError, UserError
@@ -166,8 +166,7 @@ def fit(
         raise UserError(f"lr={lr}: the learning rate must be positive and finite")
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"clip_norm={clip_norm}: the largest norm must be positive; leave it out for no clipping")
-    if capture not in (True, False, "auto"):
-        raise UserError(f"capture={capture!r}: choose True, False or 'auto'")
+    chosen(capture)
     where = resolve_device(device)
     factor = _named("schedule", schedule, SCHEDULES)
     make_optimizer = _named("optimizer", optimizer, OPTIMIZERS)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
 from . import weights
+from .capture import Captured, UncapturableError
 from .errors import PairError
 from .kinds import has_mask, kind
 
@@ -25,8 +28,9 @@ class Path:
     there: one latent may bound another.
     """
 
-    def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str) -> None:
+    def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, captured: bool = False) -> None:
         self.pair, self.start = pair, start
+        self.graph = Captured(self._slope) if captured else None
         self.model_args = weights.call_args(pair.model, x, y)
         self.guide_args = weights.call_args(pair.guide, x, y)
         source, args = (pair.guide, self.guide_args) if start == "guide" else (pair.model, self.model_args)
@@ -76,6 +80,26 @@ class Path:
             first = weights.log_densities(self.pair.guide, self.guide_args, place.values)[1]
         return first + place.log_det, likelihood + prior + place.log_det
 
+    def slope(self, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """log f_0, log p(x, z) and the gradient of log f_beta, at u; by a compiled graph where there is one."""
+        at = torch.full((), beta, dtype=u.dtype, device=u.device)
+        if self.graph is not None:
+            try:
+                first, last, gradient = self.graph(u, at)
+            except UncapturableError as why:
+                warnings.warn(f"annealing is not captured, and runs as it is: {why}", stacklevel=2)
+                self.graph = None
+            else:
+                return (first.clone(), last.clone(), gradient) if u.is_cuda else (first, last, gradient)
+        return self._slope(u, at)
+
+    def _slope(self, u: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            at = u.detach().requires_grad_()
+            first, last = self.ends(at)
+            (gradient,) = torch.autograd.grad(((1 - beta) * first + beta * last).sum(), at)
+        return first.detach(), last.detach(), gradient
+
 
 class _Place:
     """Puts unconstrained latents u (C, B, n) at the sites of a model as they are drawn; adds up the determinants."""
@@ -97,25 +121,16 @@ class _Place:
         return value
 
 
-def _slope(path: Path, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """log f_0, log p(x, z) and the gradient of log f_beta, at u."""
-    with torch.enable_grad():
-        at = u.detach().requires_grad_()
-        first, last = path.ends(at)
-        (gradient,) = torch.autograd.grad(((1 - beta) * first + beta * last).sum(), at)
-    return first.detach(), last.detach(), gradient
-
-
 def move(path: Path, u: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One HMC move that leaves f_beta alone, for all chains and data: u, log f_0, log p(x, z), acceptance (C, B)."""
-    first, last, gradient = _slope(path, u, beta)
+    first, last, gradient = path.slope(u, beta)
     momentum = torch.randn_like(u)
     start = (1 - beta) * first + beta * last - momentum.square().sum(-1) / 2
     size = step[..., None]  # (B, 1) against (C, B, n)
     v, p = u, momentum + size * gradient / 2
     for i in range(LEAPFROG):
         v = v + size * p
-        first_v, last_v, gradient = _slope(path, v, beta)
+        first_v, last_v, gradient = path.slope(v, beta)
         p = p + size * gradient * (1.0 if i < LEAPFROG - 1 else 0.5)
     end = (1 - beta) * first_v + beta * last_v - p.square().sum(-1) / 2
     chance = torch.exp((end - start).nan_to_num(nan=-math.inf).clamp(max=0))

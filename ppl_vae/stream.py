@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import proposals, ranks, weights
-from .capture import Captured, UncapturableError, worthwhile
+from .capture import Captured, UncapturableError, chosen, worthwhile
 from .errors import PairError, UserError
 from .files import digest
 from .precision import fast_products, products
@@ -185,8 +185,7 @@ def plan(
     x, y = as_data(x, y, seed)
     chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else CHUNK))
     block = min(len(x), block or max(1, ROWS // chunk))
-    if capture not in (True, False, "auto"):
-        raise UserError(f"capture={capture!r}: choose True, False or 'auto'")
+    chosen(capture)
     products(precision)  # refuse others now
     return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block, capture, precision)
 

@@ -16,7 +16,7 @@ from pairs_under_test import CASES, Case
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import capture, stream
+from ppl_vae import capture, path, stream
 from ppl_vae.capture import Captured, UncapturableError, worthwhile
 from ppl_vae.errors import PairError
 from ppl_vae.pairs.base import data_plate
@@ -311,6 +311,26 @@ def test_a_compiled_estimate_is_the_estimate() -> None:
     same(*both(CASES["vae"], num_samples=32))
 
 
+@pytest.mark.parametrize("start", ["prior", "guide"])
+@pytest.mark.parametrize("name", ["vae", "cvae", "hierarchical"])
+def test_captured_annealing_is_annealing(name: str, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In double precision, where no move is accepted by a hair's breadth in one and refused in the other."""
+    monkeypatch.setattr(path, "Captured", functools.partial(Captured, compiled=False))
+    pair = CASES[name].build().double()
+    x, y = CASES[name].draw(3)
+    how: dict[str, Any] = {"num_chains": 3, "num_temperatures": 6, "start": start, "block": 2}
+    one, other = (pv.ais(pair, x.double(), y, capture=c, **how) for c in (True, False))
+    torch.testing.assert_close(one.log_px, other.log_px)
+
+
+@compiler
+def test_compiled_annealing_is_annealing() -> None:
+    pair, x = pair_and_data()
+    pair, x = pair.double(), x.double()
+    one, other = (pv.ais(pair, x, num_chains=3, num_temperatures=6, capture=c) for c in (True, False))
+    torch.testing.assert_close(one.log_px, other.log_px)
+
+
 @compiler
 def test_a_captured_estimate_sees_new_weights_and_names_what_is_not_finite() -> None:
     pair, x = pair_and_data()
@@ -354,6 +374,6 @@ def test_auto_counts_the_work() -> None:
 @pytest.mark.parametrize("value", ["yes", None, 2])
 def test_other_values_of_capture_are_refused(value: Any) -> None:
     pair, x = pair_and_data()
-    for call in (pv.fit, pv.log_likelihood):
+    for call in (pv.fit, pv.log_likelihood, pv.ais):
         with pytest.raises(pv.UserError, match="choose True, False or 'auto'"):
             call(pair, x, capture=value)
