@@ -16,7 +16,7 @@ from .rng import forked
 
 Function = Callable[..., tuple[Tensor, ...]]
 
-WORTH = 1e12  # multiplications from which on compiling pays
+WORTH = 3e12  # multiplications from which on compiling pays
 LEAST = 2e8  # what a call costs by its Python alone
 
 aten = torch.ops.aten
@@ -171,7 +171,11 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     from torch.fx.experimental.proxy_tensor import make_fx
 
     device = args[0].device if args else torch.device("cpu")
-    make = make_fx(function, decomposition_table=_fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
+
+    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of what it is given
+        return function(*tensors)
+
+    make = make_fx(plain, decomposition_table=_fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
     try:
         with forked(device):
             module = make(*args)
