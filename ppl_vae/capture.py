@@ -58,7 +58,7 @@ class Captured:
         Raises:
             UncapturableError: at the first call with these shapes, where tracing or compiling fails.
         """
-        shapes = tuple(map(_kind, args))
+        shapes = (torch.get_num_threads(), *map(_kind, args))  # compiled code has room for so many threads, no more
         graph = self._graphs.get(shapes)
         if graph is None or not graph.fresh():
             with _kept(self.state):
@@ -125,7 +125,7 @@ class _Graph:
         self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
         self.run: Function = module
         if compiled:
-            key = (module.code, *map(_kind, (*self.inputs, *args)))
+            key = (module.code, torch.get_num_threads(), *map(_kind, (*self.inputs, *args)))
             if key not in _compiled:
                 run = _compile(module, [*self.inputs, *args])
                 _prove(run, module, self.inputs, args)

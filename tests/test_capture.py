@@ -200,6 +200,23 @@ def test_foreign_losses_and_optimisers_run_as_they_are() -> None:
         svi.step(x)
         with pytest.warns(UserWarning, match=reason):
             svi.step(x)
+        assert reason in str(svi.eager_because)
+
+
+def test_another_number_of_threads_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled reductions hold one place a thread: run by more threads than they were made for, they write beyond."""
+    made: list[int] = []
+    monkeypatch.setattr(capture, "_compile", lambda module, inputs: (made.append(torch.get_num_threads()), module)[1])
+    monkeypatch.setattr(capture, "_compiled", {})
+    graph = Captured(lambda x: (x.sum(),))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 1, 2):
+            torch.set_num_threads(threads)
+            assert float(graph(torch.ones(5))[0]) == 5
+    finally:
+        torch.set_num_threads(before)
+    assert made == [1, 2]
 
 
 def test_no_compiler_is_said_and_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
