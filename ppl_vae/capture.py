@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import UserError
 from .rng import forked
@@ -18,6 +21,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 WORTH = 3e12  # multiplications from which on compiling pays
 LEAST = 2e8  # what a call costs by its Python alone
+MOST = 32  # graphs of one function
 
 aten = torch.ops.aten
 
@@ -31,12 +35,14 @@ class Captured:
 
     The graph reads every other tensor that the function uses (parameters, buffers, 0-d settings) where it lives, so a
     value that changes in place is seen by the next call. Noise comes from torch's generators, anew in every call and
-    the same as in the function itself. Python is not run again: what it decides is decided at the first call.
+    the same as in the function itself. Python is not run again: what it decides is decided at the first call. A change
+    of an attribute of ``modules`` (a number, a flag, another parameter or child) makes a new graph.
 
     Args:
         function: takes tensors and returns a tuple of tensors, which carry no gradient.
         compiled: False runs the traced graph as it is, operation by operation.
-        state: tensors that the function changes in place, such as buffers: tracing leaves them as they were.
+        modules: those that the function runs; a function that sets their attributes can't be captured.
+        state: other tensors that the function changes in place: tracing leaves them as they were.
 
     Example:
         >>> import torch
@@ -46,10 +52,15 @@ class Captured:
         ((tensor([2., 2.]),), tensor(3.), (tensor([3., 3.]),))
     """
 
-    def __init__(self, function: Function, compiled: bool = True, state: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self, function: Function, compiled: bool = True, modules: Iterable[nn.Module] = (), state: Sequence[Tensor] = ()
+    ) -> None:
         self.function = function
         self.compiled = compiled
-        self.state = state
+        self.modules = list({id(m): m for top in modules for m in top.modules()}.values())
+        buffers = {id(b): b for m in self.modules for b in m.buffers(recurse=False)}
+        self.state = [*buffers.values(), *state]
+        self.count = 0
         self._graphs: dict[Any, _Graph] = {}
 
     def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
@@ -61,10 +72,23 @@ class Captured:
         shapes = (torch.get_num_threads(), *map(_kind, args))  # compiled code has room for so many threads, no more
         graph = self._graphs.get(shapes)
         if graph is None or not graph.fresh():
-            with _kept(self.state):
-                graph = self._graphs[shapes] = _Graph(self.function, args, self.compiled)
+            graph = self._graphs[shapes] = self._made(args)
         with torch.no_grad():
             return tuple(graph.run(*graph.inputs, *args))
+
+    def _made(self, args: Sequence[Tensor]) -> _Graph:
+        self.count += 1
+        if self.count > MOST:
+            raise UncapturableError(
+                f"more than {MOST} graphs: the shapes, or the attributes of its modules, keep changing"
+            )
+        with _kept(self.state):
+            try:
+                return _Graph(self.function, args, self.compiled, self.modules)
+            except UncapturableError:
+                raise
+            except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
+                raise UncapturableError(_reason(error)) from error
 
 
 def chosen(capture: bool | str) -> bool | str:
@@ -117,46 +141,107 @@ def _kind(t: Tensor) -> Any:
 class _Graph:
     """One traced function: the tensors that it holds, and what runs it on them."""
 
-    def __init__(self, function: Function, args: Sequence[Tensor], compiled: bool) -> None:
-        module, self.held = trace(function, args)
-        again, held_again = trace(function, args)
-        if module.code != again.code or not all(map(_same, self.held, held_again)):
-            raise UncapturableError("it does something else at every call (a counter, or noise that is not torch's)")
+    def __init__(self, function: Function, args: Sequence[Tensor], compiled: bool, modules: list[nn.Module]) -> None:
+        self.attributes = _Attributes(modules)
+        try:
+            module, self.held = trace(function, args)
+            changed = self.attributes.changed()
+            if changed is not None:
+                what = f"the program sets the attribute {changed!r} of a module, which a graph would not"
+                raise UncapturableError(what)
+            again, held_again = trace(function, args)
+            if module.code != again.code or not all(map(_same, self.held, held_again)):
+                raise UncapturableError(
+                    "it does something else at every call (a counter, or noise that is not torch's)"
+                )
+        finally:
+            self.attributes.give_back()
         self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
         self.run: Function = module
         if compiled:
             key = (module.code, torch.get_num_threads(), *map(_kind, (*self.inputs, *args)))
             if key not in _compiled:
                 run = _compile(module, [*self.inputs, *args])
-                _prove(run, module, self.inputs, args)
+                _prove(run, function, self.inputs, args)
                 _compiled[key] = run
             self.run = _compiled[key]
             if args and args[0].is_cuda:
                 self.run = _Replayed(self.run, self.inputs)
 
     def fresh(self) -> bool:
-        """Whether the tensors held still have the memory that the graph reads: moving a module gives it other."""
-        return all(t.data_ptr() == i.data_ptr() for t, i in zip(self.held, self.inputs, strict=True))
+        """Whether the tensors held still have the memory that the graph reads, and modules the same attributes."""
+        for held, read in zip(self.held, self.inputs, strict=True):
+            if not held.is_set_to(read):  # moving a module gives it other memory
+                return False
+        return self.attributes.fresh()
 
 
 _compiled: dict[Any, Function] = {}  # by the code of the graph: pairs of one architecture share what was compiled
 
 
-def _prove(run: Function, module: Function, held: list[Tensor], args: Sequence[Tensor]) -> None:
-    """Refuse a compiled graph that gives other numbers than the traced one; leaves noise and tensors as they were."""
+def _prove(run: Function, function: Function, held: list[Tensor], args: Sequence[Tensor]) -> None:
+    """Refuse a compiled graph that gives other numbers than the program; leaves noise and tensors as they were."""
+    device = next((t.device for t in (*args, *held)), torch.device("cpu"))
     results = []
-    for function in (module, run):
-        with torch.no_grad(), forked(args[0].device, 0), _kept(held):
-            results.append([r.double().clone() for r in function(*held, *args)])
+    for values in (lambda: function(*args), lambda: run(*held, *args)):
+        with torch.no_grad(), forked(device, 0), _kept(held):
+            results.append([r.double().clone() for r in values()])  # type: ignore[no-untyped-call]
     for one, other in zip(*results, strict=True):
-        if not torch.allclose(
-            one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()) if one.numel() else 0.0, equal_nan=True
-        ):
+        finite = one[one.isfinite()].abs()
+        about = 1e-3 * float(finite.max()) if len(finite) else 0.0
+        if not torch.allclose(one, other, rtol=1e-3, atol=about, equal_nan=True):
             raise UncapturableError("the compiled graph gives other numbers than the program")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one is other or (one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other))
+
+
+class _Attributes:
+    """Numbers, flags, tensors and children of modules: what a program decides by, and must not set in a graph."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        dicts = [
+            d for m in modules for d in (vars(m), *(v for v in vars(m).values() if type(v) in (dict, OrderedDict)))
+        ]
+        self.before = [(d, {k: v for k, v in d.items() if isinstance(v, _PLAIN)}) for d in dicts]
+        # one lookup for all of a dictionary, and none for the empty ones: this runs before every call
+        names = [(d, [*was] * (2 if len(was) == 1 else 1)) for d, was in self.before if was]  # of one it's no tuple
+        self.lookups: list[tuple[Callable[[Any], Any], dict[str, Any], list[Any]]] = [
+            (itemgetter(*of), d, [d[name] for name in of]) for d, of in names
+        ]
+
+    def changed(self) -> str | None:
+        """The name of one that has another value now, is new, or is gone."""
+        for d, was in self.before:
+            now = {k: v for k, v in d.items() if isinstance(v, _PLAIN)}
+            for name in (*now, *was):
+                if name not in now or name not in was or not _equal(now[name], was[name]):
+                    return str(name)
+        return None
+
+    def fresh(self) -> bool:
+        """Whether all that there were have the values that they had."""
+        try:
+            same = all(all(map(is_, values, get(d))) for get, d, values in self.lookups)
+        except KeyError:
+            return False
+        return same or self.changed() is None
+
+    def give_back(self) -> None:
+        """Put all back, and take new ones away: a trace leaves tensors without values in them."""
+        for d, was in self.before:
+            for name in [k for k, v in d.items() if isinstance(v, _PLAIN) and k not in was]:
+                del d[name]
+            d.update(was)
+
+
+_PLAIN = (bool, int, float, str, type(None), Tensor, nn.Module)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    plain = type(one) is type(other) and not isinstance(one, Tensor | nn.Module)
+    return one is other or (plain and bool(one == other))
 
 
 def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
@@ -166,7 +251,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
         A module that takes (*held, *args), and the tensors held.
 
     Raises:
-        UncapturableError: the function reads a value back from the device, or does what a graph can't hold.
+        UncapturableError: the function reads a value back from the device, or holds what a graph can't.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -176,21 +261,28 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
         return function(*tensors)
 
     make = make_fx(plain, decomposition_table=_fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
-    try:
-        with forked(device):
-            module = make(*args)
-    except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
-        raise UncapturableError(_reason(error)) from error
+    with forked(device), _Unread():  # type: ignore[no-untyped-call]
+        module = make(*args)
     return module, _lift(module)
 
 
+class _Unread(TorchDispatchMode):
+    """Refuse a program that reads a tensor which the tracer knows the value of, such as a buffer: it may change."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten._local_scalar_dense.default:
+            raise UncapturableError(_READ)
+        return func(*args, **(kwargs or {}))
+
+
+_READ = "the program reads a tensor's value (.item(), float(), bool(), if)"
 _READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # how torch says so
 
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if any(sign in text for sign in _READS):
-        return "the program reads a tensor's value (.item(), float(), bool(), if)"
+        return _READ
     return text.splitlines()[0][:160]
 
 
@@ -205,6 +297,8 @@ def _lift(module: GraphModule) -> list[Tensor]:
         if node.op != "get_attr":
             continue
         tensor = getattr(module, node.target)
+        if not isinstance(tensor, Tensor):
+            raise UncapturableError(f"the program holds a {type(tensor).__name__}, which a graph can't")
         if id(tensor) not in inputs:
             with graph.inserting_before(first):
                 inputs[id(tensor)] = graph.placeholder(f"held_{len(held)}")
@@ -244,28 +338,33 @@ def _quiet() -> Iterator[None]:
 class _Replayed:
     """A compiled graph as a CUDA graph: one launch, on buffers that stay where they are.
 
-    The first call runs as it is, which warms the kernels up; the second is recorded. The results are overwritten by
-    the next call.
+    The first call runs as it is, which warms the kernels up; the second is recorded. An argument that is found at
+    another address is copied into a buffer from then on; one that stays, such as all the data, is read where it is.
+    The results are overwritten by the next call.
     """
 
     def __init__(self, run: Function, held: list[Tensor]) -> None:
         self.run = run
         self.held = held
         self.graph: Any = None
-        self.calls = 0
+        self.args: list[Tensor] = []  # that the graph reads
+        self.moving: set[int] = set()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         args = inputs[len(self.held) :]
-        self.calls += 1
-        if self.calls == 1:
+        if not self.args:
+            self.args = list(args)
             return tuple(self.run(*inputs))
-        if self.graph is None:
-            self.args = [a.clone() for a in args]
+        moved = {i for i, (a, b) in enumerate(zip(args, self.args, strict=True)) if a.data_ptr() != b.data_ptr()}
+        if self.graph is None or not moved <= self.moving:
+            self.moving |= moved
+            self.args = [a.clone() if i in self.moving else a for i, a in enumerate(args)]
             torch.cuda.synchronize()
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.results = tuple(self.run(*self.held, *self.args))
-        torch._foreach_copy_(self.args, list(args))
+        for i in self.moving:
+            self.args[i].copy_(args[i])
         self.graph.replay()
         return self.results
 
@@ -289,13 +388,17 @@ def _expm1(x: Tensor) -> Tensor:
     return torch.tanh(x / 2) * (torch.exp(x) + 1)
 
 
-def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    if threshold != 20:
+        return NotImplemented
     z = x if beta == 1 else beta * x
     value = z.clamp(min=0) + _log1p_small(torch.exp(-z.abs()))
     return value if beta == 1 else value / beta
 
 
-def _softplus_backward(g: Tensor, x: Tensor, beta: float, threshold: float) -> Tensor:
+def _softplus_backward(g: Tensor, x: Tensor, beta: float, threshold: float) -> Any:
+    if threshold != 20:
+        return NotImplemented
     return g * torch.sigmoid(x if beta == 1 else beta * x)
 
 
@@ -315,10 +418,16 @@ def _cross_entropy(
     return x.clamp(min=0) - x * target + _log1p_small(torch.exp(-x.abs()))
 
 
+def _linear(bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: float = 1) -> Any:
+    """The bias joins what is computed next; torch copies it into the result, in a pass of its own."""
+    return x @ weight + bias if beta == alpha == 1 else NotImplemented
+
+
 def _fast(device: torch.device) -> dict[Any, Any]:
     if device.type != "cpu":
         return {}
     return {
+        aten.addmm.default: _linear,
         aten.log1p.default: _log1p,
         aten.expm1.default: _expm1,
         aten.softplus.default: _softplus,

@@ -263,15 +263,24 @@ class Batches:
         Raises:
             IndexError: there is no batch ``i``.
         """
+        x, y = self.split.x, self.split.y
+        index = self.index(epoch, i)
+        return x.index_select(0, index), None if y is None else y.index_select(0, index)
+
+    def index(self, epoch: int, i: int) -> Tensor:
+        """Where batch ``i`` of ``epoch`` is in the split: (B,) int64.
+
+        Raises:
+            IndexError: there is no batch ``i``.
+        """
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} of {len(self)}")
-        x, y = self.split.x, self.split.y
+        x = self.split.x
         if epoch != self._epoch:
             generator = torch.Generator(x.device).manual_seed(seed_for(self.seed, "epoch", epoch))
             self._order = torch.randperm(len(x), generator=generator, device=x.device)
             self._epoch = epoch
-        index = self._order[i * self.batch_size : (i + 1) * self.batch_size]
-        return x.index_select(0, index), None if y is None else y.index_select(0, index)
+        return self._order[i * self.batch_size : (i + 1) * self.batch_size]
 
 
 # ---- dividing

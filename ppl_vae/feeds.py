@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,35 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from .data import Batches, Split, as_split
 from .errors import DataError
 from .rng import reseed, seed_for
+
+
+class Batch(NamedTuple):
+    """Data and labels of a step: all of them, or the rows ``at`` an index of a whole split, for the step to select."""
+
+    x: Tensor
+    y: Tensor | None
+    at: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x if self.at is None else self.at)
+
+    def split(self, of: int) -> list[Batch]:
+        """The parts of a batch, of which some may be empty."""
+        if self.at is not None:
+            return [Batch(self.x, self.y, part) for part in self.at.tensor_split(of)]
+        ys = [None] * of if self.y is None else self.y.tensor_split(of)
+        return [Batch(x, y) for x, y in zip(self.x.tensor_split(of), ys, strict=True)]
+
+    def rows(self) -> tuple[Tensor, Tensor | None]:
+        """The data (B, *shape) and labels (B,) themselves."""
+        return selected(*self)
+
+
+def selected(x: Tensor, y: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The rows at an index, or all."""
+    if index is None:
+        return x, y
+    return x.index_select(0, index), None if y is None else y.index_select(0, index)
 
 
 class Feed:
@@ -32,7 +61,7 @@ class Feed:
         """Data in an epoch; a loader knows it at the epoch's end."""
         return 0
 
-    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from position ``start`` on."""
         raise TypeError(epoch, start)
 
@@ -53,10 +82,15 @@ class TensorFeed(Feed):
     def num_data(self) -> int:
         return len(self.split)
 
-    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def visits(self, epoch: int, start: int) -> Iterator[Batch]:
+        held = self.batches.split
         for i in range(start, len(self.batches)):
-            x, y = self.batches.get(epoch, i)
-            yield x.to(self.device, non_blocking=True), None if y is None else y.to(self.device, non_blocking=True)
+            if held.x.device == self.device:
+                yield Batch(held.x, held.y, self.batches.index(epoch, i))
+            else:
+                x, y = self.batches.get(epoch, i)
+                moved = None if y is None else y.to(self.device, non_blocking=True)
+                yield Batch(x.to(self.device, non_blocking=True), moved)
 
 
 class LoaderFeed(Feed):
@@ -74,7 +108,7 @@ class LoaderFeed(Feed):
     def num_data(self) -> int:
         return self.seen
 
-    def visits(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         self.seen = 0
         reseed(seed_for(self.seed, "epoch", epoch))  # the loader shuffles from torch's global generator
         batches = iter(self.loader)
@@ -88,7 +122,7 @@ class LoaderFeed(Feed):
             self.seen += len(x)
             if i >= start:
                 x = x.to(self.device, non_blocking=True)
-                yield (x.to(self.dtype) if x.is_floating_point() else x), (None if y is None else y.to(self.device))
+                yield Batch(x.to(self.dtype) if x.is_floating_point() else x, None if y is None else y.to(self.device))
             i += 1
 
 

@@ -24,8 +24,8 @@ from . import ranks, weights
 from .capture import chosen, worthwhile
 from .check import check_pair, nonfinite_site
 from .data import Split, as_split, visit
-from .errors import DataError, NonFiniteError, RankError, UserError
-from .feeds import Feed, TensorFeed, cast, feed, placed
+from .errors import DataError, NonFiniteError, RankError, RunError, UserError
+from .feeds import Batch, Feed, TensorFeed, cast, feed, placed, selected
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
 from .pairs.base import Pair
@@ -198,7 +198,8 @@ def fit(
     params = [p for p in pair.parameters() if p.requires_grad]
     optim: Any = make_optimizer(params, lr=lr) if params else functools.partial(make_optimizer, lr=lr)
 
-    def seen(x: Tensor, y: Tensor | None, key: Tensor) -> tuple[Any, ...]:
+    def seen(x: Tensor, y: Tensor | None, index: Tensor | None, key: Tensor) -> tuple[Any, ...]:
+        x, y = selected(x, y, index)
         return weights.call_args(pair.model, visit(x, source.binarize, key), y)
 
     svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm, precision=precision, prepare=seen)
@@ -224,8 +225,9 @@ def fit(
         make_writer = _writer(tensorboard, run_dir)
     ranks.from_first(list(pair.state_dict().values()))
     svi.steps = state.step
-    if state.captured is None:
-        state.captured = svi.objective is not None and _worth_capture(pair, source, svi, total, shards)
+    state.captured = _settled(
+        capture, state.captured, svi.objective is not None and _worth_capture(pair, source, svi, total, shards)
+    )
     if run is not None and not resume:  # nothing is written before all of this was found in order
         ranks.told(functools.partial(run.start, pair, dict(record or {}), overwrite))
         run.write(pair, optim, state, best, running)  # from here on the folder holds a whole run
@@ -246,18 +248,18 @@ def fit(
             while state.epoch < epochs and not stopped:
                 pair.train()
                 began = time.monotonic()
-                for x, y in source.visits(state.epoch, state.batch):
+                for batch in source.visits(state.epoch, state.batch):
                     _set(svi, lr_at(state.step), beta_at(state.step), where)
-                    of_batch = _shards(x, y, shards, ranks.mine(range(shards)), seed, state.step)
-                    full = len(x) == source.batch_size
-                    svi.capture = (state.captured and full) if capture == "auto" else bool(capture)
-                    parts = (part for _, part in of_batch)
+                    of_batch = _shards(batch, shards, ranks.mine(range(shards)), seed, state.step)
+                    full = len(batch) == source.batch_size
+                    svi.capture = state.captured == "all" or (state.captured == "full" and full)
+                    parts = ((*part, key) for _, part, key in of_batch)
                     loss_now = svi.step(*next(parts)) if shards == 1 else svi.step_parts(parts)
                     state.step += 1
                     state.batch += 1
                     running = loss_now.double() if running is None else running + loss_now
                     if state.step % READ_EVERY == 0:  # the only look at the device between two epochs
-                        info = f"epoch {state.epoch + 1}  loss {float(loss_now) / len(x):.2f}"
+                        info = f"epoch {state.epoch + 1}  loss {float(loss_now) / len(batch):.2f}"
                         shown.update(task, completed=state.step, info=info)
                     due = run is not None and ranks.first() and time.monotonic() - last_saved > checkpoint_every
                     stop, due = ranks.any_of(interrupt.requested, due)
@@ -360,9 +362,10 @@ def _name_of(value: Any) -> str:
 def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> None:
     """Check the pair on three data, and the data at hand (a loader's first batch) against the likelihood's support."""
     if not isinstance(source, TensorFeed):
-        x, y = next(source.visits(0, 0), (None, None))
-        if x is None:
+        batch = next(source.visits(0, 0), None)
+        if batch is None:
             raise DataError("the loader gave no batch")
+        x, y = batch.rows()
         with evaluating(pair):
             check_pair(pair.model, pair.guide, x, y, objective=loss)
             with pyro.validation_enabled(False):
@@ -378,6 +381,17 @@ def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> No
                 labels = None if split.y is None else split.y[start : start + 4096].to(device)
                 with pyro.validation_enabled(False):
                     refuse_outside(weights.terms(pair.model, pair.guide, part, labels), start)
+
+
+def _settled(capture: bool | str, before: str | None, worth: bool) -> str:
+    """Which steps to capture: what was asked for, or what the run that is resumed settled on; both, if they agree."""
+    asked = {True: "all", False: "none"}.get(capture) if isinstance(capture, bool) else None  # none for "auto"
+    if asked is not None and before not in (None, asked):
+        raise RunError(
+            f"capture={capture}: the run that you resume was {'not ' if before == 'none' else ''}captured, and its "
+            f"numbers would change; leave the option out"
+        )
+    return asked or before or ("full" if worth else "none")
 
 
 def _worth_capture(pair: Pair, source: Feed, svi: SVI, total: int | None, shards: int) -> bool:
@@ -402,16 +416,14 @@ def _set(svi: SVI, lr: float, beta: float, device: torch.device) -> None:
             svi.objective.beta = torch.full((), beta, device=device)
 
 
-def _shards(
-    x: Tensor, y: Tensor | None, of: int, wanted: Iterable[int], seed: int, step: int
-) -> Iterator[tuple[int, tuple[Tensor, Tensor | None, Tensor]]]:
-    """The wanted shards of a batch that hold data: data, labels, the key of their visit; seeded as they are taken."""
-    xs, ys = x.tensor_split(of), None if y is None else y.tensor_split(of)
+def _shards(batch: Batch, of: int, wanted: Iterable[int], seed: int, step: int) -> Iterator[tuple[int, Batch, Tensor]]:
+    """The wanted shards of a batch that hold data, and the keys of their visits; seeded as they are taken."""
+    parts = [batch] if of == 1 else batch.split(of)
     for shard in wanted:
-        if len(xs[shard]):
-            reseed(seed_for(seed, "train", shard, step), x.device)
-            key = torch.full((), seed_for(seed, "visit", shard, step), device=x.device)
-            yield shard, (xs[shard], None if ys is None else ys[shard], key)
+        if len(parts[shard]):
+            device = batch.x.device
+            reseed(seed_for(seed, "train", shard, step), device)
+            yield shard, parts[shard], torch.full((), seed_for(seed, "visit", shard, step), device=device)
 
 
 def _is_finished(state: State, patience: int | None, epochs: int) -> bool:
@@ -452,9 +464,10 @@ def _explain(
     if step is None or not per_epoch:
         return error
     epoch, batch = divmod(step, per_epoch)
-    x, y = next(iter(source.visits(epoch, batch)))
+    found = next(iter(source.visits(epoch, batch)))
     what, where = None, f"epoch {epoch + 1}, batch {batch}"
-    for shard, (xs, ys, key) in _shards(x, y, shards, range(shards), seed, step):
+    for shard, part, key in _shards(found, shards, range(shards), seed, step):
+        xs, ys = part.rows()
         what = _not_finite(svi, pair, visit(xs, source.binarize, key), ys)
         if what is not None:
             where += f", shard {shard}" if shards > 1 else ""

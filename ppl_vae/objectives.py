@@ -225,7 +225,8 @@ class MeanField(Objective):
 
     def _check(self, model: Program, guide: Program, *args: Any) -> None:
         """Refuse a guide that samples a site before its model parent."""
-        if self._seen == (model, guide):
+        programs = getattr(model, "__wrapped__", model), getattr(guide, "__wrapped__", guide)
+        if self._seen == programs:
             return
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
         with torch.no_grad(), forked(device):  # looking must not move the noise of the step
@@ -241,7 +242,7 @@ class MeanField(Objective):
                         f"meanfield: the guide samples {child!r} before {parent!r}, its parent in the model, so the "
                         f"sum of closed-form KLs is not the ELBO; sample {parent!r} first, or use the objective 'elbo'"
                     )
-        self._seen = (model, guide)
+        self._seen = programs
 
 
 class IWAE(Objective):

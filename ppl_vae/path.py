@@ -15,6 +15,7 @@ from . import weights
 from .capture import Captured, UncapturableError
 from .errors import PairError
 from .kinds import has_mask, kind
+from .store import modules_of
 
 LEAPFROG = 10  # steps of one HMC move
 ACCEPT = 0.65  # the share of moves that the step sizes aim at
@@ -30,7 +31,7 @@ class Path:
 
     def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, captured: bool = False) -> None:
         self.pair, self.start = pair, start
-        self.graph = Captured(self._slope) if captured else None
+        self.graph = Captured(self._slope, modules=modules_of(pair.model, pair.guide)) if captured else None
         self.model_args = weights.call_args(pair.model, x, y)
         self.guide_args = weights.call_args(pair.guide, x, y)
         source, args = (pair.guide, self.guide_args) if start == "guide" else (pair.model, self.model_args)

@@ -28,6 +28,9 @@ class _Bf16(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in _PRODUCTS:
             return func(*args, **(kwargs or {}))
+        given = [*args, *(kwargs or {}).values()]
+        if not any(torch.is_tensor(v) and v.dtype == torch.float32 for v in given):
+            return func(*args, **(kwargs or {}))
         result = func(*map(_short, args), **{k: _short(v) for k, v in (kwargs or {}).items()})
         return tuple(map(_long, result)) if isinstance(result, tuple) else _long(result)
 

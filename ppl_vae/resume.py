@@ -30,7 +30,7 @@ class State:
     best_bound: float | None = None
     best_epoch: int = 0
     history: History = field(default_factory=list)
-    captured: bool | None = None  # what this run settled on at its start, and keeps to when it is resumed
+    captured: str | None = None  # "all", "full" (batches) or "none": settled at the start, and kept when resumed
     products: str | None = None
 
 

@@ -9,70 +9,90 @@ import pyro
 import torch
 from torch import Tensor
 
+from . import weights
 from .capture import Captured, UncapturableError
+from .moves import Guard
 from .objectives import Objective
 from .precision import products
 from .store import Program, modules_of, own_store
 
 _TENSOR = object()  # stands for a tensor among the arguments that a graph is for
+_CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.device)
 
 
 class StepGraphs:
-    """The graphs of one objective on one pair, one for each kind of arguments and each mode of the modules.
+    """The graphs of one objective on one pair, one for each kind of arguments.
 
     Args:
         objective: the loss; its ``beta`` is read at every call.
         programs: the model and the guide.
-        params: the parameters to differentiate by.
+        guard: looks at the loss and the gradient of each step, as part of the graph.
         precision: of matrix products.
         prepare: makes the arguments of both programs from those of a call.
         compiled: False runs the traced graphs operation by operation.
     """
 
     def __init__(
-        self, objective: Objective, programs: tuple[Program, Program], params: list[Tensor], precision: str = "float32",
+        self, objective: Objective, programs: tuple[Program, Program], guard: Guard, precision: str = "float32",
         prepare: Callable[..., tuple[Any, ...]] | None = None, compiled: bool = True,
     ) -> None:  # fmt: skip
         self.objective = objective
         self.programs = programs
-        self.params = params
+        self.guard = guard
         self.precision = precision
         self.prepare = prepare
         self.compiled = compiled
-        self.modules = [m for program in self.programs for top in modules_of(program) for m in top.modules()]
-        self.beta = torch.ones((), device=params[0].device, dtype=params[0].dtype)
+        self.modules = modules_of(*programs)
+        self.beta = torch.ones((), device=guard.stop.device)
         self._graphs: dict[Any, tuple[Captured, list[Tensor]]] = {}
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any], add: bool = False) -> tuple[Tensor, Tensor]:
-        """Leave gradients on the parameters; return the loss and the norm of its gradient, 0-d in nats.
+    def __call__(
+        self, params: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any], add: bool = False
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Leave gradients on the parameters; return the loss and its gradient's norm, 0-d in nats, and who has one.
 
-        With ``add``, add them to those that are there. Without, they are valid until the next call.
+        With ``add``, add them to those that are there, and don't ask the guard. Without, they are valid until the
+        next call.
 
         Raises:
             UncapturableError: at the first call of its kind: the step can't be captured.
         """
         values = (*args, *kwargs.values())
-        rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
-        objective = self.objective
-        kind = (objective.num_particles, objective.grad, objective.vectorize, *(m.training for m in self.modules))
-        key = (rest, tuple(kwargs), kind)
+        tensors = [v for v in values if torch.is_tensor(v)]
+        kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
+        o = self.objective
+        live = tuple([id(p) for p in params if p.requires_grad])
+        key = (kinds, tuple(kwargs), add, live, o.num_particles, o.grad, o.vectorize, o.bound, _autocast())
+        if weights.handled():
+            raise UncapturableError("it runs inside a handler of Pyro")
         try:
             found = self._graphs.get(key)
         except TypeError:
-            what = ", ".join(type(v).__name__ for v in rest if v is not _TENSOR)
-            raise UncapturableError(f"among its arguments are neither tensors nor constants: {what}") from None
-        graph, moved = found or self._graphs.setdefault(key, self._graph(rest, tuple(kwargs)))
-        if torch.is_tensor(objective.beta):
-            self.beta.copy_(objective.beta)
+            found = None
+        if found is None:
+            found = self._graph(values, tuple(kwargs), [p for p in params if p.requires_grad], add)
+        if torch.is_tensor(o.beta):
+            self.beta.copy_(o.beta)
         else:
-            self.beta.fill_(objective.beta)
-        loss, norm, *grads = graph(*(v for v in values if torch.is_tensor(v)))
+            self.beta.fill_(o.beta)
+        graph, moved = found
+        loss, norm, *grads = graph(*tensors)
+        self._graphs[key] = found
         for p, g in zip(moved, grads, strict=True):
-            p.grad = g if not add else g.clone() if p.grad is None else p.grad.add_(g)
-        return (loss.clone() if loss.is_cuda else loss), norm  # a CUDA graph writes its results over the last ones
+            p.grad = g if p.grad is None and not add else g.clone() if p.grad is None else p.grad.add_(g)
+        return (loss.clone() if loss.is_cuda else loss), norm, moved  # a CUDA graph writes its results over the last
 
-    def _graph(self, rest: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Captured, list[Tensor]]:
+    def _graph(
+        self, values: tuple[Any, ...], names: tuple[str, ...], params: list[Tensor], add: bool
+    ) -> tuple[Captured, list[Tensor]]:
         """A function of the tensors among the arguments: loss, norm of the gradient, gradients."""
+        strange = [v for v in values if not isinstance(v, (Tensor, *_CONSTANTS))]
+        if strange:
+            what = ", ".join(type(v).__name__ for v in strange)
+            raise UncapturableError(f"among its arguments are neither tensors nor constants: {what}")
+        if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in params):
+            raise UncapturableError("a parameter has a hook on its accumulated gradient")
+        rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
         moved: list[Tensor] = []
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -87,15 +107,28 @@ class StepGraphs:
                     if self.prepare is not None:
                         args, kwargs = self.prepare(*args, **kwargs), {}
                     loss = self.objective.differentiable_loss(*self.programs, *args, **kwargs)
-                    found = torch.autograd.grad(loss, self.params, allow_unused=True)
+                    found = torch.autograd.grad(loss, params, allow_unused=True)
             finally:
                 self.objective.beta = was
-            moved[:] = [p for p, g in zip(self.params, found, strict=True) if g is not None]
-            grads = [_laid_out(g, p) for p, g in zip(self.params, found, strict=True) if g is not None]
-            return loss.detach(), torch.nn.utils.get_total_norm(grads), *grads
+            loss = loss.detach()
+            moved[:] = [p for p, g in zip(params, found, strict=True) if g is not None]
+            grads = _apart([_laid_out(g, p) for p, g in zip(params, found, strict=True) if g is not None])
+            norm = torch.nn.utils.get_total_norm(grads)
+            if not add:
+                self.guard.look(loss, norm)
+            return loss, norm, *grads
 
-        buffers = list({id(b): b for m in self.modules for b in m.buffers(recurse=False)}.values())
-        return Captured(run, self.compiled, buffers), moved
+        return Captured(run, self.compiled, self.modules, (self.guard.stop, self.guard.good)), moved
+
+
+def _autocast() -> tuple[bool, ...]:
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
+def _apart(gradients: list[Tensor]) -> list[Tensor]:
+    """Each in memory of its own: two parameters of a sum have one gradient, and clipping it twice would be wrong."""
+    seen: set[int] = set()
+    return [g.clone() if id(g) in seen or seen.add(id(g)) else g for g in gradients]  # type: ignore[func-returns-value]
 
 
 def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ def with_params(program: Program, name: str) -> Program:
                 pyro.param(f"{name}$$${path}", parameter)
         return program(*args, **kwargs)
 
+    declared.__wrapped__ = program  # type: ignore[attr-defined]
     return declared
 
 
@@ -62,8 +63,8 @@ def owner(program: Program) -> nn.Module | None:
     return holder if isinstance(holder, nn.Module) else None
 
 
-def modules_of(program: Any) -> list[nn.Module]:
-    """Every module that a program holds: itself, its object, and those in a partial or in a closure."""
+def modules_of(*programs: Any) -> list[nn.Module]:
+    """Every module that programs hold: themselves, their objects, and those in a partial or in a closure."""
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
 
@@ -84,7 +85,8 @@ def modules_of(program: Any) -> list[nn.Module]:
             if isinstance(part, nn.Module) or callable(part):
                 look(part)
 
-    look(program)
+    for program in programs:
+        look(program)
     return list(found.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from .quantiles import net_size
 from .rng import forked, reseed, seed_for
 from .running import Running, Weighed, rounding_of, weighed
 from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
+from .store import modules_of
 
 ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
-CHUNK = 256  # particles at once
+CHUNK = 512  # particles at once, at most
 OWN = (
     "a proposal is a function that gives Terms, such as "
     "lambda model, guide, x, y, k: pv.terms(model, wider_guide, x, y, num_samples=k)"
@@ -128,7 +130,7 @@ class Plan:
                 names[:] = found.discrete
                 return found.log_w, found.rounding, *found.discrete.values()
 
-            self._graphs[size] = Captured(run), names
+            self._graphs[size] = Captured(run, modules=modules_of(self.pair.model, self.pair.guide, self.draw)), names
         graph, names = self._graphs[size]
         try:
             log_w, rounding, *values = graph(x) if y is None else graph(x, y)
@@ -183,7 +185,8 @@ def plan(
         raise UserError(f"num_samples={num_samples}: at least one is needed")
     draw, name = _proposal(proposal)
     x, y = as_data(x, y, seed)
-    chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else CHUNK))
+    even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
+    chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else even))
     block = min(len(x), block or max(1, ROWS // chunk))
     chosen(capture)
     products(precision)  # refuse others now

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from . import ranks, weights
 from .capture import UncapturableError
 from .errors import NonFiniteError, PairError, UserError
+from .moves import Adams, Guard
 from .objectives import Objective, objective, ours
 from .precision import products
 from .step_graph import StepGraphs
@@ -94,7 +95,9 @@ class SVI:
         self.eager_because: str | None = None
         self.steps = 0
         self._optim = optim
-        self._bad: Tensor | None = None  # 0-d int64: the first bad step, -1 while there is none
+        self._guard: Guard | None = None
+        self._began = 0  # the step that the guard looked at first
+        self._adams: Adams | None = None
         self._declared = (with_params(model, "model"), with_params(guide, "guide"))
         self._graphs: StepGraphs | None = None
 
@@ -167,7 +170,7 @@ class SVI:
         elif all(p.grad is None for p in params):
             return loss  # the move says what is wrong
         for p in params:
-            if p.grad is None:
+            if p.grad is None and p.requires_grad:
                 p.grad = torch.zeros_like(p)
         loss = loss.to(params[0], copy=True)
         ranks.total([*(p.grad for p in params if p.grad is not None), loss])
@@ -201,8 +204,9 @@ class SVI:
 
     def first_bad_step(self) -> int | None:
         """The first step whose loss or gradient was not finite, or None; reads the device."""
-        bad = -1 if self._bad is None else int(self._bad)
-        return None if bad < 0 else bad
+        if self._guard is None or not bool(self._guard.stop):
+            return None
+        return self._began + int(self._guard.good)
 
     def _captured(
         self, args: Any, kwargs: Any, several: bool = False
@@ -217,14 +221,20 @@ class SVI:
                 raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
             params = _held(self._optim)
             if self._graphs is None:
+                guard = self._guarded(params[0].device)
                 programs = self.model, self.guide
-                self._graphs = StepGraphs(self.objective, programs, params, self.precision, self.prepare)
-            loss, norm = self._graphs(args, kwargs, add=several)
-            return loss, params, None if several else norm
+                self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare)
+            loss, norm, moved = self._graphs(params, args, kwargs, add=several)
+            return (loss, params, None) if several else (loss, moved, norm)
         except UncapturableError as why:
             self.eager_because = str(why)
             warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
             return None
+
+    def _guarded(self, device: torch.device) -> Guard:
+        if self._guard is None:
+            self._guard, self._began = Guard(device), self.steps
+        return self._guard
 
     def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
         """Leave gradients on the parameters; return the loss and the parameters to move."""
@@ -266,26 +276,32 @@ class SVI:
             raise PairError(
                 "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
             )
+        guard = self._guarded(grads[0].device)
+        looked = norm is not None  # by the graph that computed it
         if norm is None:
             norm = torch.nn.utils.get_total_norm(grads)
-        bad = ~torch.isfinite(norm + loss.to(norm.device))
-        if self._bad is None:
-            self._bad = torch.full((), -1, dtype=torch.int64, device=norm.device)
-        # one bad step stops all later ones, so that the parameters stay as they were when it happened
-        self._bad = torch.where((self._bad < 0) & bad, self.steps, self._bad)
-        stop = self._bad >= 0
-        optim: Any = self._optim
+            guard.look(loss, norm)
         if self.clip_norm is not None:
             torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        if isinstance(optim, Optimizer) and _skips_on_device(optim):
-            optim.found_inf = stop.to(torch.float32)  # type: ignore[attr-defined]
+        optim: Any = self._optim
+        if looked and self._quick(optim, params):
+            assert self._adams is not None
+            self._adams(grads, guard.stop)
+        elif isinstance(optim, Optimizer) and _skips_on_device(optim):
+            optim.found_inf = guard.stop  # type: ignore[attr-defined]
             optim.grad_scale = None  # type: ignore[attr-defined]
             optim.step()
             del optim.found_inf, optim.grad_scale  # type: ignore[attr-defined]
-        elif not bool(stop):
+        elif not bool(guard.stop):
             optim(params) if isinstance(optim, PyroOptim) else optim.step()
         for p in params:
             p.grad = None
+
+    def _quick(self, optim: Any, moved: list[Tensor]) -> bool:
+        """Whether the update can do without the optimiser's Python; makes its lists where they are not there."""
+        if self._adams is None or not self._adams.fresh(optim, moved):
+            self._adams = Adams(optim, moved) if Adams.fit(optim, moved) else None
+        return self._adams is not None
 
 
 def _held(optimizer: Optimizer) -> list[Tensor]:

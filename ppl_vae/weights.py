@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -143,6 +144,11 @@ def takes_labels(program: Program) -> bool:
 def call_args(program: Program, x: Tensor | None, y: Tensor | None) -> tuple[Tensor | None, ...]:
     """The positional arguments for a program: labels only where there are any and it takes them."""
     return (x,) if y is None or not takes_labels(program) else (x, y)
+
+
+def handled() -> bool:
+    """Whether the caller runs inside a handler of Pyro, such as ``poutine.scale``."""
+    return bool(_PYRO_STACK)
 
 
 @contextmanager

@@ -35,14 +35,14 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "precision", "kinds", "registry", "ranks", "progress", "__init__", "pairs.__init__"},
+    {"errors", "rng", "precision", "kinds", "moves", "registry", "ranks", "progress", "__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
-    {"stream"},
+    {"stream", "step_graph"},
     {"estimate"},
-    {"step_graph", "check", "draws", "compare", "checkpoint", "feeds"},
+    {"check", "draws", "compare", "checkpoint", "feeds"},
     {"svi"},
     {"resume", "tiles", "sandwich", "codec", "mdl"},
     {"annealed"},
