@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from .contenders import Contender
-from .job import Job
+from .job import Job, Loop
 
 
 class Worker:
@@ -67,15 +67,23 @@ def serve(pipe: Connection, contender: Contender, job: Job) -> None:
         began = time.perf_counter()
         module = import_module(f"benchmarks.contenders.{contender.module}")
         play = getattr(module, contender.function)(job, **contender.options)
-        ready = time.perf_counter()
-        play()
-        first = time.perf_counter() - ready
-        pipe.send({"setup": ready - began, "first": first, "torch": torch_setting()})
-        while True:
+        setup = time.perf_counter() - began
+        began = time.perf_counter()
+
+        def turn(value: float) -> None:
+            """The end of a round; comes back at the start of the next."""
+            nonlocal setup, began
+            seconds = time.perf_counter() - began
+            first = {"setup": setup, "first": seconds, "torch": torch_setting()}
+            pipe.send(first if setup else {"seconds": seconds, "value": value})
+            setup = 0.0
             pipe.recv()
             began = time.perf_counter()
-            value = play()
-            pipe.send({"seconds": time.perf_counter() - began, "value": value})
+
+        if isinstance(play, Loop):
+            play.run(turn)
+        while True:
+            turn(play())
     except EOFError:
         return
     except Exception:

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 Play = Callable[[], float]  # one round: runs it to its end and returns what all contenders must agree on
 
+
+@dataclass(frozen=True)
+class Loop:
+    """A contender that runs its rounds by itself, and calls back at the end of each with what a `Play` returns."""
+
+    run: Callable[[Callable[[float], None]], None]
+
+
 SHAPE = (1, 28, 28)
 LATENT = 50
 LR = 1e-3

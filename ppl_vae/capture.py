@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .errors import UserError
 from .rng import forked
@@ -42,7 +42,6 @@ class Captured:
         function: takes tensors and returns a tuple of tensors, which carry no gradient.
         compiled: False runs the traced graph as it is, operation by operation.
         modules: those that the function runs; a function that sets their attributes can't be captured.
-        state: other tensors that the function changes in place: tracing leaves them as they were.
 
     Example:
         >>> import torch
@@ -52,14 +51,10 @@ class Captured:
         ((tensor([2., 2.]),), tensor(3.), (tensor([3., 3.]),))
     """
 
-    def __init__(
-        self, function: Function, compiled: bool = True, modules: Iterable[nn.Module] = (), state: Sequence[Tensor] = ()
-    ) -> None:
+    def __init__(self, function: Function, compiled: bool = True, modules: Iterable[nn.Module] = ()) -> None:
         self.function = function
         self.compiled = compiled
         self.modules = list({id(m): m for top in modules for m in top.modules()}.values())
-        buffers = {id(b): b for m in self.modules for b in m.buffers(recurse=False)}
-        self.state = [*buffers.values(), *state]
         self.count = 0
         self._graphs: dict[Any, _Graph] = {}
 
@@ -82,13 +77,12 @@ class Captured:
             raise UncapturableError(
                 f"more than {MOST} graphs: the shapes, or the attributes of its modules, keep changing"
             )
-        with _kept(self.state):
-            try:
-                return _Graph(self.function, args, self.compiled, self.modules)
-            except UncapturableError:
-                raise
-            except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
-                raise UncapturableError(_reason(error)) from error
+        try:
+            return _Graph(self.function, args, self.compiled, self.modules)
+        except UncapturableError:
+            raise
+        except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
+            raise UncapturableError(_reason(error)) from error
 
 
 def chosen(capture: bool | str) -> bool | str:
@@ -124,7 +118,7 @@ def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
 
 @contextmanager
 def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Put the values of tensors back: a tracer may compute on small ones."""
+    """Put the values of tensors back."""
     before = [t.clone() for t in tensors]
     try:
         yield
@@ -261,18 +255,37 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
         return function(*tensors)
 
     make = make_fx(plain, decomposition_table=_fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
-    with forked(device), _Unread():  # type: ignore[no-untyped-call]
-        module = make(*args)
+    held = _Held()
+    try:
+        with forked(device), held:
+            module = make(*args)
+    finally:
+        held.give_back()
     return module, _lift(module)
 
 
-class _Unread(TorchDispatchMode):
-    """Refuse a program that reads a tensor which the tracer knows the value of, such as a buffer: it may change."""
+class _Held(TorchDispatchMode):
+    """What a program does, while it is traced, to tensors that have values, such as buffers and small constants.
+
+    The tracer computes on them: what it changes is put back. A program that reads one is refused: it may change.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default:
             raise UncapturableError(_READ)
+        if func._schema.is_mutable and torch.is_tensor(args[0]) and id(args[0]) not in self.before:
+            with _disable_current_modes():  # the tracer's, which would give a tensor without values
+                self.before[id(args[0])] = args[0], args[0].clone()
         return func(*args, **(kwargs or {}))
+
+    def give_back(self) -> None:
+        with torch.no_grad():
+            for tensor, value in self.before.values():
+                tensor.copy_(value)
 
 
 _READ = "the program reads a tensor's value (.item(), float(), bool(), if)"

@@ -110,7 +110,11 @@ class LoaderFeed(Feed):
 
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         self.seen = 0
-        reseed(seed_for(self.seed, "epoch", epoch))  # the loader shuffles from torch's global generator
+        seed = seed_for(self.seed, "epoch", epoch)
+        reseed(seed)  # a loader shuffles from torch's global generator, if it has none of its own
+        for owner in (self.loader, getattr(self.loader, "sampler", None)):
+            if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
+                generator.manual_seed(seed)
         batches = iter(self.loader)
         i = 0
         while True:

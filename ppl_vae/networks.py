@@ -96,7 +96,7 @@ class MLP(nn.Sequential):
 
 
 class GaussianHead(nn.Module):
-    """Two linear maps from features to a diagonal Gaussian: sigma = exp(linear).
+    """Two linear maps, in one product, from features to a diagonal Gaussian: sigma = exp(linear).
 
     Args:
         features: width of the features (*, features).
@@ -107,12 +107,14 @@ class GaussianHead(nn.Module):
         super().__init__()
         if latent < 1:
             raise UserError(f"latent={latent}: at least one latent dimension is needed")
-        self.loc = nn.Linear(features, latent)
-        self.log_scale = nn.Linear(features, latent)
-        glorot(self)
+        self.linear = nn.Linear(features, 2 * latent)  # the mean, then log sigma
+        nn.init.zeros_(self.linear.bias)
+        for weight in self.linear.weight.chunk(2):
+            nn.init.xavier_uniform_(weight)
 
     def forward(self, h: Tensor) -> Any:
-        return dist.Normal(self.loc(h), self.log_scale(h).exp()).to_event(1)
+        loc, log_scale = self.linear(h).chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
 
 
 class Encoder(nn.Module):

@@ -148,6 +148,13 @@ class Objective(ELBO):
         assert total is not None
         return total if at_once == self.num_particles else total / self.num_particles
 
+    def look(self, model: Program, guide: Program, *args: Any) -> None:
+        """Refuse a pair that the objective can't train, once and before a graph is made of it.
+
+        Raises:
+            PairError: the pair is of the wrong kind.
+        """
+
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the data: a 0-d tensor in nats whose gradient trains the pair."""
         return -self.bounds(model, guide, *args, **kwargs).sum()
@@ -220,11 +227,15 @@ class MeanField(Objective):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the data, after a look at the order of the sites, once for each pair."""
-        self._check(model, guide, *args)
+        self.look(model, guide, *args)
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
-    def _check(self, model: Program, guide: Program, *args: Any) -> None:
-        """Refuse a guide that samples a site before its model parent."""
+    def look(self, model: Program, guide: Program, *args: Any) -> None:
+        """Refuse a guide that samples a site before its model parent.
+
+        Raises:
+            PairError: see the class.
+        """
         programs = getattr(model, "__wrapped__", model), getattr(guide, "__wrapped__", guide)
         if self._seen == programs:
             return

@@ -76,16 +76,18 @@ class Run:
         tensors = {f"pair.{k}": v for k, v in now.items()}
         tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
         groups: list[dict[str, Any]] = []
+        plain: dict[str, dict[str, Any]] = {}  # what an optimiser keeps for a parameter besides tensors
         if isinstance(optim, Optimizer):
             saved = optim.state_dict()
             for index, slots in saved["state"].items():
+                plain[str(index)] = {k: v for k, v in slots.items() if _is_plain(v)}
                 for key, value in slots.items():
                     if torch.is_tensor(value):
                         tensors[f"optim.{index}.{key}"] = value.detach().cpu().contiguous().clone()
             groups = [{k: v for k, v in g.items() if _is_plain(v)} for g in saved["param_groups"]]
         if running is not None:
             tensors["running"] = running.detach().cpu().reshape(1)
-        about = {"state": asdict(state), "groups": groups, "done": done}
+        about = {"state": asdict(state), "groups": groups, "slots": plain, "done": done}
         files.write_tensors(self.folder / checkpoint.STATE, tensors, about)
         files.write_tensors(self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {})
         position = {k: v for k, v in asdict(state).items() if k != "history"}
@@ -106,13 +108,15 @@ class Run:
         }
         checkpoint.restore(pair, part["pair"], path)
         pair.to(device)
-        if isinstance(optim, Optimizer) and part["optim"]:
-            saved = optim.state_dict()
-            slots: dict[int, dict[str, Tensor]] = {}
+        if isinstance(optim, Optimizer):
+            saved = optim.state_dict()["param_groups"]
+            slots: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in about.get("slots", {}).items()}
             for name, value in part["optim"].items():
                 index, key = name.split(".", 1)
                 slots.setdefault(int(index), {})[key] = value
-            optim.load_state_dict({"state": slots, "param_groups": saved["param_groups"]})
+            for group, then in zip(saved, about["groups"], strict=True):
+                group.update({k: tuple(v) if isinstance(v, list) else v for k, v in then.items() if k != "params"})
+            optim.load_state_dict({"state": slots, "param_groups": saved})
         running = tensors.get("running")
         best = {k: v.to(device) for k, v in part["best"].items()}
         return State(**about["state"]), best, None if running is None else running[0].to(device)

@@ -92,6 +92,9 @@ class StepGraphs:
             raise UncapturableError(f"among its arguments are neither tensors nor constants: {what}")
         if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in params):
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
+        kwargs = dict(zip(names, values[len(values) - len(names) :], strict=True))
+        given = values[: len(values) - len(names)]
+        self.objective.look(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
         rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
         moved: list[Tensor] = []
 
@@ -118,7 +121,7 @@ class StepGraphs:
                 self.guard.look(loss, norm)
             return loss, norm, *grads
 
-        return Captured(run, self.compiled, self.modules, (self.guard.stop, self.guard.good)), moved
+        return Captured(run, self.compiled, self.modules), moved
 
 
 def _autocast() -> tuple[bool, ...]:

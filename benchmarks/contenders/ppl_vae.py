@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from queue import Queue
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,7 @@ import torch
 import ppl_vae as pv
 
 from ..images import probabilities, test_images
-from ..job import HIDDEN, LATENT, LR, SHAPE, Job, Play
-from ..nets import Visits
+from ..job import HIDDEN, LATENT, LR, SHAPE, Job, Loop, Play
 from .pytorch import trained
 
 
@@ -25,67 +23,55 @@ def pair_for(job: Job, latent: int = LATENT) -> pv.Pair:
 
 
 def training(job: Job, *, capture: bool) -> Play:
-    """A loop of one's own around ``pv.SVI.step``."""
+    """A loop of one's own around ``pv.SVI.step``; choosing and binarising the batch is part of the step."""
     torch.set_float32_matmul_precision(job.matmul)
     pair = pair_for(job)
+    p = torch.from_numpy(probabilities(job, "train"))
+
+    def prepare(p: torch.Tensor, index: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor]:
+        return (pv.data.visit(p.index_select(0, index), "dynamic", key),)
+
     adam = torch.optim.Adam(pair.parameters(), lr=LR, fused=True)
-    svi = pv.SVI(pair.model, pair.guide, adam, capture=capture)
-    visits = Visits(torch.from_numpy(probabilities(job, "train")), job.batch)
+    svi = pv.SVI(pair.model, pair.guide, adam, capture=capture, prepare=prepare)
+    key = torch.zeros((), dtype=torch.int64)
 
     def play() -> float:
         total = torch.zeros(())
-        for _ in range(job.steps):
-            total += svi.step(visits.next())
+        for index in torch.randperm(len(p))[: job.steps * job.batch].split(job.batch):
+            total += svi.step(p, index, key.add_(1))
         return float(total) / (job.steps * job.batch)
 
     return play
 
 
-def fit(job: Job, **options: Any) -> Play:
-    """``pv.fit``, stopped after each epoch until the next round is asked for; a round is one whole epoch.
-
-    ``fit`` runs in a thread of its own, so that its loop need not be written again here.
-    """
+def fit(job: Job, **options: Any) -> Loop:
+    """``pv.fit``; a round is one whole epoch."""
     torch.set_float32_matmul_precision(job.matmul)
     p = torch.from_numpy(probabilities(job, "train"))[: job.steps * job.batch]
     data = pv.data.Split(p, binarize="dynamic", name="train")
-    turns: Queue[None] = Queue()
-    ends: Queue[float | BaseException] = Queue()
 
-    def wait(row: dict[str, Any], _: pv.Pair) -> None:
-        ends.put(-row["train_bound"])
-        turns.get()
+    def run(turn: Callable[[float], None]) -> None:
+        pv.fit(
+            pair_for(job), data, epochs=job.rounds + 1, batch_size=job.batch, lr=LR, seed=job.seed, device="cpu",
+            progress=False, callbacks=[lambda row, _: turn(-row["train_bound"])], **options,
+        )  # fmt: skip
 
-    def run() -> None:
-        turns.get()
-        try:
-            pv.fit(
-                pair_for(job), data, epochs=job.rounds + 1, batch_size=job.batch, lr=LR, seed=job.seed, device="cpu",
-                progress=False, callbacks=[wait], **options,
-            )  # fmt: skip
-        except BaseException as error:
-            ends.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-
-    def play() -> float:
-        turns.put(None)
-        end = ends.get()
-        if isinstance(end, BaseException):
-            raise end
-        return end
-
-    return play
+    return Loop(run)
 
 
 def likelihood(job: Job, **options: Any) -> Play:
-    """``pv.log_likelihood`` with the weights of the hand-written networks, whose layers come in the same order."""
+    """``pv.log_likelihood`` with the weights of the hand-written networks, whose layers come in the same order.
+
+    Theirs have the mean and log sigma of the guide apart.
+    """
     encoder, decoder = trained(job)
     torch.set_float32_matmul_precision(job.matmul)
     pair = pair_for(job)
+    weight, bias, *heads = encoder.parameters()
+    joined = [torch.cat(parts) for parts in (heads[0::2], heads[1::2])]
     with torch.no_grad():
-        for program, network in ((pair.model, decoder), (pair.guide, encoder)):
-            for mine, theirs in zip(program.parameters(), network.parameters(), strict=True):
+        for program, values in ((pair.model, decoder.parameters()), (pair.guide, [weight, bias, *joined])):
+            for mine, theirs in zip(program.parameters(), values, strict=True):
                 mine.copy_(theirs)
     x = torch.from_numpy(test_images(job))
 

@@ -77,7 +77,7 @@ class LinearGuide(nn.Module):
         super().__init__()
         self.event_dim = len(data_shape)
         self.head = GaussianHead(math.prod(data_shape), latent)
-        nn.init.zeros_(self.head.log_scale.weight)
+        nn.init.zeros_(self.head.linear.weight[latent:])
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
         with data_plate(x, 1):
