@@ -57,7 +57,7 @@ def fresh(work: Callable[[], Any]) -> Any:
 
 
 def estimate(job: Job, latent: int) -> Callable[[], Any]:
-    """A call of ``pv.log_likelihood`` with fresh weights."""
+    """A call of ``pv.log_likelihood`` with fresh weights, by a graph at every size: what is chosen would differ."""
     import torch
 
     import ppl_vae as pv
@@ -67,7 +67,7 @@ def estimate(job: Job, latent: int) -> Callable[[], Any]:
 
     torch.set_float32_matmul_precision(job.matmul)
     pair, x = pair_for(job, latent), torch.from_numpy(test_images(job))
-    return lambda: pv.log_likelihood(pair, x, num_samples=job.num_samples, seed=job.seed)
+    return lambda: pv.log_likelihood(pair, x, num_samples=job.num_samples, seed=job.seed, capture=True)
 
 
 def seconds(job: Job, latent: int, repeats: int) -> float:

@@ -49,6 +49,10 @@ ProposalOpt = Annotated[
 ]
 LimitOpt = Annotated[int | None, typer.Option("--limit", help="Use the first N data only.")]
 CAPTURE: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+CaptureOpt = Annotated[
+    str, typer.Option("--capture", help="Run the work as a compiled graph: auto (where it pays), on or off.")
+]
+PrecisionOpt = Annotated[str, typer.Option("--precision", help="Of matrix products: float32 or bf16.")]
 SplitOpt = Annotated[str, typer.Option("--split", help="train, valid or test.")]
 
 
@@ -155,10 +159,8 @@ def train(
     shards: Annotated[
         int | None, typer.Option(help="Parts of a batch whose gradients are summed. [the ranks of torchrun, or 1]")
     ] = None,
-    capture: Annotated[
-        str, typer.Option(help="Run steps as a compiled graph: auto (where it pays), on or off.")
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="Of matrix products: float32 or bf16.")] = "float32",
+    capture: CaptureOpt = "auto",
+    precision: PrecisionOpt = "float32",
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="The run folder. [runs/PAIR-DATA]")] = None,
@@ -177,8 +179,7 @@ def train(
     for flag, value in (("--num-samples", num_samples), ("--limit", limit)):  # needed only after the training
         if value is not None and value < 1:
             raise UserError(f"{flag} {value}: at least 1 is needed")
-    if capture not in CAPTURE:
-        raise UserError(f"--capture {capture}: choose one of {', '.join(CAPTURE)}")
+    _switches(capture, precision)
     given = {k: v for k, v in pair_options.items() if v is not None}
     data = data if data in DATASETS or not Path(data).exists() else str(Path(data).resolve())
     data_root = data_root.expanduser().resolve()  # so that the run can be judged from another folder
@@ -278,6 +279,8 @@ def evaluate(
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
+    capture: CaptureOpt = "auto",
+    precision: PrecisionOpt = "float32",
     out: OutOpt = None,
     num_chains: Annotated[int, typer.Option("--num-chains", help="Of the estimator ais.")] = 16,
     num_temperatures: Annotated[int, typer.Option("--num-temperatures", help="Of the estimator ais.")] = 1000,
@@ -291,9 +294,10 @@ def evaluate(
     from .files import writable
     from .panel import panel
 
+    switches = _switches(capture, precision)
     if not estimator and not draw:
         target, part, result, estimate = _judged(
-            run, data, data_root, split, limit, device, out, num_samples, seed, proposal
+            run, data, data_root, split, limit, device, out, num_samples, seed, proposal, switches
         )
     else:
         target = writable(out or run)
@@ -301,7 +305,7 @@ def evaluate(
         try:
             judged = panel(
                 pair, part.x, part.y, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
-                num_temperatures=num_temperatures, seed=seed, progress=True, resume=target,
+                num_temperatures=num_temperatures, seed=seed, progress=True, resume=target, **switches,
             )  # fmt: skip
         except KeyboardInterrupt:
             log.print("stopped; the same command goes on from here")
@@ -332,14 +336,17 @@ def score(
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
+    capture: CaptureOpt = "auto",
+    precision: PrecisionOpt = "float32",
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
     """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
     from . import ranks, report
 
+    switches = _switches(capture, precision)
     target, part, result, estimate = _judged(
-        run, data, data_root, split, limit, device, out, num_samples, seed, proposal
+        run, data, data_root, split, limit, device, out, num_samples, seed, proposal, switches
     )
     path = ranks.told(lambda: report.write_csv(target, estimate, part))
     order = estimate.log_px.argsort()[:10].tolist()
@@ -452,6 +459,8 @@ def compare(
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
+    capture: CaptureOpt = "auto",
+    precision: PrecisionOpt = "float32",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json. [not written]")] = None,
     json_: JsonOpt = False,
 ) -> None:
@@ -472,7 +481,9 @@ def compare(
         raise UserError(f"the runs were made on different data ({about}); train them on the same data and data seed")
     part = next(iter(opened.values()))[2]
     pairs = {name: pair for name, (pair, _, _) in opened.items()}
-    table = compare_pairs(pairs, part.x, part.y, num_samples=num_samples, seed=seed, progress=not json_)
+    table = compare_pairs(
+        pairs, part.x, part.y, num_samples=num_samples, seed=seed, progress=not json_, **_switches(capture, precision)
+    )
     numeric = ("elbo", "elbo_se", "log_px", "log_px_se", "ess", "khat", "unreliable", "diff", "diff_se")
     rows = [
         {
@@ -627,9 +638,19 @@ def _open(
     return pair, config, loaded.split(split).fixed(request["seed"]).limit(limit)
 
 
+def _switches(capture: str, precision: str) -> dict[str, Any]:
+    """The options of a call that say how its work is run."""
+    from .precision import PRECISIONS
+
+    for flag, value, known in (("--capture", capture, CAPTURE), ("--precision", precision, PRECISIONS)):
+        if value not in known:
+            raise UserError(f"{flag} {value}: choose one of {', '.join(known)}")
+    return {"capture": CAPTURE[capture], "precision": precision}
+
+
 def _judged(
     run: Path, data: str | None, data_root: Path | None, split: str, limit: int | None, device: str, out: Path | None,
-    num_samples: int, seed: int, proposal: str,
+    num_samples: int, seed: int, proposal: str, switches: dict[str, Any],
 ) -> tuple[Path, Any, dict[str, Any], Any]:  # fmt: skip
     """Where to write, the data, the evaluation and the estimate of a run that has one."""
     from . import report
@@ -638,7 +659,9 @@ def _judged(
     target = writable(out or run)  # before minutes are spent
     pair, config, part = _open(run, data, data_root, split, limit, device)
     name = _data_name(config, data)
-    result, estimate = report.evaluate(pair, config["pair"]["name"], name, part, num_samples, seed, proposal)
+    result, estimate = report.evaluate(
+        pair, config["pair"]["name"], name, part, num_samples, seed, proposal, **switches
+    )
     if estimate is None:
         raise UserError(str(result["note"]))
     return target, part, result, estimate

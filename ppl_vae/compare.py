@@ -25,6 +25,8 @@ def compare(
     num_samples: int = 5000,
     seed: int = 0,
     progress: bool = False,
+    capture: bool | str = "auto",
+    precision: str = "float32",
 ) -> Any:
     r"""Estimate log p(x) under each pair for the same data, and compare datum by datum.
 
@@ -47,6 +49,8 @@ def compare(
         num_samples: K of each estimate.
         seed: of each estimate.
         progress: show a bar for each pair.
+        capture: score by a compiled graph, see :func:`~ppl_vae.log_likelihood`.
+        precision: of matrix products.
 
     Returns:
         xarray.Dataset over ``strategy`` (elbo, elbo_se, log_px, log_px_se, ess, khat, unreliable, diff, diff_se,
@@ -67,10 +71,9 @@ def compare(
         raise UserError("compare: no pair was given")
     if len(x) < 2:
         raise UserError(f"compare: {len(x)} data give no error for a mean difference; give at least 2")
+    options: dict[str, Any] = {"seed": seed, "progress": progress, "capture": capture, "precision": precision}
     estimates = {
-        name: pair
-        if isinstance(pair, Estimate)
-        else log_likelihood(pair, x, y, num_samples=num_samples, seed=seed, progress=progress)
+        name: pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
         for name, pair in pairs.items()
     }
     if len({e.conditional for e in estimates.values()}) > 1:

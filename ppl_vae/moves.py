@@ -47,7 +47,6 @@ class Adams:
     def __init__(self, optim: Optimizer, params: Sequence[Tensor]) -> None:
         self.optim = optim
         self.params = list(params)
-        self.state = optim.state
         known = {id(p) for p in params}
         self.groups: list[tuple[dict[str, Any], tuple[list[Tensor], ...], list[int]]] = []
         place = {id(p): i for i, p in enumerate(params)}
@@ -79,7 +78,10 @@ class Adams:
     def fresh(self, optim: Optimizer, params: Sequence[Tensor]) -> bool:
         """Whether these are still the parameters, and the state, that the lists hold."""
         same = len(params) == len(self.params) and all(map(operator.is_, params, self.params))
-        return same and optim is self.optim and optim.state is self.state and "step" not in vars(optim)
+        state = optim.state
+        slots = [(p, avg) for _, (moved, avgs, *_), _ in self.groups for p, avg in zip(moved, avgs, strict=True)]
+        held = all(state.get(p, {}).get("exp_avg") is avg for p, avg in slots)
+        return same and held and optim is self.optim and "step" not in vars(optim)
 
     @torch.no_grad()
     def __call__(self, grads: Sequence[Tensor], stop: Tensor) -> None:

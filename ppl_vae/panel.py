@@ -209,6 +209,8 @@ def panel(
     seed: int = 0,
     progress: bool = False,
     resume: str | Path | None = None,
+    capture: bool | str = "auto",
+    precision: str = "float32",
 ) -> Panel:
     """Estimate log p(x) of the same data by several estimators, and say how far to trust them.
 
@@ -226,6 +228,8 @@ def panel(
         seed: of each estimate.
         progress: show bars.
         resume: a folder for unfinished work, see :func:`~ppl_vae.log_likelihood`.
+        capture: score by a compiled graph, see :func:`~ppl_vae.log_likelihood`.
+        precision: of the matrix products of weights; annealing stays in float32.
 
     Returns:
         Panel: by name the estimates; ``print`` shows the table and the sentences.
@@ -250,13 +254,14 @@ def panel(
     if proposal != "guide" and not any(e in STATISTICS for e in estimators):
         raise UserError(f"proposal={proposal!r} is for {', '.join(STATISTICS)}, and none of them was asked for")
     x, y = as_data(x, y, seed)
-    common: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume}
+    common: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume, "capture": capture}
     shared = [e for e in estimators if e in STATISTICS]
     short = [e for e in shared if e == "jvi2" and num_samples > JVI2_MOST]
     jobs: list[tuple[list[str], Callable[[], list[Estimate]]]] = []
 
     def weigh(names: Sequence[str], size: int, proposal: str | Draw) -> Callable[[], list[Estimate]]:
-        return lambda: list(estimates(pair, x, y, size, names, proposal=proposal, **common).values())
+        options = {**common, "proposal": proposal, "precision": precision}
+        return lambda: list(estimates(pair, x, y, size, names, **options).values())
 
     for names, size in (([e for e in shared if e not in short], num_samples), (short, JVI2_MOST)):
         if names:

@@ -20,14 +20,17 @@ from .weights import call_args
 
 
 def evaluate(
-    pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int, proposal: str = "guide"
+    pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int, proposal: str = "guide", **options: Any
 ) -> tuple[dict[str, Any], Any]:
-    """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x)."""
+    """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x).
+
+    ``options`` are those of `log_likelihood`, such as ``capture``.
+    """
     about = {"pair": name, "data": data, "split": part.name}
     about |= {} if proposal == "guide" else {"proposal": proposal}
     try:
         estimate = log_likelihood(
-            pair, part.x, part.y, num_samples=num_samples, proposal=proposal, seed=seed, progress=True
+            pair, part.x, part.y, num_samples=num_samples, proposal=proposal, seed=seed, progress=True, **options
         )
     except PairError as error:
         if "Delta" not in str(error):

@@ -47,11 +47,12 @@ class SVI:
         loss: a ``pyro.infer.ELBO``, or the name of an objective; None takes ``Trace_ELBO()``.
         clip_norm: the largest norm of the whole gradient; None leaves it alone.
         capture: after the first step, run loss and gradient as a compiled graph, one for each shape of the arguments:
-            the same numbers to rounding, on the same noise, without running Python. Compiling takes seconds. What can't
-            be captured runs as it is, after one warning that says why (also in ``eager_because``).
+            the same numbers to rounding, on the same noise, without running Python. What Python decides is decided when
+            the graph is made; a changed attribute of a module makes another. Compiling takes seconds. What can't be
+            captured runs as it is, after one warning that says why (also in ``eager_because``).
         precision: ``"float32"``, or ``"bf16"`` for matrix products and convolutions in bfloat16.
         prepare: makes the arguments of model and guide from those of :meth:`step`; part of the graph, so what it does
-            (binarising, augmenting) is compiled too.
+            (choosing the rows of a batch, binarising, augmenting) is compiled too.
 
     Raises:
         UserError: ``optim`` is none of these, or another precision.
@@ -265,7 +266,9 @@ class SVI:
         if self.objective is not None:
             if not loss.requires_grad:
                 raise PairError("the loss depends on no parameter of the pair, so there is nothing to train")
-            loss.backward()
+            live = [p for p in params if p.requires_grad]
+            if live:  # nobody would take the gradients of others away again
+                loss.backward(inputs=live)
         return loss.detach(), params
 
     def _move(self, loss: Tensor, params: list[Tensor], norm: Tensor | None = None) -> None:
