@@ -26,8 +26,10 @@ from .running import Running, Weighed, rounding_of, weighed
 from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
 from .store import modules_of
 
-ROWS = 8192  # particles times data that are scored at once; part of a seed's meaning, so a constant
+ROWS = 4096  # particles times data that are scored at once, at most; part of a seed's meaning, so a constant
+NUMBERS = 2**22  # of x in these: above 32 MiB an allocator asks the system for fresh pages at every chunk
 CHUNK = 512  # particles at once, at most
+NET = 8192  # quasi-random points at once, at most
 OWN = (
     "a proposal is a function that gives Terms, such as "
     "lambda model, guide, x, y, k: pv.terms(model, wider_guide, x, y, num_samples=k)"
@@ -186,8 +188,9 @@ def plan(
     draw, name = _proposal(proposal)
     x, y = as_data(x, y, seed)
     even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
-    chunk = min(num_samples, chunk or (net_size(num_samples, ROWS) if draw is proposals.qmc else even))
-    block = min(len(x), block or max(1, ROWS // chunk))
+    chunk = min(num_samples, chunk or (net_size(num_samples, NET) if draw is proposals.qmc else even))
+    rows = min(ROWS, max(1, NUMBERS // max(1, x[0].numel())))
+    block = min(len(x), block or max(1, rows // chunk))
     chosen(capture)
     products(precision)  # refuse others now
     return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block, capture, precision)
