@@ -61,14 +61,9 @@ class Adams:
     @staticmethod
     def fit(optim: Optimizer, params: Sequence[Tensor]) -> bool:
         """Whether the update is nothing but the kernel's: no hook, no replaced ``step``, a state for each parameter."""
-        hooks = (
-            optim._optimizer_step_pre_hooks, optim._optimizer_step_post_hooks,
-            optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks,
-        )  # fmt: skip
         return (
             type(optim) in (Adam, AdamW)
-            and not any(hooks)
-            and "step" not in vars(optim)
+            and _bare(optim)
             and all("exp_avg" in optim.state.get(p, {}) for p in params)
             and len({(p.device, p.dtype) for p in params}) == 1
             and all(g["fused"] and not g["differentiable"] for g in optim.param_groups)
@@ -81,7 +76,7 @@ class Adams:
         state = optim.state
         slots = [(p, avg) for _, (moved, avgs, *_), _ in self.groups for p, avg in zip(moved, avgs, strict=True)]
         held = all(state.get(p, {}).get("exp_avg") is avg for p, avg in slots)
-        return same and held and optim is self.optim and "step" not in vars(optim)
+        return same and held and optim is self.optim and _bare(optim)
 
     @torch.no_grad()
     def __call__(self, grads: Sequence[Tensor], stop: Tensor) -> None:
@@ -95,3 +90,12 @@ class Adams:
                 lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
                 eps=group["eps"], amsgrad=group["amsgrad"], maximize=group["maximize"], grad_scale=None, found_inf=stop,
             )  # fmt: skip
+
+
+def _bare(optim: Optimizer) -> bool:
+    """Whether nothing is hung on an optimiser's ``step``."""
+    hooks = (
+        optim._optimizer_step_pre_hooks, optim._optimizer_step_post_hooks,
+        optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks,
+    )  # fmt: skip
+    return not any(hooks) and "step" not in vars(optim)

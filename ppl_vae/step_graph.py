@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import weights
-from .capture import Captured, UncapturableError
+from .capture import MOST, Captured, UncapturableError
 from .moves import Guard
 from .objectives import Objective
 from .precision import products
@@ -70,6 +70,8 @@ class StepGraphs:
         except TypeError:
             found = None
         if found is None:
+            if len(self._graphs) == MOST:
+                raise UncapturableError(f"more than {MOST} graphs: its arguments keep changing")
             found = self._graph(values, tuple(kwargs), [p for p in params if p.requires_grad], add)
         if torch.is_tensor(o.beta):
             self.beta.copy_(o.beta)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_vae as pv
-from ppl_vae import capture
+from ppl_vae import capture, step_graph
 from ppl_vae.capture import Captured, UncapturableError
 from ppl_vae.errors import NonFiniteError, RunError
 from ppl_vae.moves import Adams, Guard
@@ -359,6 +359,15 @@ def test_graphs_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         graph(torch.ones(4))
 
 
+def test_arguments_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graph, "MOST", 3)
+    svi = still(Model(lambda s, z, x, how: s.w * z * how))
+    for how in (0.0, 1.0, 2.0, 3.0):
+        svi.step(X, how)
+    with pytest.warns(UserWarning, match="arguments keep changing"):
+        svi.step(X, 4.0)
+
+
 def test_a_wrong_graph_is_refused_beside_infinities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "_compile", lambda module, inputs: lambda *a: tuple(7 * r + 3 for r in module(*a)))
     with pytest.raises(UncapturableError, match="other numbers"):
@@ -444,6 +453,12 @@ def test_the_quick_update_leaves_other_optimisers_to_themselves() -> None:
         warnings.simplefilter("ignore")
         torch.optim.lr_scheduler.StepLR(wrapped, 1)  # counts the calls of step
     assert Adams.fit(wrapped, [p]) == ("step" not in vars(wrapped))
+
+
+def test_a_hook_that_comes_later_is_called() -> None:
+    calls: list[int] = []
+    moved(True, lambda pair, adam: adam.register_step_post_hook(lambda *a: calls.append(1)))
+    assert len(calls) == 3
 
 
 # ---- a run and its resumption
