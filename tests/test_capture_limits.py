@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -522,6 +523,7 @@ def test_a_run_that_is_resumed_keeps_its_graphs_or_says_no(tmp_path: Path) -> No
     with pytest.raises(RunError, match="capture=False: the run that you resume was captured"):
         run(2, capture=False, resume=True)
     run(2, resume=True)
+    assert json.loads((tmp_path / "train_state.json").read_text())["captured"] == "all"
 
 
 def test_frozen_parameters_stay_where_they_are_in_shards() -> None:
