@@ -45,7 +45,7 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = pv.save(folder + "/run", pair)
         ...     again = pv.load(run)
-        >>> bool((again.guide.head.loc.weight == pair.guide.head.loc.weight).all())
+        >>> bool((again.guide.head.linear.weight == pair.guide.head.linear.weight).all())
         True
     """
     tensors = state_of(pair)

@@ -246,7 +246,7 @@ def test_interpolation_gives_a_row_to_each_label_that_matters() -> None:
 def test_traversal_moves_the_most_active_coordinates() -> None:
     pair, x = build("vae", latent=5, hidden=(16,)), binary(20)
     with torch.no_grad():
-        pair.guide.head.loc.weight.mul_(torch.tensor([2.0, 0.1, 0.1, 1.0, 5.0])[:, None])
+        pair.guide.head.linear.weight[:5].mul_(torch.tensor([2.0, 0.1, 0.1, 1.0, 5.0])[:, None])
     mean = pv.encode(pair, x, seed=0).mean["z"]
     order = mean.var(0).argsort(descending=True)[:3].tolist()
     assert order != sorted(order)  # else this would not see the order

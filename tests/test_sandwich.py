@@ -17,13 +17,14 @@ import ppl_vae as pv
 @pytest.mark.parametrize("num_samples", [1, 10, 100])
 def test_the_truth_lies_between_and_the_upper_side_is_unbiased_for_one_over_p(num_samples: int) -> None:
     """E[p(x) exp(-upper)] = 1 over simulated data, at any number of samples."""
-    found = pv.eubo(toy(), 3000, num_samples)
+    n = 6000  # at a hundred samples the gap is 0.005 nats
+    found = pv.eubo(toy(), n, num_samples)
     truth = toy_evidence(found.x)
     ratio = torch.exp(truth - found.upper)
-    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(3000)
-    assert float((found.upper - truth).mean()) > 3 * float((found.upper - truth).std()) / math.sqrt(3000)
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(n)
+    assert float((found.upper - truth).mean()) > 3 * float((found.upper - truth).std()) / math.sqrt(n)
     below = found.lower - truth
-    assert float(below.mean()) < (0 if num_samples == 100 else -3) * float(below.std()) / math.sqrt(3000)
+    assert float(below.mean()) < (0 if num_samples == 100 else -3) * float(below.std()) / math.sqrt(n)
 
 
 def test_without_draws_of_the_guide_the_gap_is_the_kl() -> None:
