@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .errors import UserError
+from .lowering import FUSED, fast
 from .rng import forked
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -254,7 +255,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of what it is given
         return function(*tensors)
 
-    make = make_fx(plain, decomposition_table=_fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
+    make = make_fx(plain, decomposition_table=fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
     held = _Held()
     try:
         with forked(device), held:
@@ -329,7 +330,7 @@ def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
 
         with torch.no_grad(), _quiet():
             # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
-            run: Function = inductor(module, list(inputs), options={"fallback_random": True})
+            run: Function = inductor(module, list(inputs), options={"fallback_random": True, **FUSED})
             return run
     except Exception as error:
         what = "there is no C++ compiler" if "Cxx" in type(error).__name__ or "compiler" in str(error) else None
@@ -380,72 +381,3 @@ class _Replayed:
             self.args[i].copy_(args[i])
         self.graph.replay()
         return self.results
-
-
-# ---- what torch computes slowly on a CPU, by what it computes fast: its log1p and expm1 take 14 times its log
-
-
-def _log1p_small(e: Tensor) -> Tensor:
-    """log(1 + e) for e in [0, 1], to rounding: what 1 + e lost is put back."""
-    u = 1 + e
-    return torch.log(u) + (e - (u - 1)) / u
-
-
-def _log1p(x: Tensor) -> Tensor:
-    u = 1 + x
-    lost = (x - (u - 1)) / u
-    return torch.log(u) + torch.where((u > 0) & (u < torch.inf), lost, 0.0)
-
-
-def _expm1(x: Tensor) -> Tensor:
-    return torch.tanh(x / 2) * (torch.exp(x) + 1)
-
-
-def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    if threshold != 20:
-        return NotImplemented
-    z = x if beta == 1 else beta * x
-    value = z.clamp(min=0) + _log1p_small(torch.exp(-z.abs()))
-    return value if beta == 1 else value / beta
-
-
-def _softplus_backward(g: Tensor, x: Tensor, beta: float, threshold: float) -> Any:
-    if threshold != 20:
-        return NotImplemented
-    return g * torch.sigmoid(x if beta == 1 else beta * x)
-
-
-def _log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.clamp(max=0) - _log1p_small(torch.exp(-x.abs())), x.new_empty(0)
-
-
-def _log_sigmoid_backward(g: Tensor, x: Tensor, buffer: Tensor) -> Tensor:
-    return g * torch.sigmoid(-x)
-
-
-def _cross_entropy(
-    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
-) -> Any:
-    if weight is not None or pos_weight is not None or reduction != 0:
-        return NotImplemented
-    return x.clamp(min=0) - x * target + _log1p_small(torch.exp(-x.abs()))
-
-
-def _linear(bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: float = 1) -> Any:
-    """The bias joins what is computed next; torch copies it into the result, in a pass of its own."""
-    return x @ weight + bias if beta == alpha == 1 else NotImplemented
-
-
-def _fast(device: torch.device) -> dict[Any, Any]:
-    if device.type != "cpu":
-        return {}
-    return {
-        aten.addmm.default: _linear,
-        aten.log1p.default: _log1p,
-        aten.expm1.default: _expm1,
-        aten.softplus.default: _softplus,
-        aten.softplus_backward.default: _softplus_backward,
-        aten.log_sigmoid_forward.default: _log_sigmoid,
-        aten.log_sigmoid_backward.default: _log_sigmoid_backward,
-        aten.binary_cross_entropy_with_logits.default: _cross_entropy,
-    }
