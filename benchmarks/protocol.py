@@ -1,8 +1,7 @@
 """``python -m benchmarks.protocol``: the table of the IWAE paper, L_5000 of the MNIST test set, binarised dynamically.
 
 Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, arXiv:1509.00519. One stochastic layer of 50
-(784-200-200-50, tanh) or two of 100 and 50; the eight stages of the learning rate, over as many epochs as are asked
-for; Adam with epsilon 1e-4.
+(784-200-200-50, tanh) or two of 100 and 50; as many epochs as are asked for; Adam with epsilon 1e-4.
 """
 
 from __future__ import annotations
@@ -39,7 +38,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", action="append", metavar="OBJECTIVE,K,LAYERS,EPOCHS",
                         help="such as iwae,5,1,3280; give it once for each row of the table")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=20, help="%(default)s in the paper")
-    parser.add_argument("--lr", type=float, default=1e-3, help="of the first stage: %(default)s")
+    parser.add_argument("--lr", type=float, default=1e-3, help="at the beginning: %(default)s")
+    parser.add_argument("--schedule", default="iwae", choices=("iwae", "linear"),
+                        help="of the learning rate: the paper's stages; few epochs want linear: %(default)s")  # fmt: skip
     parser.add_argument("--num-samples", type=int, default=5000, help="K of the estimate: %(default)s")
     parser.add_argument("--limit", type=int, help="only so many of the test images")
     parser.add_argument("--seed", type=int, default=0)
@@ -81,7 +82,7 @@ def run(row: str, data: pv.Data, options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     history = pv.fit(
         pair, data.train, OBJECTIVES[objective](num_particles=k), epochs=epochs, batch_size=options.batch_size,
-        lr=options.lr, schedule="iwae", optimizer=adam, seed=options.seed, device=options.device, run_dir=folder,
+        lr=options.lr, schedule=options.schedule, optimizer=adam, seed=options.seed, device=options.device, run_dir=folder,
         resume=folder.exists(), capture=True, checkpoint_every=60.0,
     )  # fmt: skip
     trained = time.monotonic()

@@ -144,17 +144,18 @@ class _Graph:
             if changed is not None:
                 what = f"the program sets the attribute {changed!r} of a module, which a graph would not"
                 raise UncapturableError(what)
-            again, held_again = trace(function, args)
-            if module.code != again.code or not all(map(_same, self.held, held_again)):
-                raise UncapturableError(
-                    "it does something else at every call (a counter, or noise that is not torch's)"
-                )
+            self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
+            key = (module.code, torch.get_num_threads(), *map(_kind, (*self.inputs, *args)))
+            if not (compiled and key in _compiled and _belong(self.held, modules)):  # a known graph is not tried again
+                again, held_again = trace(function, args)
+                if module.code != again.code or not all(map(_same, self.held, held_again)):
+                    raise UncapturableError(
+                        "it does something else at every call (a counter, or noise that is not torch's)"
+                    )
         finally:
             self.attributes.give_back()
-        self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
         self.run: Function = module
         if compiled:
-            key = (module.code, torch.get_num_threads(), *map(_kind, (*self.inputs, *args)))
             if key not in _compiled:
                 run = _compile(module, [*self.inputs, *args])
                 _prove(run, function, self.inputs, args)
@@ -186,6 +187,12 @@ def _prove(run: Function, function: Function, held: list[Tensor], args: Sequence
         about = 1e-3 * float(finite.max()) if len(finite) else 0.0
         if not torch.allclose(one, other, rtol=1e-3, atol=about, equal_nan=True):
             raise UncapturableError("the compiled graph gives other numbers than the program")
+
+
+def _belong(held: list[Tensor], modules: list[nn.Module]) -> bool:
+    """Whether all numbers held are parameters or buffers of the modules: no constants, which Python may have drawn."""
+    own = {id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values())}
+    return all(id(t) in own for t in held if t.numel())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -255,7 +262,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of what it is given
         return function(*tensors)
 
-    make = make_fx(plain, decomposition_table=fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
+    make = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
     held = _Held()
     try:
         with forked(device), held:
@@ -327,8 +334,10 @@ def _lift(module: GraphModule) -> list[Tensor]:
 def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
     try:
         from torch._inductor import compile as inductor
+        from torch.fx.experimental.proxy_tensor import make_fx
 
         with torch.no_grad(), _quiet():
+            module = make_fx(module, decomposition_table=fast(inputs[0].device), tracing_mode="fake")(*inputs)
             # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
             run: Function = inductor(module, list(inputs), options={"fallback_random": True, **FUSED})
             return run
