@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=20, help="%(default)s in the paper")
     parser.add_argument("--lr", type=float, default=1e-3, help="at the beginning: %(default)s")
     parser.add_argument("--schedule", default="iwae", choices=("iwae", "linear"),
-                        help="of the learning rate: the paper's stages; few epochs want linear: %(default)s")  # fmt: skip
+                        help="the paper's stages, or for few epochs linear: %(default)s")  # fmt: skip
     parser.add_argument("--num-samples", type=int, default=5000, help="K of the estimate: %(default)s")
     parser.add_argument("--limit", type=int, help="only so many of the test images")
     parser.add_argument("--seed", type=int, default=0)
@@ -82,8 +82,8 @@ def run(row: str, data: pv.Data, options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     history = pv.fit(
         pair, data.train, OBJECTIVES[objective](num_particles=k), epochs=epochs, batch_size=options.batch_size,
-        lr=options.lr, schedule=options.schedule, optimizer=adam, seed=options.seed, device=options.device, run_dir=folder,
-        resume=folder.exists(), capture=True, checkpoint_every=60.0,
+        lr=options.lr, schedule=options.schedule, optimizer=adam, seed=options.seed, device=options.device,
+        run_dir=folder, resume=folder.exists(), capture=True, checkpoint_every=60.0,
     )  # fmt: skip
     trained = time.monotonic()
     test = data.test.limit(options.limit)

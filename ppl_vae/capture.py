@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from .errors import UserError
 from .lowering import FUSED, fast
+from .memory import keep_freed
 from .rng import forked
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -58,6 +59,7 @@ class Captured:
         self.modules = list({id(m): m for top in modules for m in top.modules()}.values())
         self.count = 0
         self._graphs: dict[Any, _Graph] = {}
+        keep_freed()
 
     def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
         """The function's value.

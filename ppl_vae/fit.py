@@ -26,6 +26,7 @@ from .check import check_pair, nonfinite_site
 from .data import Split, as_split, visit
 from .errors import DataError, NonFiniteError, RankError, RunError, UserError
 from .feeds import Batch, Feed, TensorFeed, cast, feed, placed, selected
+from .memory import keep_freed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
 from .pairs.base import Pair
@@ -234,6 +235,7 @@ def fit(
     writer = make_writer() if ranks.first() else None
     last_saved = time.monotonic()
 
+    keep_freed()
     with ExitStack() as stack:
         stack.enter_context(forked(where))
         state.products = stack.enter_context(fast_products(where, state.products))

@@ -17,6 +17,7 @@ from . import proposals, ranks, weights
 from .capture import Captured, UncapturableError, chosen, worthwhile
 from .errors import PairError, UserError
 from .files import digest
+from .memory import keep_freed
 from .precision import fast_products, products
 from .progress import bar
 from .proposals import PROPOSALS, Draw
@@ -63,6 +64,7 @@ class Plan:
         """``work`` at the first index of each block, shared by the ranks; in evaluation mode, generators put back."""
         if ranks.count() > 1:
             ranks.alike("work", {**self.setting, "pair or data": fingerprint(self.pair, self.x, self.y)})
+        keep_freed()
         label += "" if self.proposal == "guide" else f", {self.proposal}"
         device = home(self.pair)[0]
         with evaluating(self.pair), forked(device), fast_products(device), bar(progress) as shown:

@@ -35,19 +35,8 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {
-        "errors",
-        "rng",
-        "lowering",
-        "precision",
-        "kinds",
-        "moves",
-        "registry",
-        "ranks",
-        "progress",
-        "__init__",
-        "pairs.__init__",
-    },
+    {"errors", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress"},
+    {"__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
