@@ -252,7 +252,7 @@ class Batches:
             raise DataError(f"{split.name} holds no data: give at least one datum")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self._epoch: int | None = None
-        self._order = torch.empty(0)
+        self._order: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
@@ -278,9 +278,9 @@ class Batches:
         x = self.split.x
         if epoch != self._epoch:
             generator = torch.Generator(x.device).manual_seed(seed_for(self.seed, "epoch", epoch))
-            self._order = torch.randperm(len(x), generator=generator, device=x.device)
+            self._order = torch.randperm(len(x), generator=generator, device=x.device).split(self.batch_size)
             self._epoch = epoch
-        return self._order[i * self.batch_size : (i + 1) * self.batch_size]
+        return self._order[i]
 
 
 # ---- dividing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import random
@@ -34,8 +35,12 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
         False
     """
     *outer, last = counters or (0,)
-    digest = hashlib.blake2b(repr((int(seed), purpose, *outer)).encode(), digest_size=4).digest()
-    return (int.from_bytes(digest, "big") + last) % 2**32
+    return (_hashed(int(seed), purpose, *outer) + last) % 2**32
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(*unit: int | str) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(unit).encode(), digest_size=4).digest(), "big")
 
 
 def reseed(seed: int, device: torch.device | str = "cpu") -> None:
