@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .errors import UserError
 from .lowering import FUSED, fast
 from .memory import keep_freed
 from .rng import forked
+from .watched import READ, Attributes, Held, UncapturableError
 
 Function = Callable[..., tuple[Tensor, ...]]
 
 WORTH = 3e12  # multiplications from which on compiling pays
 LEAST = 2e8  # what a call costs by its Python alone
 MOST = 32  # graphs of one function
-
-aten = torch.ops.aten
-
-
-class UncapturableError(Exception):
-    """Why a computation can't be captured; whoever asked for it runs it as it is."""
 
 
 class Captured:
@@ -139,7 +131,7 @@ class _Graph:
     """One traced function: the tensors that it holds, and what runs it on them."""
 
     def __init__(self, function: Function, args: Sequence[Tensor], compiled: bool, modules: list[nn.Module]) -> None:
-        self.attributes = _Attributes(modules)
+        self.attributes = Attributes(modules)
         try:
             module, self.held = trace(function, args)
             changed = self.attributes.changed()
@@ -201,53 +193,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one is other or (one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other))
 
 
-class _Attributes:
-    """Numbers, flags, tensors and children of modules: what a program decides by, and must not set in a graph."""
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        dicts = [
-            d for m in modules for d in (vars(m), *(v for v in vars(m).values() if type(v) in (dict, OrderedDict)))
-        ]
-        self.before = [(d, {k: v for k, v in d.items() if isinstance(v, _PLAIN)}) for d in dicts]
-        # one lookup for all of a dictionary, and none for the empty ones: this runs before every call
-        names = [(d, [*was] * (2 if len(was) == 1 else 1)) for d, was in self.before if was]  # of one it's no tuple
-        self.lookups: list[tuple[Callable[[Any], Any], dict[str, Any], list[Any]]] = [
-            (itemgetter(*of), d, [d[name] for name in of]) for d, of in names
-        ]
-
-    def changed(self) -> str | None:
-        """The name of one that has another value now, is new, or is gone."""
-        for d, was in self.before:
-            now = {k: v for k, v in d.items() if isinstance(v, _PLAIN)}
-            for name in (*now, *was):
-                if name not in now or name not in was or not _equal(now[name], was[name]):
-                    return str(name)
-        return None
-
-    def fresh(self) -> bool:
-        """Whether all that there were have the values that they had."""
-        try:
-            same = all(all(map(is_, values, get(d))) for get, d, values in self.lookups)
-        except KeyError:
-            return False
-        return same or self.changed() is None
-
-    def give_back(self) -> None:
-        """Put all back, and take new ones away: a trace leaves tensors without values in them."""
-        for d, was in self.before:
-            for name in [k for k, v in d.items() if isinstance(v, _PLAIN) and k not in was]:
-                del d[name]
-            d.update(was)
-
-
-_PLAIN = (bool, int, float, str, type(None), Tensor, nn.Module)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    plain = type(one) is type(other) and not isinstance(one, Tensor | nn.Module)
-    return one is other or (plain and bool(one == other))
-
-
 def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
     """The graph of a function, whose first inputs are the tensors that the function holds; nothing is computed.
 
@@ -265,7 +210,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
         return function(*tensors)
 
     make = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
-    held = _Held()
+    held = Held()
     try:
         with forked(device), held:
             module = make(*args)
@@ -274,38 +219,13 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     return module, _lift(module)
 
 
-class _Held(TorchDispatchMode):
-    """What a program does, while it is traced, to tensors that have values, such as buffers and small constants.
-
-    The tracer computes on them: what it changes is put back. A program that reads one is refused: it may change.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.before: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is aten._local_scalar_dense.default:
-            raise UncapturableError(_READ)
-        if func._schema.is_mutable and torch.is_tensor(args[0]) and id(args[0]) not in self.before:
-            with _disable_current_modes():  # the tracer's, which would give a tensor without values
-                self.before[id(args[0])] = args[0], args[0].clone()
-        return func(*args, **(kwargs or {}))
-
-    def give_back(self) -> None:
-        with torch.no_grad():
-            for tensor, value in self.before.values():
-                tensor.copy_(value)
-
-
-_READ = "the program reads a tensor's value (.item(), float(), bool(), if)"
 _READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # how torch says so
 
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if any(sign in text for sign in _READS):
-        return _READ
+        return READ
     return text.splitlines()[0][:160]
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from . import weights
-from .capture import Captured, UncapturableError
+from .capture import Captured
 from .errors import PairError
 from .kinds import has_mask, kind
 from .store import modules_of
+from .watched import UncapturableError
 
 LEAPFROG = 10  # steps of one HMC move
 ACCEPT = 0.65  # the share of moves that the step sizes aim at

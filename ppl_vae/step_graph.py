@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from . import weights
-from .capture import MOST, Captured, UncapturableError
+from .capture import MOST, Captured
 from .moves import Guard
 from .objectives import Objective
 from .precision import products
 from .store import Program, modules_of, own_store
+from .watched import UncapturableError
 
 _TENSOR = object()  # stands for a tensor among the arguments that a graph is for
 _CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import proposals, ranks, weights
-from .capture import Captured, UncapturableError, chosen, worthwhile
+from .capture import Captured, chosen, worthwhile
 from .errors import PairError, UserError
 from .files import digest
 from .memory import keep_freed
@@ -26,6 +26,7 @@ from .rng import forked, reseed, seed_for
 from .running import Running, Weighed, rounding_of, weighed
 from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
 from .store import modules_of
+from .watched import UncapturableError
 
 ROWS = 4096  # particles times data that are scored at once, at most; part of a seed's meaning, so a constant
 NUMBERS = 2**22  # of x in these: above 32 MiB an allocator asks the system for fresh pages at every chunk

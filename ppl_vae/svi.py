@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import ranks, weights
-from .capture import UncapturableError
 from .errors import NonFiniteError, PairError, UserError
 from .moves import Adams, Guard
 from .objectives import Objective, objective, ours
 from .precision import products
 from .step_graph import StepGraphs
 from .store import Program, own_store, with_params
+from .watched import UncapturableError
 
 READ_EVERY = 50  # steps between looks at the device; a look waits for it
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae import capture, lowering, path, stream
-from ppl_vae.capture import Captured, UncapturableError, worthwhile
+from ppl_vae.capture import Captured, worthwhile
 from ppl_vae.errors import PairError
 from ppl_vae.moves import Guard
 from ppl_vae.pairs.base import data_plate
 from ppl_vae.step_graph import StepGraphs
+from ppl_vae.watched import UncapturableError
 
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "elbo": lambda: pv.Elbo(),

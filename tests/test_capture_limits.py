@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_vae as pv
 from ppl_vae import capture, step_graph
-from ppl_vae.capture import Captured, UncapturableError
+from ppl_vae.capture import Captured
 from ppl_vae.errors import NonFiniteError, RunError
 from ppl_vae.moves import Adams, Guard
 from ppl_vae.pairs.base import data_plate
 from ppl_vae.precision import products
+from ppl_vae.watched import UncapturableError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
