@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from .errors import UserError
-from .lowering import FUSED, fast
+from .lowering import fast
 from .memory import keep_freed
 from .rng import forked
 from .watched import READ, Attributes, Held, UncapturableError
@@ -261,7 +261,7 @@ def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
         with torch.no_grad(), _quiet():
             module = make_fx(module, decomposition_table=fast(inputs[0].device), tracing_mode="fake")(*inputs)
             # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
-            run: Function = inductor(module, list(inputs), options={"fallback_random": True, **FUSED})
+            run: Function = inductor(module, list(inputs), options={"fallback_random": True})
             return run
     except Exception as error:
         what = "there is no C++ compiler" if "Cxx" in type(error).__name__ or "compiler" in str(error) else None
