@@ -13,7 +13,7 @@ from . import weights
 from .errors import UserError
 from .kinds import mean_of
 from .rng import forked, seed_for
-from .setting import evaluating, home, placed
+from .setting import as_data, evaluating, home, placed
 
 
 class Encoding(NamedTuple):
@@ -138,7 +138,7 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, se
         return _mean_or_value(draw)[0]
 
 
-def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = None) -> Encoding:
+def encode(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = None) -> Encoding:
     """The mean and one sample of q(z|x) for each latent site.
 
     With several layers, the mean of a layer is taken at the means of the layers before it. A site without a mean,
@@ -146,7 +146,7 @@ def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = 
 
     Args:
         pair: a pair.
-        x: data (N, *shape).
+        x: data (N, *shape), or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
         seed: None draws from torch's global generators, as Pyro does.
 
@@ -159,7 +159,7 @@ def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = 
         >>> pv.encode(pair, torch.zeros(3, 1, 8, 8)).mean["z"].shape
         torch.Size([3, 2])
     """
-    x, y = placed(pair, x, y)
+    x, y = placed(pair, *as_data(x, y, seed or 0))
     args = weights.call_args(pair.guide, x, y)
     with evaluating(pair), _seeded(pair, seed, "encode"):
         drawn = weights.sites(pair.guide, args)
@@ -167,12 +167,12 @@ def encode(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = 
     return Encoding({k: d.value[0] for k, d in means.items()}, {k: d.value[0] for k, d in drawn.items()})
 
 
-def reconstruct(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def reconstruct(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
     """E[x'|z] for one z drawn from q(z|x), or a draw where the likelihood has no mean: (N, *data_shape).
 
     Args:
         pair: a pair.
-        x: data (N, *shape).
+        x: data (N, *shape), or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
         seed: None draws from torch's global generators, as Pyro does.
 
@@ -185,7 +185,7 @@ def reconstruct(pair: Any, x: Tensor, y: Tensor | None = None, *, seed: int | No
         >>> pv.reconstruct(pair, torch.zeros(3, 1, 8, 8)).shape
         torch.Size([3, 1, 8, 8])
     """
-    x, y = placed(pair, x, y)
+    x, y = placed(pair, *as_data(x, y, seed or 0))
     with evaluating(pair), _seeded(pair, seed, "reconstruct"):
         drawn = weights.sites(pair.guide, weights.call_args(pair.guide, x, y))
         if not drawn:

@@ -201,9 +201,9 @@ def log_likelihood(
             a tenth from the prior and the rest from the guide, with bounded weights; ``"tempered"``, the guide made
             wider; ``"qmc"``, quasi-random points through the guide; or a function, see ``ppl_vae.proposals``.
         seed: seeds every block of data and chunk of samples on its own.
-        chunk: samples scored at once; None takes 256, and for ``"qmc"``, where a chunk is one scrambling, a power of
-            two that leaves at least four.
-        block: data scored at once; None takes what makes 8192 rows with the chunk.
+        chunk: samples scored at once; None divides K evenly into chunks of at most 512, and for ``"qmc"``, where a
+            chunk is one scrambling, takes a power of two that leaves at least four.
+        block: data scored at once; None takes what makes 4096 rows with the chunk, and fewer for large data.
         progress: show a bar.
         resume: a folder for unfinished work: the same call goes on from there. It is emptied at the end.
         capture: score chunks by a compiled graph, to the same numbers but for rounding: True, False, or ``"auto"``,

@@ -47,11 +47,11 @@ def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]
         split = as_split(x).fixed(seed)
         x, y = split.x, split.y if y is None else y
     if x.dim() == 0 or len(x) == 0:
-        raise DataError("log_likelihood: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
+        raise DataError("x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
     if y is not None and not torch.is_tensor(y):
         raise DataError(f"labels are a {type(y).__name__}; give a tensor of shape (N,), or None")
     if y is not None and len(y) != len(x):
-        raise DataError(f"log_likelihood: {len(y)} labels for {len(x)} data; give one label a datum")
+        raise DataError(f"{len(y)} labels for {len(x)} data; give one label a datum")
     return x, y
 
 

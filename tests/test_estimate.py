@@ -591,3 +591,14 @@ def test_an_error_inside_a_program_is_one_line() -> None:
     with pytest.raises(pv.UserError) as caught:
         pv.reconstruct(pair, torch.zeros(2, 4))
     assert str(caught.value) == "this pair is conditional: give labels y with the data"
+
+
+def test_a_split_brings_its_labels_to_encode_and_reconstruct() -> None:
+    torch.manual_seed(0)
+    x, y = (torch.rand(6, 5) < 0.5).float(), torch.arange(6) % 3
+    pair = pv.build("cvae", data_shape=(5,), num_classes=3, latent=2, hidden=(4,))
+    split = pv.data.Split(x, y)
+    assert torch.equal(pv.encode(pair, split, seed=0).mean["z"], pv.encode(pair, x, y, seed=0).mean["z"])
+    assert torch.equal(pv.reconstruct(pair, split, seed=0), pv.reconstruct(pair, x, y, seed=0))
+    with pytest.raises(pv.DataError, match="2 labels for 6 data"):
+        pv.encode(pair, x, y[:2])
