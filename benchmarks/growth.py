@@ -16,7 +16,7 @@ from .contest import silence
 from .job import LATENT, Job
 
 FULL = {
-    "data": [10, 100, 1000, 10_000],  # at K = 50
+    "data": [10, 100, 1000, 10_000],  # at K = 500
     "samples": [100, 1000, 10_000, 100_000],  # for 16 images
     "latent": [8, 32, 128, 512],  # for 16 images at K = 2000
     "memory": [1000, 10_000, 100_000],  # for 16 images
@@ -30,7 +30,7 @@ def growth(job: Job, quick: bool, repeats: int, say: Callable[[str], None]) -> d
     sizes = QUICK if quick else FULL
     few = replace(job, images=IMAGES)
     jobs = {
-        "data": [(replace(job, images=n, num_samples=50), LATENT) for n in sizes["data"]],
+        "data": [(replace(job, images=n, num_samples=500), LATENT) for n in sizes["data"]],
         "samples": [(replace(few, num_samples=k), LATENT) for k in sizes["samples"]],
         "latent": [(replace(few, num_samples=500 if quick else 2000), size) for size in sizes["latent"]],
     }
