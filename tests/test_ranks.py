@@ -558,8 +558,7 @@ def bad(shards: int | None) -> Any:
     pair, _ = made("norm")
     x = torch.randn(64, 9)
     batches = Batches(Split(x), 16, 0)
-    batches.get(0, 2)
-    x[batches._order[2 * 16 + 12]] = 7.0  # epoch 1, batch 2, in the second half: that of rank 1
+    x[batches.index(0, 2)[12]] = 7.0  # epoch 1, batch 2, in the second half: that of rank 1
     options: dict[str, Any] = {"batch_size": 16, "epochs": 2, "progress": False, "device": "cpu", "shards": shards}
     pv.fit(pv.Pair(Fragile(), pair.guide), x, **options)
 
