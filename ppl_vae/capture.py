@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -255,10 +256,10 @@ def _lift(module: GraphModule) -> list[Tensor]:
 
 def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
     try:
-        from torch._inductor import compile as inductor
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         with torch.no_grad(), _quiet():
+            from torch._inductor import compile as inductor
+            from torch.fx.experimental.proxy_tensor import make_fx
+
             module = make_fx(module, decomposition_table=fast(inputs[0].device), tracing_mode="fake")(*inputs)
             # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
             run: Function = inductor(module, list(inputs), options={"fallback_random": True})
@@ -270,12 +271,14 @@ def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks that torch's builder logs about CUDA on a machine without one."""
+    """Without what torch's builder says of itself: remarks on CUDA where there is none, deprecations of its parts."""
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         log.setLevel(level)
 

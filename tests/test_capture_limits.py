@@ -306,7 +306,7 @@ GENERATOR = torch.Generator().manual_seed(0)
     ("args", "mean", "reason"),
     [
         ((X, (X, X)), lambda s, z, x, two: s.w * z, "neither tensors nor constants: tuple"),
-        ((X,), holds_a_generator, "holds a Generator"),
+        ((X,), holds_a_generator, "Generator"),  # who says it differs between versions of torch
     ],
     ids=["tuple", "generator"],
 )
