@@ -33,7 +33,7 @@ OBJECTIVES = {"elbo": pv.Elbo, "iwae": pv.IWAE}
 ACTIVE = 0.01  # variance over data of the guide's mean, above which a unit is active
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.protocol", description=__doc__)
     parser.add_argument("--row", action="append", metavar="OBJECTIVE,K,LAYERS,EPOCHS",
                         help="such as iwae,5,1,3280; give it once for each row of the table")  # fmt: skip
@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="cores")
     parser.add_argument("--data-root", default="data", help="holds MNIST/raw; downloaded where absent: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("build/protocol"), help="run folders and results: %(default)s")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for row in options.row or parser.error("--row: which rows?"):
         objective, *numbers = row.split(",")
         if objective not in OBJECTIVES or len(numbers) != 3 or not all(n.isdecimal() for n in numbers):

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
+import ppl_vae as pv
 from benchmarks.contenders import LIKELIHOOD, TRAINING
 from benchmarks.figure import draw
 from benchmarks.goals import GOALS, MEMORY, judge, verdicts
 from benchmarks.machine import describe, slug
+from benchmarks.protocol import active, line, parse
 from benchmarks.report import markdown
 from benchmarks.stats import ratio, slope, spread
 
@@ -94,3 +99,32 @@ def test_a_record_holds_no_host_and_no_folder() -> None:
     assert str(Path.home()) not in text
     assert not platform.node() or platform.node() not in text
     assert slug({"cpu": "Some(R) CPU 9000 @ 3.00GHz", "cores": 2}) == "some-9000-2-cores"
+
+
+@pytest.mark.parametrize("row", ["vae,1,1,5", "elbo,1,3,5", "elbo,1,1", "elbo,one,1,5"])
+def test_a_row_of_the_protocol_that_makes_no_sense_is_refused(row: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--row", row])
+    assert f"--row {row}" in capsys.readouterr().err
+
+
+def test_a_row_of_the_protocol_stands_beside_the_paper() -> None:
+    result = {
+        "row": "iwae,5,1,3280",
+        "summary": {"log_px_mean": -85.5, "log_px_se": 0.2},
+        "active": {"z": 25},
+        "minutes": {"training": 3.0},
+    }
+    assert line(result) == "| iwae, k = 5 | 1 | 3280 | 85.50 ± 0.20 | 85.54 (85.18) | 25 | 3.0 |"
+
+
+def test_a_unit_is_active_where_its_mean_varies() -> None:
+    """The mean of the guide of one unit is the datum, and of the other nothing."""
+
+    class Guide(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                loc = torch.cat([x, torch.zeros_like(x)], -1)
+                pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    assert active(pv.Pair(torch.nn.Module(), Guide()), pv.data.Split(torch.randn(20, 1)), 0) == {"z": 1}
