@@ -149,8 +149,9 @@ class _Graph:
                     )
         finally:
             self.attributes.give_back()
-        self.run: Function = module
-        if compiled:
+        if not compiled:
+            self.run: Function = _lowered(module, [*self.inputs, *args])
+        else:
             if key not in _compiled:
                 run = _compile(module, [*self.inputs, *args])
                 _prove(run, function, self.inputs, args)
@@ -254,15 +255,22 @@ def _lift(module: GraphModule) -> list[Tensor]:
     return held
 
 
+def _lowered(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
+    """The graph in operations that are fast on the device."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    device = inputs[0].device if inputs else torch.device("cpu")
+    with torch.no_grad(), forked(device):
+        return make_fx(module, decomposition_table=fast(device), tracing_mode="fake")(*inputs)
+
+
 def _compile(module: GraphModule, inputs: list[Tensor]) -> Function:
     try:
         with torch.no_grad(), _quiet():
             from torch._inductor import compile as inductor
-            from torch.fx.experimental.proxy_tensor import make_fx
 
-            module = make_fx(module, decomposition_table=fast(inputs[0].device), tracing_mode="fake")(*inputs)
             # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
-            run: Function = inductor(module, list(inputs), options={"fallback_random": True})
+            run: Function = inductor(_lowered(module, inputs), list(inputs), options={"fallback_random": True})
             return run
     except Exception as error:
         what = "there is no C++ compiler" if "Cxx" in type(error).__name__ or "compiler" in str(error) else None
