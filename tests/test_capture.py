@@ -404,3 +404,20 @@ def test_other_values_of_capture_are_refused(value: Any) -> None:
     for call in (pv.fit, pv.log_likelihood, pv.ais):
         with pytest.raises(pv.UserError, match="choose True, False or 'auto'"):
             call(pair, x, capture=value)
+
+
+@compiler
+def test_a_known_graph_still_sees_constants() -> None:
+    """One that changes between two captures counts in the second; one that changes while it is traced is refused."""
+    drawn = [1.0] * 4  # two traces, the compiled graph's proof, and one more
+
+    def run(x: Tensor) -> tuple[Tensor]:
+        return (x * torch.tensor([drawn.pop(0) if len(drawn) > 1 else drawn[0]] * 2),)
+
+    x = torch.tensor([1.0, 2.0])
+    assert torch.equal(Captured(run)(x)[0], x)
+    drawn[:] = [3.0]
+    assert torch.equal(Captured(run)(x)[0], 3 * x)
+    drawn[:] = [4.0, 5.0, 6.0]
+    with pytest.raises(UncapturableError, match="something else at every call"):
+        Captured(run)(x)
