@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import draws, ranks, weights
 from .capture import chosen, worthwhile
-from .errors import UserError
+from .errors import NonFiniteError, UserError
 from .estimate import Estimate
 from .files import digest
 from .ledger import Ledger
@@ -147,6 +147,7 @@ def ais(
     Raises:
         PairError: the pair has no latents, or a discrete or deterministic one.
         UserError: a setting that makes no sense.
+        NonFiniteError: a weight is NaN or +inf; names the datum.
 
     Source: Neal, 2001, arXiv:physics/9803008; Wu et al., 2017, arXiv:1611.04273.
 
@@ -182,12 +183,14 @@ def ais(
         task = shown.add_task("annealing", total=2 * num_temperatures * len(own), info="")
 
         def part_at(i: int) -> dict[str, Tensor]:
+            nonlocal captured
             n = i // block
             part = ledger.get(str(n))
             if part is None:
                 xb, yb = placed(pair, x, y, slice(i, i + block))
                 work = pair, xb, yb, num_chains, start, captured, betas
-                part = {k: v.cpu() for k, v in _one_block(*work, seed, n, ledger, lambda: shown.advance(task)).items()}
+                log_w, captured = _one_block(*work, seed, n, ledger, lambda: shown.advance(task))
+                part = {k: v.cpu() for k, v in _summed(log_w, i).items()}
                 ledger.put(str(n), part, instead_of=f"{n}.walk")
             shown.update(task, completed=2 * num_temperatures * (own.index(n) + 1))
             return part
@@ -228,8 +231,12 @@ def _one_block(
     index: int,
     ledger: Ledger,
     tick: Callable[[], None],
-) -> dict[str, Tensor]:
-    """Both runs of one block of data: the one that sets the step sizes, and the one that counts."""
+) -> tuple[Tensor, bool]:
+    """Both runs of one block of data: the one that sets the step sizes, and the one that counts.
+
+    Returns:
+        Log weights (C, B), and whether to anneal the next block by a graph.
+    """
     steps: Tensor | None = None
     kept = ledger.get(f"{index}.walk")
     for phase in range(0 if kept is None else int(kept["phase"]), 2):
@@ -249,14 +256,17 @@ def _one_block(
             at = {f: kept[f].to(x.device) for f in ("u", "first", "last", "log_w", "steps")}
             walk, kept = Walk(**at, done=int(kept["done"])), None
         walk = _anneal(path, walk, betas, adapt=phase == 0, reseed_at=reseed_at, tick=keep)
-        steps = walk.steps
-    return _summed(walk.log_w)
+        steps, captured = walk.steps, path.graph is not None
+    return walk.log_w, captured
 
 
-def _summed(log_w: Tensor) -> dict[str, Tensor]:
+def _summed(log_w: Tensor, first: int) -> dict[str, Tensor]:
     total = Running(len(log_w))
     zero = torch.zeros_like(log_w)
     total.add(weighed(weights.Terms(log_w, zero, zero)))
+    bad = torch.nonzero(total.bad)
+    if len(bad):
+        raise NonFiniteError(f"ais: datum {first + int(bad[0])}: a weight is not finite")
     return total.result()
 
 

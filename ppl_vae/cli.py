@@ -188,7 +188,7 @@ def train(
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
         "warmup": warmup, "patience": patience, "shards": shards, "capture": capture, "precision": precision,
-        "seed": seed, "device": device,
+        "seed": seed, "device": device, "num_samples": num_samples, "limit": limit, "figures": figures,
     }  # fmt: skip
     if resume:
         if out is None:
@@ -246,13 +246,13 @@ def train(
     except KeyboardInterrupt:
         log.print(f"stopped; go on with: ppl-vae train --out {folder} --resume")
         raise typer.Exit(1) from None
-    test = loaded.test.limit(limit)
+    test = loaded.test.limit(request["limit"])
     result, estimate = report.evaluate(
-        built.eval(), request["pair"], request["data"], test, num_samples, request["seed"]
+        built.eval(), request["pair"], request["data"], test, request["num_samples"], request["seed"]
     )
     ranks.told(lambda: report.record(folder, result, estimate, test))
     drawn = []
-    if figures:
+    if request["figures"]:
         from .figures import save_all
 
         about = {"data": test, "history": history, "estimate": estimate, "seed": request["seed"]}
@@ -548,12 +548,17 @@ def list_(json_: JsonOpt = False) -> None:
             typer.echo(f"  {name:<14} {summary}")
 
 
+# what a run may go on with other than it began; the data are checked by their sum
+CHANGEABLE = ("epochs", "device", "capture", "data", "data_root", "num_samples", "limit", "figures")
+
+
 def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     """The request of the run; an option that is given now and differs is refused."""
     from .checkpoint import read_config
 
     then = read_config(folder).get("request")
     older = {"shards": 1, "capture": "auto", "precision": "float32"}  # of runs before there were such options
+    older |= {"num_samples": 5000, "limit": None, "figures": True}
     then = {**older, **then} if isinstance(then, dict) else {}
     if set(then) != set(request):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
@@ -562,13 +567,7 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
         explicit = source is not None and source.name == "COMMANDLINE"
         if key == "options":
             explicit = bool(value)
-        if explicit and key in (
-            "epochs",
-            "device",
-            "capture",
-            "data",
-            "data_root",
-        ):  # the data are checked by their sum
+        if explicit and key in CHANGEABLE:
             then = {**then, key: value}
         elif explicit and then[key] != value:
             raise RunError(

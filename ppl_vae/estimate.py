@@ -51,6 +51,7 @@ class Estimate:
         estimator: what was made of the weights.
         num_temperatures: of annealing; 0 without.
         max_share: the share of the largest weight in the sum of all, between 1/K and 1.
+        precision: of the matrix products, see :func:`log_likelihood`.
     """
 
     log_px: Tensor
@@ -68,6 +69,7 @@ class Estimate:
     estimator: str = "iwae"
     max_share: Tensor | None = None
     num_temperatures: int = 0
+    precision: str = "float32"
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -131,6 +133,7 @@ class Estimate:
             "khat_max": float(finite.max()) if len(finite) else None,
             "khat_fraction_unreliable": float(self.unreliable.double().mean()),
             "khat_exact": int((self.khat == -math.inf).sum()),
+            **({} if self.precision == "float32" else {"precision": self.precision}),
         }
 
     def __str__(self) -> str:
@@ -139,6 +142,7 @@ class Estimate:
         bad = torch.nonzero(self.unreliable)[:, 0].tolist()
         how = "" if self.estimator in ("iwae", "ais") else f"{self.estimator}, "
         how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
+        how += "" if self.precision == "float32" else f"{self.precision} products, "
         name = "log p(x|y)" if self.conditional else "log p(x)"
         mean = "ELBO" if self.proposal == "guide" else "mean log weight"
         threshold = khat_threshold(self.num_samples)
@@ -207,7 +211,7 @@ def log_likelihood(
         progress: show a bar.
         resume: a folder for unfinished work: the same call goes on from there. It is emptied at the end.
         capture: score chunks by a compiled graph, to the same numbers but for rounding: True, False, or ``"auto"``,
-            which compiles for whole chunks where the work is worth it.
+            which compiles for whole chunks where the work is worth it. ``"qmc"`` is never captured.
         precision: ``"float32"``, or ``"bf16"`` for matrix products in bfloat16: faster, and off by what the page
             "Performance" says.
 
@@ -275,6 +279,7 @@ def estimates(
     whole = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     common: dict[str, Any] = {k: whole[k] for k in ("ess", "khat", "elbo", "max_share")} | plan.setting
     common["num_dims"] = math.prod(plan.x.shape[1:])
+    common["precision"] = precision
     common["conditional"] = plan.y is not None and _labels_matter(pair, plan.x, plan.y)
     return {
         e: Estimate(log_px=whole[f"{e}.log_px"], std_error=whole[f"{e}.std_error"], estimator=e, **common)

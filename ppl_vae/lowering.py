@@ -55,13 +55,16 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
         return NotImplemented
     z = x if beta == 1 else beta * x
     value = z.clamp(min=0) + _log1p_exp(z)
-    return value if beta == 1 else value / beta
+    value = value if beta == 1 else value / beta
+    return torch.where(z > threshold, x, value) if x.dtype == torch.float64 else value  # in float32 it is x by itself
 
 
 def _softplus_backward(g: Tensor, x: Tensor, beta: float, threshold: float) -> Any:
     if threshold != 20:
         return NotImplemented
-    return g * torch.sigmoid(x if beta == 1 else beta * x)
+    z = x if beta == 1 else beta * x
+    slope = g * torch.sigmoid(z)
+    return torch.where(z > threshold, g, slope) if x.dtype == torch.float64 else slope
 
 
 def _log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +80,9 @@ def _cross_entropy(
 ) -> Any:
     if weight is not None or pos_weight is not None or reduction != 0:
         return NotImplemented
-    return x.clamp(min=0) - x * target + _log1p_exp(x)
+    return (1 - target) * x - (
+        x.clamp(max=0) - _log1p_exp(x)
+    )  # torch's terms, so that infinities meet as they do there
 
 
 def _linear(bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: float = 1) -> Any:

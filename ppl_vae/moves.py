@@ -49,14 +49,15 @@ class Adams:
         self.params = list(params)
         known = {id(p) for p in params}
         self.groups: list[tuple[dict[str, Any], tuple[list[Tensor], ...], list[int]]] = []
+        self.slots: list[tuple[Tensor, str, Tensor]] = []
         place = {id(p): i for i, p in enumerate(params)}
         for group in optim.param_groups:
             moved = [p for p in group["params"] if id(p) in known]
             names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()), "step")
             avgs, squares, *most, steps = ([optim.state[p][name] for p in moved] for name in names)
             lists = (moved, avgs, squares, most[0] if most else [], steps)
+            self.slots += [(p, name, optim.state[p][name]) for p in moved for name in names]
             self.groups.append((group, lists, [place[id(p)] for p in moved]))
-        self.kernel = torch._fused_adamw_ if isinstance(optim, AdamW) else torch._fused_adam_
 
     @staticmethod
     def fit(optim: Optimizer, params: Sequence[Tensor]) -> bool:
@@ -74,8 +75,7 @@ class Adams:
         """Whether these are still the parameters, and the state, that the lists hold."""
         same = len(params) == len(self.params) and all(map(operator.is_, params, self.params))
         state = optim.state
-        slots = [(p, avg) for _, (moved, avgs, *_), _ in self.groups for p, avg in zip(moved, avgs, strict=True)]
-        held = all(state.get(p, {}).get("exp_avg") is avg for p, avg in slots)
+        held = all(state.get(p, {}).get(name) is value for p, name, value in self.slots)
         return same and held and optim is self.optim and _bare(optim)
 
     @torch.no_grad()
@@ -85,11 +85,17 @@ class Adams:
             if not params:
                 continue
             torch._foreach_add_(steps, 1 - stop)
-            self.kernel(
+            kernel = torch._fused_adamw_ if _decoupled(self.optim, group) else torch._fused_adam_
+            kernel(
                 params, [grads[i] for i in places], avgs, squares, most, steps,
                 lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
                 eps=group["eps"], amsgrad=group["amsgrad"], maximize=group["maximize"], grad_scale=None, found_inf=stop,
             )  # fmt: skip
+
+
+def _decoupled(optim: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether the weights decay by themselves, not through the gradient."""
+    return isinstance(optim, AdamW) or bool(group.get("decoupled_weight_decay", False))
 
 
 def _bare(optim: Optimizer) -> bool:

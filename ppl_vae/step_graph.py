@@ -14,8 +14,9 @@ from .capture import MOST, Captured
 from .moves import Guard
 from .objectives import Objective
 from .precision import products
+from .rng import forked
 from .store import Program, modules_of, own_store
-from .watched import UncapturableError
+from .watched import Held, UncapturableError
 
 _TENSOR = object()  # stands for a tensor among the arguments that a graph is for
 _CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -43,7 +44,7 @@ class StepGraphs:
         self.precision = precision
         self.prepare = prepare
         self.compiled = compiled
-        self.modules = modules_of(*programs)
+        self.modules = modules_of(*programs, *([] if prepare is None else [prepare]))
         self.beta = torch.ones((), device=guard.stop.device)
         self._graphs: dict[Any, tuple[Captured, list[Tensor]]] = {}
 
@@ -63,7 +64,8 @@ class StepGraphs:
         kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
         o = self.objective
         live = tuple([id(p) for p in params if p.requires_grad])
-        key = (kinds, tuple(kwargs), add, live, o.num_particles, o.grad, o.vectorize, o.bound, _autocast())
+        settings = tuple([(k, v) for k, v in vars(o).items() if k != "beta" and isinstance(v, _CONSTANTS)])
+        key = (kinds, tuple(kwargs), add, live, settings, o.bound, _autocast())
         if weights.handled():
             raise UncapturableError("it runs inside a handler of Pyro")
         try:
@@ -97,7 +99,7 @@ class StepGraphs:
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
         kwargs = dict(zip(names, values[len(values) - len(names) :], strict=True))
         given = values[: len(values) - len(names)]
-        self.objective.look(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
+        self._look(given, kwargs)
         rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
         moved: list[Tensor] = []
 
@@ -125,6 +127,17 @@ class StepGraphs:
             return loss, norm, *grads
 
         return Captured(run, self.compiled, self.modules), moved
+
+    def _look(self, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Ask the objective whether it can train the pair; leaves noise and tensors as they were."""
+        if type(self.objective).look is Objective.look:
+            return
+        held = Held(readable=True)
+        try:
+            with forked(self.guard.stop.device), held:
+                self.objective.look(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
+        finally:
+            held.give_back()
 
 
 def _autocast() -> tuple[bool, ...]:

@@ -119,7 +119,9 @@ class Plan:
 
     def _captured(self, size: int, num_data: int) -> bool:
         """Whether to score so many particles of so many data by a graph: where asked, or where it pays."""
-        if self.capture != "auto" or self.draw is proposals.qmc:
+        if self.draw is proposals.qmc:  # its points are made on the host
+            return False
+        if self.capture != "auto":
             return self.capture is True
         calls = (self.num_samples // self.chunk) * (len(self.x) // self.block)
         whole = (size, num_data) == (self.chunk, self.block)

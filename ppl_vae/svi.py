@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ class SVI:
         prepare: Callable[..., tuple[Any, ...]] | None = None,
     ) -> None:
         products(precision)  # refuse others now
+        if not isinstance(capture, bool):
+            raise UserError(f"capture={capture!r}: choose True or False; pv.fit takes 'auto' too")
         self.model = model
         self.guide = guide
         self.loss: Any = Trace_ELBO() if loss is None else objective(loss) if isinstance(loss, str) else loss
@@ -101,6 +104,7 @@ class SVI:
         self._adams: Adams | None = None
         self._declared = (with_params(model, "model"), with_params(guide, "guide"))
         self._graphs: StepGraphs | None = None
+        self._parts: tuple[Any, ...] = ()  # that the graphs were made of
 
     @property
     def optimizer(self) -> Optimizer | PyroOptim | None:
@@ -221,8 +225,9 @@ class SVI:
             if not isinstance(self._optim, Optimizer):
                 raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
             params = _held(self._optim)
-            if self._graphs is None:
-                guard = self._guarded(params[0].device)
+            parts = (self.objective, self.model, self.guide, self.precision, self.prepare)
+            if self._graphs is None or any(map(operator.is_not, parts, self._parts)):
+                guard, self._parts = self._guarded(params[0].device), parts
                 programs = self.model, self.guide
                 self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare)
             loss, norm, moved = self._graphs(params, args, kwargs, add=several)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from operator import is_, itemgetter
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,13 +21,17 @@ class UncapturableError(Exception):
 
 
 class Attributes:
-    """Numbers, flags, tensors and children of modules: what a program decides by, and must not set in a graph."""
+    """What a program decides by, and must not set in a graph: the attributes of modules, and their hooks.
+
+    Numbers, flags, texts, tuples, functions, tensors and children; also those in lists and dictionaries.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        dicts = [
-            d for m in modules for d in (vars(m), *(v for v in vars(m).values() if type(v) in (dict, OrderedDict)))
-        ]
-        self.before = [(d, {k: v for k, v in d.items() if isinstance(v, _PLAIN)}) for d in dicts]
+        own = [vars(m) for m in modules]
+        self.dicts = [d for v in own for d in (v, *(w for w in v.values() if type(w) in (dict, OrderedDict)))]
+        self.lists = [(name, w, [*w]) for v in own for name, w in v.items() if type(w) is list]
+        self.sizes = [*map(len, self.dicts)]
+        self.before = [(d, {k: v for k, v in d.items() if isinstance(v, _PLAIN)}) for d in self.dicts]
         # one lookup for all of a dictionary, and none for the empty ones: this runs before every call
         names = [(d, [*was] * (2 if len(was) == 1 else 1)) for d, was in self.before if was]  # of one it's no tuple
         self.lookups: list[tuple[Callable[[Any], Any], dict[str, Any], list[Any]]] = [
@@ -39,15 +45,18 @@ class Attributes:
             for name in (*now, *was):
                 if name not in now or name not in was or not _equal(now[name], was[name]):
                     return str(name)
+        for name, now_, was_ in self.lists:
+            if len(now_) != len(was_) or not all(map(_equal, now_, was_)):
+                return name
         return None
 
     def fresh(self) -> bool:
-        """Whether all that there were have the values that they had."""
+        """Whether all that there were have the values that they had, and nothing is new."""
         try:
             same = all(all(map(is_, values, get(d))) for get, d, values in self.lookups)
         except KeyError:
             return False
-        return same or self.changed() is None
+        return (same and not self.lists and [*map(len, self.dicts)] == self.sizes) or self.changed() is None
 
     def give_back(self) -> None:
         """Put all back, and take new ones away: a trace leaves tensors without values in them."""
@@ -55,28 +64,41 @@ class Attributes:
             for name in [k for k, v in d.items() if isinstance(v, _PLAIN) and k not in was]:
                 del d[name]
             d.update(was)
+        for _, now, before in self.lists:
+            now[:] = before
 
 
-_PLAIN = (bool, int, float, str, type(None), Tensor, nn.Module)
+_CODE = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type)
+_PLAIN = (bool, int, float, str, type(None), tuple, Tensor, nn.Module, *_CODE)
 
 
 def _equal(one: Any, other: Any) -> bool:
-    plain = type(one) is type(other) and not isinstance(one, Tensor | nn.Module)
-    return one is other or (plain and bool(one == other))
+    if one is other:
+        return True
+    if type(one) is not type(other) or isinstance(one, Tensor | nn.Module):
+        return False
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError):  # of arrays within
+        return False
 
 
 class Held(TorchDispatchMode):
     """What a program does, while it is traced, to tensors that have values, such as buffers and small constants.
 
     The tracer computes on them: what it changes is put back. A program that reads one is refused: it may change.
+
+    Args:
+        readable: nothing is traced, and values may be read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, readable: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.readable = readable
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and not self.readable:
             raise UncapturableError(READ)
         if func._schema.is_mutable and torch.is_tensor(args[0]) and id(args[0]) not in self.before:
             with _disable_current_modes():  # the tracer's, which would give a tensor without values

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import random
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -285,8 +290,8 @@ def test_what_stands_in_for_slow_functions_is_right_to_rounding(dtype: torch.dty
         (lowering._log1p(x.abs()), torch.log1p(exact.abs())),
         (lowering._expm1(x.clamp(max=80)), torch.expm1(exact.clamp(max=80))),
         (lowering._log1p_exp(x), torch.log1p(torch.exp(-exact.abs()))),
-        (lowering._softplus(x), torch.logaddexp(exact, torch.zeros_like(exact))),
-        (lowering._softplus(x, 2.0), torch.logaddexp(2 * exact, torch.zeros_like(exact)) / 2),
+        (lowering._softplus(x), nn.functional.softplus(exact)),
+        (lowering._softplus(x, 2.0), nn.functional.softplus(exact, 2.0)),
         (lowering._log_sigmoid(x)[0], torch.nn.functional.logsigmoid(exact)),
     ):
         error = (found.double() - wanted).abs()  # x itself is rounded, which costs |x| roundings of exp(x)
@@ -421,3 +426,64 @@ def test_a_known_graph_still_sees_constants() -> None:
     drawn[:] = [4.0, 5.0, 6.0]
     with pytest.raises(UncapturableError, match="something else at every call"):
         Captured(run)(x)
+
+
+def test_a_library_that_a_killed_compiler_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor
+
+    broken = tmp_path / "c.main.so"
+    broken.touch()
+
+    def inductor(module: Any, *_: Any, **__: Any) -> Any:
+        if broken.exists():
+            raise ImportError(f"{broken}: file too short")
+        return module
+
+    monkeypatch.setattr(torch._inductor, "compile", inductor)
+    monkeypatch.setattr(capture, "_compiled", {})
+    assert torch.equal(Captured(lambda x: (x * 3,))(torch.ones(2))[0], 3 * torch.ones(2))
+    assert not broken.exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="another system")
+def test_ctrl_c_waits_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes inherit that they don't hear it: killed, they would leave a run that goes on as it is."""
+    import torch._inductor
+
+    masks: list[str] = []
+
+    def inductor(module: Any, *_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+        masks.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip())
+        return module
+
+    monkeypatch.setattr(torch._inductor, "compile", inductor)
+    monkeypatch.setattr(capture, "_compiled", {})
+    with pytest.raises(KeyboardInterrupt):
+        Captured(lambda x: (x * 5,))(torch.ones(2))
+    assert masks == ["True"]
+
+
+def test_infinite_logits_meet_as_in_torch() -> None:
+    x = torch.tensor([torch.inf, -torch.inf, torch.nan, 100.0, -100.0]).repeat_interleave(3)
+    t = torch.tensor([0.0, 1.0, 0.3]).repeat(5)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(x, t, reduction="none")
+    torch.testing.assert_close(lowering._cross_entropy(x, t, None, None, 0), wanted, equal_nan=True)
+
+
+def test_softplus_in_double_precision_ends_where_torchs_does() -> None:
+    x = torch.linspace(19, 21, 9, dtype=torch.float64)
+    torch.testing.assert_close(lowering._softplus(x), torch.nn.functional.softplus(x), rtol=1e-15, atol=0)
+
+
+@compiler
+def test_products_in_bfloat16_are_captured() -> None:
+    """They differ by a bfloat16 rounding here and there, which is no reason to refuse them."""
+    torch.manual_seed(0)
+    pair = pv.build("vae", data_shape=(64,), latent=5, hidden=(40,))
+    adam = torch.optim.Adam(pair.parameters(), fused=True)
+    svi = pv.SVI(pair.model, pair.guide, adam, capture=True, precision="bf16")
+    for _ in range(3):
+        svi.step((torch.rand(32, 64) < 0.3).float())
+    assert svi.eager_because is None

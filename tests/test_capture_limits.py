@@ -108,6 +108,21 @@ CHANGES: dict[str, tuple[Callable[[], Model], Callable[[Any], Any]]] = {
         lambda: Model(lambda s, z, x: s.t * z * s.w, t=torch.ones(1)),
         lambda m: setattr(m, "t", torch.full((1,), 3.0)),
     ),
+    "a function": (lambda: Model(lambda s, z, x: s.f(s.w * z), f=torch.tanh), lambda m: setattr(m, "f", torch.relu)),
+    "a tuple": (lambda: Model(lambda s, z, x: s.w * z * s.by[0], by=(1.0,)), lambda m: setattr(m, "by", (3.0,))),
+    "a number in a list": (
+        lambda: Model(lambda s, z, x: s.w * z * s.by[0], by=[1.0]),
+        lambda m: m.by.append(m.by.pop() + 2),
+    ),
+    "a longer list": (lambda: Model(lambda s, z, x: s.w * z * sum(s.by), by=[1.0]), lambda m: m.by.append(2.0)),
+    "a hook": (
+        lambda: Model(lambda s, z, x: s.net(z), net=nn.Linear(1, 1)),
+        lambda m: m.net.register_forward_hook(lambda net, args, out: 3 * out),
+    ),
+    "a method": (
+        lambda: Model(lambda s, z, x: s.net(z), net=nn.Linear(1, 1)),
+        lambda m: setattr(m.net, "forward", lambda z: 5 * z),
+    ),
 }
 
 
@@ -124,6 +139,107 @@ def test_what_changes_in_a_module_counts_at_the_next_step(what: str) -> None:
     torch.manual_seed(7)
     assert float(svi.step(X)) != before
     assert svi.eager_because is None
+
+
+def test_a_child_that_comes_later_is_watched_too() -> None:
+    model = Model(lambda s, z, x: s.net(z), net=nn.Dropout(0.0))
+    svi = still(model)
+    agrees(svi, X)
+    agrees(svi, X)
+    model.net = nn.Dropout(0.5)
+    agrees(svi, X)
+    model.net.p = 0.9
+    agrees(svi, X)
+    assert svi.eager_because is None
+
+
+def test_a_program_that_appends_to_a_list_is_refused_and_its_list_put_back() -> None:
+    model = Model(lambda s, z, x: (s.seen.append(1), s.w * z)[1], seen=[])
+    svi = still(model)
+    svi.step(X)
+    with pytest.warns(UserWarning, match="sets the attribute 'seen'"):
+        svi.step(X)
+    assert len(model.seen) == 2  # once a step, as without a graph
+
+
+def settle(svi: pv.SVI) -> pv.SVI:
+    for _ in range(3):
+        agrees(svi, X)
+    return svi
+
+
+def test_what_changes_in_an_svi_or_its_objective_counts() -> None:
+    class Scaled(pv.Objective):
+        def __init__(self) -> None:
+            super().__init__(lambda t, beta: self.by * t.log_w.mean(0))
+            self.by = 1.0
+
+    svi = settle(still(Model(), loss=Scaled()))
+    svi.objective.by = 3.0  # type: ignore[union-attr]
+    agrees(svi, X)
+    svi.objective = pv.IWAE(num_particles=3)
+    agrees(svi, X)
+    other = Model(lambda s, z, x: 2 * z)
+    svi.model = other
+    agrees(svi, X)
+    assert svi.eager_because is None
+
+
+@pytest.mark.parametrize("capture", ["off", "auto", 1])
+def test_svi_takes_a_flag(capture: Any) -> None:
+    with pytest.raises(pv.UserError, match="choose True or False"):
+        pv.SVI(Model(), Guide(), torch.optim.Adam, capture=capture)
+
+
+class Noisy(nn.Module):
+    """Adds noise to the data, and counts its calls where they are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.1
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        self.count.add_(1)
+        return (x + self.scale * torch.randn_like(x),)
+
+
+@pytest.mark.parametrize("loss", [None, "meanfield"])
+def test_prepare_runs_once_a_step_and_is_watched(loss: str | None) -> None:
+    def run(capture: bool) -> tuple[list[float], int]:
+        prepare = Noisy()
+        svi = still(Model(), loss=loss, prepare=prepare)
+        svi.capture = capture
+        losses = []
+        for step in range(6):
+            if step == 4:
+                prepare.scale = 2.0
+            torch.manual_seed(7)
+            losses.append(float(svi.step(X)))
+        assert svi.eager_because is None
+        return losses, int(prepare.count)
+
+    (a, n), (b, m) = run(True), run(False)
+    assert a == pytest.approx(b, rel=1e-5)
+    assert n == m == 6
+
+
+def test_a_result_that_is_zero_but_for_rounding_is_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the gradient of a bias before batch normalisation: it has no scale but that of the other results."""
+
+    def off(module: Any, inputs: Any) -> Any:
+        return lambda *a: (module(*a)[0], module(*a)[1] + 1e-4)
+
+    monkeypatch.setattr(capture, "_compile", off)
+    Captured(lambda x: (1e3 * x.exp(), 1e-6 * x))(X)
+    with pytest.raises(UncapturableError, match="result 2 of 2"):
+        Captured(lambda x: (x.exp(), 1e-6 * x))(X)
+
+
+def test_a_graph_with_other_numbers_is_refused_and_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_compile", lambda module, inputs: lambda *a: tuple(1.01 * r for r in module(*a)))
+    with pytest.raises(UncapturableError, match=r"result 1 of 2 is off by 0\.01 of its largest number"):
+        Captured(lambda x: (x.exp(), x))(X)
 
 
 def test_another_bound_counts() -> None:
@@ -406,9 +522,20 @@ def test_the_guard_counts_good_steps_and_stops_for_good() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"weight_decay": 0.1, "maximize": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"amsgrad": True},
+        {"weight_decay": 0.1, "maximize": True},
+        {"weight_decay": 0.5, "decoupled_weight_decay": True},
+    ],
+    ids=str,
+)
 def test_the_quick_update_is_the_optimisers_own(kind: Any, options: dict[str, Any]) -> None:
     """To the bit, in two groups of their own rates, and nothing moves, not even a count, once the guard has stopped."""
+    if kind is torch.optim.AdamW and "decoupled_weight_decay" in options:
+        options = {"weight_decay": 0.5}  # as it always is
 
     def run(quick: bool) -> tuple[list[Tensor], list[Any]]:
         torch.manual_seed(0)
@@ -455,6 +582,18 @@ def test_the_quick_update_leaves_other_optimisers_to_themselves() -> None:
         warnings.simplefilter("ignore")
         torch.optim.lr_scheduler.StepLR(wrapped, 1)  # counts the calls of step
     assert Adams.fit(wrapped, [p]) == ("step" not in vars(wrapped))
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+def test_state_that_is_replaced_is_seen(name: str) -> None:
+    p = nn.Parameter(torch.ones(2))
+    adam = torch.optim.Adam([p], fused=True)
+    p.grad = torch.ones(2)
+    adam.step()
+    adams = Adams(adam, [p])
+    assert adams.fresh(adam, [p])
+    adam.state[p][name] = adam.state[p][name].clone()
+    assert not adams.fresh(adam, [p])
 
 
 def test_a_hook_that_comes_later_is_called() -> None:
