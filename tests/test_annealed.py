@@ -219,3 +219,12 @@ def test_annealing_is_within_a_tenth_of_a_nat(start: str) -> None:
     x = pv.sample(pair, 20, seed=0)
     est = pv.ais(pair, x, num_chains=32, num_temperatures=400, start=start)
     assert abs(float((est.log_px - pair.model.evidence(x).detach()).mean())) < 0.1
+
+
+def test_a_weight_that_is_nan_names_its_datum() -> None:
+    torch.manual_seed(0)
+    pair = pv.build("linear", data_shape=(3,), latent=2)
+    x = torch.randn(4, 3)
+    x[2] = torch.nan
+    with pytest.raises(pv.NonFiniteError, match="ais: datum 2: a weight is not finite"):
+        pv.ais(pair, x, num_chains=2, num_temperatures=3)
