@@ -17,18 +17,21 @@ import pyro
 import torch
 from torch import Tensor
 
-from . import draws, ranks, weights
+from . import generate, ranks, weights
 from .capture import chosen, worthwhile
 from .errors import NonFiniteError, UserError
-from .estimate import Estimate
+from .estimate import Estimate, mean_size
+from .fields import X, device_of, each
 from .files import digest
+from .lazy import Lazy
 from .ledger import Ledger
+from .lines import in_one_line
 from .path import ACCEPT, LEAPFROG, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
 from .running import Running, weighed
 from .sandwich import Sandwich
-from .setting import as_data, evaluating, fingerprint, home, placed
+from .setting import as_data, evaluating, fingerprint, home, num_rows, numbers_of, placed, refuse_outside
 
 
 def _sigmoid(done: Tensor) -> Tensor:
@@ -103,6 +106,7 @@ def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) 
     return betas
 
 
+@in_one_line
 def ais(
     pair: Any,
     x: Any,
@@ -159,7 +163,7 @@ def ais(
         torch.Size([2])
     """
     betas = _setting(num_chains, num_temperatures, start, schedule)
-    x, y = as_data(x, y, seed)
+    x, y = as_data(pair, x, y, seed)
     captured = _captured(capture, pair, x, num_chains, num_temperatures, block)
     device, _ = home(pair)
     about: dict[str, Any] = {
@@ -171,7 +175,7 @@ def ais(
         about["probe"] = _probe(pair, *placed(pair, x, y, slice(2)), start)
     if ranks.count() > 1:
         ranks.alike("work", {**about, "pair or data": fingerprint(pair, x, y)})
-    starts = range(0, len(x), block)
+    starts = range(0, num_rows(x), block)
     with (
         Ledger(resume, about) as ledger,
         evaluating(pair),
@@ -188,32 +192,35 @@ def ais(
             part = ledger.get(str(n))
             if part is None:
                 xb, yb = placed(pair, x, y, slice(i, i + block))
+                prior = weights.terms(pair.model, weights.prior_of(pair.model), xb, yb)
+                refuse_outside(prior, i)
                 work = pair, xb, yb, num_chains, start, captured, betas
                 log_w, captured = _one_block(*work, seed, n, ledger, lambda: shown.advance(task))
                 part = {k: v.cpu() for k, v in _summed(log_w, i).items()}
+                part["num_dims"] = weights.num_observed(prior)
                 ledger.put(str(n), part, instead_of=f"{n}.walk")
             shown.update(task, completed=2 * num_temperatures * (own.index(n) + 1))
             return part
 
         parts = ranks.each(part_at, starts)
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-    dims = math.prod(x.shape[1:])
-    whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
+    whole["num_dims"] = mean_size(whole["num_dims"])
+    whole |= {"block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
     whole |= {"num_temperatures": num_temperatures, "estimator": "ais"}
     return Estimate(**whole, num_samples=num_chains, seed=seed)
 
 
-def _captured(capture: bool | str, pair: Any, x: Tensor, chains: int, num_temperatures: int, block: int) -> bool:
+def _captured(capture: bool | str, pair: Any, x: X | Lazy, chains: int, num_temperatures: int, block: int) -> bool:
     """Whether to anneal by a graph: where asked, or where the gradients to come are worth it."""
     if capture != "auto":
         return chosen(capture) is True
-    gradients = 2 * num_temperatures * (LEAPFROG + 1) * -(-len(x) // block)
-    return worthwhile(3 * gradients, chains * min(block, len(x)), pair, x[0].numel())
+    gradients = 2 * num_temperatures * (LEAPFROG + 1) * -(-num_rows(x) // block)
+    return worthwhile(3 * gradients, chains * min(block, num_rows(x)), pair, numbers_of(x))
 
 
-def _probe(pair: Any, x: Tensor, y: Tensor | None, start: str) -> str:
+def _probe(pair: Any, x: X, y: Tensor | None, start: str) -> str:
     """A digest of what the programs do: parameters alone don't tell code, closures and attributes apart."""
-    with evaluating(pair), forked(x.device, 0), pyro.validation_enabled(False):
+    with evaluating(pair), forked(device_of(x), 0), pyro.validation_enabled(False):
         path = Path(pair, x, y, 2, start)
         first, last = path.ends(path.unconstrained(path.values))
     return digest({"first": first, "last": last, **path.values})
@@ -221,7 +228,7 @@ def _probe(pair: Any, x: Tensor, y: Tensor | None, start: str) -> str:
 
 def _one_block(
     pair: Any,
-    x: Tensor,
+    x: X,
     y: Tensor | None,
     chains: int,
     start: str,
@@ -237,12 +244,13 @@ def _one_block(
     Returns:
         Log weights (C, B), and whether to anneal the next block by a graph.
     """
+    device = device_of(x)
     steps: Tensor | None = None
     kept = ledger.get(f"{index}.walk")
     for phase in range(0 if kept is None else int(kept["phase"]), 2):
 
         def reseed_at(t: int, phase: int = phase) -> None:
-            reseed(seed_for(seed, "ais", index, phase, t), x.device)
+            reseed(seed_for(seed, "ais", index, phase, t), device)
 
         def keep(walk: Walk, phase: int = phase) -> None:
             ledger.put(f"{index}.walk", {k: torch.as_tensor(v) for k, v in {**vars(walk), "phase": phase}.items()})
@@ -253,7 +261,7 @@ def _one_block(
         if kept is None:
             walk = _begin(path, path.values, steps, len(betas))
         else:
-            at = {f: kept[f].to(x.device) for f in ("u", "first", "last", "log_w", "steps")}
+            at = {f: kept[f].to(device) for f in ("u", "first", "last", "log_w", "steps")}
             walk, kept = Walk(**at, done=int(kept["done"])), None
         walk = _anneal(path, walk, betas, adapt=phase == 0, reseed_at=reseed_at, tick=keep)
         steps, captured = walk.steps, path.graph is not None
@@ -270,6 +278,7 @@ def _summed(log_w: Tensor, first: int) -> dict[str, Tensor]:
     return total.result()
 
 
+@in_one_line
 def bdmc(
     pair: Any,
     num_data: int = 100,
@@ -279,6 +288,7 @@ def bdmc(
     num_temperatures: int = 1000,
     start: str = "prior",
     schedule: str = "sigmoid",
+    like: Any = None,
     seed: int = 0,
     progress: bool = False,
     capture: bool | str = "auto",
@@ -296,6 +306,7 @@ def bdmc(
         num_temperatures: distributions between the start and the posterior.
         start: ``"prior"`` or ``"guide"``.
         schedule: ``"sigmoid"`` or ``"linear"``.
+        like: data whose masks, lengths, covariates or missing entries the simulated ones have, see :func:`sample`.
         seed: of everything.
         progress: show a bar.
         capture: as in :func:`ais`.
@@ -313,10 +324,9 @@ def bdmc(
         >>> sandwich.lower.shape, sandwich.upper.shape
         (torch.Size([3]), torch.Size([3]))
     """
-    draws.check_labels(num_data, y)
+    y = generate.check_labels(pair, num_data, y, "num_data")
     betas = _setting(num_chains, num_temperatures, start, schedule)
     device, _ = home(pair)
-    y = None if y is None else y.to(device)
     with (
         evaluating(pair),
         forked(device, seed_for(seed, "bdmc")),
@@ -324,7 +334,7 @@ def bdmc(
         bar(progress) as shown,
     ):
         task = shown.add_task("sandwich", total=3 * num_temperatures, info="")
-        x, z = draws.simulate(pair, num_data, y)
+        x, z = generate.simulate(pair, num_data, y, like)
         captured = _captured(capture, pair, x, num_chains, 2 * num_temperatures, num_data)
         path = Path(pair, x, y, num_chains, start, captured)
         exact = {n: z[n].expand(num_chains, *z[n].shape[1:]) for n in path.values}
@@ -342,4 +352,4 @@ def bdmc(
         down = run(2, exact, steps, reverse=True).log_w
         lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)
         upper = math.log(num_chains) - torch.logsumexp(down.double(), 0)
-    return Sandwich(x.cpu(), lower.cpu(), upper.cpu(), seed)
+    return Sandwich(each(Tensor.cpu, x), lower.cpu(), upper.cpu(), seed)

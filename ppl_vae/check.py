@@ -9,15 +9,17 @@ import pyro
 import torch
 from pyro.distributions import constraints
 from pyro.infer import ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import weights
-from .errors import NonFiniteError, PairError
+from .errors import NonFiniteError, PairError, UserError
+from .fields import device_of, num_data, rows
 from .kinds import kind
+from .lines import failing
 from .objectives import Elbo, Objective, ours
 from .rng import forked
-from .setting import refuse_outside
-from .store import Program, own_store
+from .setting import everything, placed, refuse_outside
+from .store import Program, modules_of, own_store
 from .weights import Draw, Terms, call_args, takes_labels
 
 
@@ -48,17 +50,20 @@ def check_pair(
         >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
         >>> pv.check_pair(pair.model, pair.guide, torch.zeros(3, 1, 8, 8))
     """
-    x = x[:3] if len(x) >= 3 else x[torch.arange(3, device=x.device) % len(x)]
-    y = None if y is None else (y[:3] if len(y) >= 3 else y[torch.arange(3, device=y.device) % len(y)])
+    holder: Any = nn.Module()
+    holder.held, holder.model, holder.guide = nn.ModuleList(modules_of(model, guide)), model, guide
+    x, y = everything(holder, x, y)
+    three = slice(3) if num_data(x) >= 3 else torch.arange(3, device=device_of(x)) % num_data(x)
+    x, y = placed(holder, rows(x, three), None if y is None else y[three])
     if y is not None and takes_labels(model) != takes_labels(guide):
         have, lack = ("model", "guide") if takes_labels(model) else ("guide", "model")
         raise PairError(f"the {have} takes labels and the {lack} does not; write {lack}(x, y=None)")
-    with forked(x.device), torch.no_grad(), pyro.validation_enabled(False):
+    with forked(device_of(x)), torch.no_grad(), pyro.validation_enabled(False):
         guide_sites = _run("guide", guide, x, y, None)
-        _check_plates(guide_sites, len(x))
+        _check_plates(guide_sites, num_data(x))
         drawn = {name: site for name, site in guide_sites.items() if not site.is_observed}
         model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
-        _check_plates(model_sites, len(x))
+        _check_plates(model_sites, num_data(x))
         t = weights.terms(model, guide, x, y, num_samples=2)
         _check_support(t, by_values=False)  # before the values: a latent of the wrong sign is NaN further on
         report = nonfinite_site(t)
@@ -96,17 +101,10 @@ def _run(
     """Run one program, and put its role in front of whatever goes wrong inside."""
     try:
         return weights.sites(program, call_args(program, x, y), num_samples=2, values=values)
-    except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        if isinstance(error, PairError):
-            raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = (
-            "every dimension but the data's must be declared with .to_event, and networks must accept z of shape "
-            "(particles, data, latent)"
-        )
-        if y is None and takes_labels(program):
-            hint += "; it takes labels and none were given: if it needs them, pass y"
-        raise PairError(f"the {role} fails on x of shape {tuple(x.shape)} with 2 particles: {first}; {hint}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's program raises
+        raise PairError(failing(program, call_args(program, x, y), error, f"the {role}")) from error
 
 
 def _check_plates(sites: Mapping[str, Draw], num_data: int) -> None:
@@ -170,5 +168,5 @@ def _is_real(support: Any) -> bool:
 
 def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
     args = (x,) if y is None or not takes_labels(model) else (x, y)
-    with forked(x.device), own_store(), pyro.validation_enabled(False), torch.no_grad():
+    with forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.no_grad():
         loss.differentiable_loss(model, guide, *args)

@@ -22,12 +22,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from . import draws, weights
+from . import generate, weights
 from .errors import DataError, NonFiniteError, PairError, RunError, UserError
 from .files import digest
 from .kinds import has_mask, kind
+from .lines import in_one_line
 from .rng import forked, quiet_import
-from .setting import as_data, evaluating, home, placed, refuse_outside
+from .setting import evaluating, everything, home, placed, refuse_outside
 
 MAGIC = b"ppl_vae bits-back 1\n"
 BLOCK = 64  # data in one pass of the networks
@@ -53,6 +54,7 @@ SAFE = 2.0**-20  # the least probability of a value
 Grid = dict[str, tuple[list[int], int, int]]  # by site: bins of width 2^-e for each coordinate; first and last bin
 
 
+@in_one_line
 def compress(pair: Any, x: Any, y: Tensor | None = None) -> bytes:
     r"""Compress data to about the negative ELBO: lossless, by bits-back coding with a pair.
 
@@ -90,10 +92,15 @@ def compress(pair: Any, x: Any, y: Tensor | None = None) -> bytes:
         True
     """
     _constriction()
-    x, y = as_data(x, y, 0)
-    if x.dim() == 0 or len(x) == 0:
-        raise DataError("compress: x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
-    numbers = x if x.is_floating_point() else x.to(home(pair)[1])
+    given = x
+    numbers, y = everything(pair, x, y, 0)
+    if not torch.is_tensor(numbers):
+        raise DataError("compress takes data of one tensor (N, *data_shape), not several fields")
+    whole = (
+        torch.is_tensor(given) and not given.is_floating_point() and (given.dtype != torch.uint8 or given.max() <= 1)
+    )
+    x = given.detach() if whole else numbers  # they come back in the type that they had
+    numbers = numbers if numbers.is_floating_point() else numbers.to(home(pair)[1])
     with _still(pair):
         grid, width = _survey(pair, numbers, y)
         spare = 64 + 32 * math.ceil(width / 32)  # bits that the latents of one datum take
@@ -143,6 +150,7 @@ def _encoded(
     return coder, sizes
 
 
+@in_one_line
 def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
     """The data that :func:`compress` made a message of.
 
@@ -196,9 +204,9 @@ def _decoded(pair: Any, y: Tensor | None, about: dict[str, Any], payload: bytes)
     with _still(pair):
         for size in reversed(sizes):
             yb = None if y is None else y[stop - size : stop].to(home(pair)[0])
-            model = draws.run_model(pair, size, yb, _Latents(coder, grid).pop)
-            xb = draws.data_site(model).value[0]
-            values = {name: d.value for name, d in model.items() if not d.is_observed}
+            drawn = generate.run(pair, size, yb, _Latents(coder, grid).pop)
+            xb = next(iter(drawn.data.values())).value[0]
+            values = {name: d.value for name, d in drawn.sites.items() if not d.is_observed}
             guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=values)
             for name, site in reversed(guide.items()):
                 _push(coder, name, site.fn, site.value, grid)

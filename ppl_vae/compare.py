@@ -13,10 +13,12 @@ from torch import Tensor
 
 from .errors import UserError
 from .estimate import Estimate, log_likelihood
+from .lines import in_one_line
 
 LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
 
+@in_one_line
 def compare(
     pairs: Mapping[str, Any],
     x: Tensor,
@@ -69,13 +71,13 @@ def compare(
     """
     if not pairs:
         raise UserError("compare: no pair was given")
-    if len(x) < 2:
-        raise UserError(f"compare: {len(x)} data give no error for a mean difference; give at least 2")
     options: dict[str, Any] = {"seed": seed, "progress": progress, "capture": capture, "precision": precision}
-    estimates = {
-        name: pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
-        for name, pair in pairs.items()
-    }
+    estimates: dict[str, Estimate] = {}
+    for name, pair in pairs.items():
+        found = pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
+        if len(found) < 2:
+            raise UserError(f"compare: {len(found)} data give no error for a mean difference; give at least 2")
+        estimates[name] = found
     if len({e.conditional for e in estimates.values()}) > 1:
         given = [name for name, e in estimates.items() if e.conditional]
         raise UserError(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
+from .fields import X, device_of, each, named, num_data, rows, shape_of
+from .inputs import missing
 from .rng import seed_for, uniform
 from .sources import SPLITS, Array, Labelled, Parts, Source, labelled, read, refuse, x_and_y
 
@@ -23,8 +25,9 @@ class Split:
     """Data and labels that are used together, such as the test split.
 
     Attributes:
-        x: the data, (N, *shape), floating point.
-        y: the labels, (N,), int64 where they are integers; None without labels.
+        x: the data, (N, *shape), or a dictionary or tuple of tensors with one leading size. Whole numbers (counts,
+            tokens) are int64; NaN is a missing entry.
+        y: the labels, (N,), int64 where they are integers, or vectors (N, D); None without labels.
         binarize: ``"dynamic"`` where ``x`` holds probabilities, and each visit draws x' ~ Bernoulli(x) anew.
         name: what messages call it; also names the stream of `fixed`.
 
@@ -34,18 +37,19 @@ class Split:
         (3, Split(data: x (4, 2) float32, no labels, binarize='none'))
     """
 
-    x: Tensor
+    x: X
     y: Tensor | None = None
     binarize: str = "none"
     name: str = "data"
 
     def __len__(self) -> int:
-        return len(self.x)
+        return num_data(self.x)
 
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else f"y {str(self.y.dtype).removeprefix('torch.')}"
-        x = f"x {tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}"
-        return f"Split({self.name}: {x}, {labels}, binarize={self.binarize!r})"
+        x = ", ".join(f"{n} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for n, t in named(self.x))
+        gaps = "".join(f", {float(nan.double().mean()):.1%} of {n} missing" for n, nan in missing(self.x))
+        return f"Split({self.name}: {x}{gaps}, {labels}, binarize={self.binarize!r})"
 
     def limit(self, n: int | None) -> Split:
         """The first ``n`` data, or all where there are no more or ``n`` is None.
@@ -57,11 +61,11 @@ class Split:
             return self
         if n < 1:
             raise DataError(f"a limit of {n} leaves no data of {self.name}: give 1 or more")
-        return replace(self, x=self.x[:n], y=None if self.y is None else self.y[:n])
+        return replace(self, x=rows(self.x, slice(n)), y=None if self.y is None else self.y[:n])
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on ``device``."""
-        return replace(self, x=self.x.to(device), y=None if self.y is None else self.y.to(device))
+        return replace(self, x=each(lambda t: t.to(device), self.x), y=None if self.y is None else self.y.to(device))
 
     def fixed(self, seed: int = 0) -> Split:
         """One draw of Bernoulli(x), the same on every device; the split itself where it is not dynamic."""
@@ -103,20 +107,24 @@ class Data:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     @property
-    def data_shape(self) -> tuple[int, ...]:
-        """The shape of one datum."""
-        return tuple(self.train.x.shape[1:])
+    def data_shape(self) -> Any:
+        """The shape of one datum: a tuple, or for several fields a dictionary of them."""
+        return shape_of(self.train.x)
 
     @property
-    def mean(self) -> Tensor:
-        """The mean of the training data, of shape ``data_shape``."""
-        return self.train.x.mean(0)
+    def mean(self) -> Tensor | None:
+        """The mean of the training data, of shape ``data_shape``, without missing entries; None for several fields."""
+        x = self.train.x
+        if not torch.is_tensor(x):
+            return None
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return x.nanmean(0).nan_to_num() if missing(x) else x.mean(0)
 
     @property
     def num_classes(self) -> int | None:
         """One more than the largest label; None where labels are absent, or are not integers from 0 on."""
         labels = [self.split(name).y for name in SPLITS]
-        spans = [y.aminmax() for y in labels if y is not None and not y.is_floating_point()]
+        spans = [y.aminmax() for y in labels if y is not None and y.ndim == 1 and not y.is_floating_point()]
         if len(spans) < len(labels) or min(int(low) for low, _ in spans) < 0:
             return None
         return 1 + max(int(high) for _, high in spans)
@@ -125,7 +133,7 @@ class Data:
         """What identifies the data, for JSON: name, binarize, seed, sizes, shape, and sha256 over every tensor."""
         digest = hashlib.sha256()
         for name in SPLITS:
-            for key, tensor in (("x", self.split(name).x), ("y", self.split(name).y)):
+            for key, tensor in (*named(self.split(name).x), ("y", self.split(name).y)):
                 if tensor is not None:
                     digest.update(f"{name}.{key} {tensor.dtype} {tuple(tensor.shape)};".encode())
                     digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -134,7 +142,7 @@ class Data:
             "binarize": self.binarize,
             "seed": self.seed,
             "sizes": {name: len(self.split(name)) for name in SPLITS},
-            "shape": list(self.data_shape),
+            "shape": _listed(self.data_shape),
             "sha256": digest.hexdigest(),
         }
 
@@ -185,19 +193,32 @@ def load_data(
     if binarize not in _BINARIZE:
         raise DataError(f"binarize={binarize!r}: choose one of {', '.join(_BINARIZE)}")
     name, parts = read(source, Path(root).expanduser(), download)
-    shapes = {part: tuple(x.shape[1:]) for part, (x, _) in parts.items()}
-    if len(set(shapes.values())) > 1:
+    shapes = {part: shape_of(x) for part, (x, _) in parts.items()}
+    if len(set(map(str, shapes.values()))) > 1:
         raise DataError(f"{name}: the splits differ in the shape of a datum ({shapes}): give all three one shape")
     splits = {}
     if binarize != "none":
         mend = "scale the values, or keep them with binarize='none' (--binarize none)"
-        for part, (x, _) in parts.items():
+        for part, (x, y) in parts.items():
             where = name if part == "all" else f"{name} ({part})"
+            if not torch.is_tensor(x):
+                raise DataError(f"{where} has several fields, which are not binarised: give binarize='none'")
+            if not x.is_floating_point():
+                x = x.to(torch.get_default_dtype())
+                parts[part] = x, y
+            refuse(x.isnan(), f"{where} has a NaN or an infinity", "repair or drop that datum, or give binarize='none'")
             refuse((x < 0) | (x > 1), f"{where} has values from {x.min():g} to {x.max():g}, outside [0, 1]", mend)
     for part, (x, y) in _divide(parts, valid, test, seed, name).items():
         split = Split(x, y, "none" if binarize == "none" else "dynamic", part)
         splits[part] = split if (binarize, part) == ("dynamic", "train") else split.fixed(seed)
     return Data(splits["train"], splits["valid"], splits["test"], name=name, seed=seed, binarize=binarize)
+
+
+def _listed(shape: Any) -> Any:
+    """A shape, or a structure of shapes, as JSON holds it."""
+    if isinstance(shape, dict):
+        return {key: _listed(value) for key, value in shape.items()}
+    return [_listed(v) if isinstance(v, tuple) else v for v in shape]
 
 
 def as_split(data: Data | Split | Array | tuple[Array, Array | None]) -> Split:
@@ -265,7 +286,7 @@ class Batches:
         """
         x, y = self.split.x, self.split.y
         index = self.index(epoch, i)
-        return x.index_select(0, index), None if y is None else y.index_select(0, index)
+        return rows(x, index), None if y is None else y.index_select(0, index)
 
     def index(self, epoch: int, i: int) -> Tensor:
         """Where batch ``i`` of ``epoch`` is in the split: (B,) int64.
@@ -275,10 +296,10 @@ class Batches:
         """
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} of {len(self)}")
-        x = self.split.x
+        device = device_of(self.split.x)
         if epoch != self._epoch:
-            generator = torch.Generator(x.device).manual_seed(seed_for(self.seed, "epoch", epoch))
-            self._order = torch.randperm(len(x), generator=generator, device=x.device).split(self.batch_size)
+            generator = torch.Generator(device).manual_seed(seed_for(self.seed, "epoch", epoch))
+            self._order = torch.randperm(len(self.split), generator=generator, device=device).split(self.batch_size)
             self._epoch = epoch
         return self._order[i]
 
@@ -291,7 +312,7 @@ def _divide(parts: Parts, valid: float | int | None, test: float | int | None, s
         if part in parts and share is not None:
             raise DataError(f"{where} has a {part} split of its own: leave {part}={share} out")
     x, y = parts["train" if "train" in parts else "all"]
-    n, counts = len(x), {}
+    n, counts = num_data(x), {}
     if "test" not in parts:
         counts["test"] = max(1, round(0.2 * n)) if test is None else _count(test, n, f"{where}: test")
     if "valid" not in parts:
@@ -301,12 +322,12 @@ def _divide(parts: Parts, valid: float | int | None, test: float | int | None, s
         raise DataError(f"{where}: {counts} of {n} data leave an empty train split: take fewer, or give more data")
     if not counts:
         return parts
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_for(seed, "split"))).to(x.device)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_for(seed, "split"))).to(device_of(x))
     divided = dict(parts)
     divided.pop("all", None)
     for part, count in (*counts.items(), ("train", n)):
         index, order = order[:count], order[count:]
-        divided[part] = x[index], None if y is None else y[index]
+        divided[part] = rows(x, index), None if y is None else y[index]
     return divided
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import weights
 from .errors import UserError
-from .kinds import mean_of
+from .fields import X, device_of, each, joined, num_data, rows
+from .generate import assembled, check_labels, mean_or_value, rerun, run, value_of
+from .inputs import tensor
+from .lazy import Lazy
+from .lines import in_one_line
 from .rng import forked, seed_for
-from .setting import as_data, evaluating, home, placed
+from .setting import as_data, evaluating, everything, home, num_rows, placed
+
+BLOCK = 4096  # data at once, so that memory grows by the result alone
 
 
 class Encoding(NamedTuple):
@@ -23,78 +29,22 @@ class Encoding(NamedTuple):
     sample: dict[str, Tensor]
 
 
-def data_site(draws: dict[str, weights.Draw]) -> weights.Draw:
-    """The site that holds the data: "x" by convention, else the first that is observed."""
-    if "x" in draws:
-        return draws["x"]
-    for draw in draws.values():
-        if draw.is_observed:
-            return draw
-    raise UserError('the model has no site for the data; write pyro.sample("x", ..., obs=x)')
-
-
-def _generate(pair: Any, n: int, y: Tensor | None, latents: dict[str, Tensor] | None = None) -> weights.Draw:
-    """The data site of the model, run without data, at given latents (1, n, *event) where there are any."""
-    return data_site(run_model(pair, n, y, latents))
-
-
-def run_model(pair: Any, n: int, y: Tensor | None, latents: weights.Values | None) -> dict[str, weights.Draw]:
-    """The sites of the model, run without data under one particle, with given latents."""
-    device, dtype = home(pair)
-    y = None if y is None else y.to(device)
-    target = pair.model.forward if isinstance(pair.model, nn.Module) else pair.model
-    names = inspect.signature(target).parameters
-    args: tuple[Any, ...]
-    if "n" in names and "x" in names:
-        args, kwargs = weights.call_args(pair.model, None, y), {"n": n}
-    elif pair.data_shape is not None:  # stock code needs data to run: give it zeros, and draw over them
-        args, kwargs = (
-            weights.call_args(pair.model, torch.zeros(n, *pair.data_shape, device=device, dtype=dtype), y),
-            {},
-        )
-    else:
-        raise UserError(
-            "this model can't run without data: write model(x=None, y=None, n=1), or give the shape of a datum, "
-            "pv.Pair(model, guide, data_shape=(784,))"
-        )
-    return weights.sites(pair.model, args, kwargs, values=latents, uncondition=True)
-
-
-def check_labels(n: int, y: Tensor | None) -> None:
-    """Refuse a number of data to simulate that makes no sense, or that differs from that of the labels."""
-    if n < 1:
-        raise UserError(f"num_data={n}: at least one is needed")
-    if y is not None and len(y) != n:
-        raise UserError(f"num_data={n} with {len(y)} labels; give one label a datum")
-
-
-def simulate(pair: Any, n: int, y: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Draw n data from the model together with their latents: x (n, *data_shape), and (1, n, *event) by site.
-
-    Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
-    """
-    found = run_model(pair, n, y, None)
-    data = data_site(found)
-    return data.value[0], {name: d.value for name, d in found.items() if d is not data and not d.is_observed}
-
-
-def _mean_or_value(draw: weights.Draw) -> Tensor:
-    mean = mean_of(draw.fn)
-    return draw.value if mean is None else mean
-
-
-def sample(pair: Any, n: int, y: Tensor | None = None, *, mean: bool = False, seed: int | None = None) -> Tensor:
+@in_one_line
+def sample(pair: Any, n: int, y: Any = None, *, mean: bool = False, like: Any = None, seed: int | None = None) -> X:
     """Draw n data from the model.
 
     Args:
         pair: a pair.
         n: how many.
-        y: labels (n,), for pairs that take them.
+        y: labels (n,), for pairs that take them, or one label for all.
         mean: return E[x|z] for the drawn z, as pictures show, where the likelihood has a mean.
+        like: data whose masks, lengths, covariates or missing entries the draws have, row by row from the first on
+            and again: what the model does not draw is taken from them.
         seed: None draws from torch's global generators, as Pyro does.
 
     Returns:
-        (n, *data_shape).
+        (n, *data_shape); of data with several fields, a dictionary of them; where the model does not draw all of x,
+        what it draws, by site.
 
     Raises:
         UserError: n < 1, labels of another length, or a model that needs data and no ``data_shape``.
@@ -105,19 +55,35 @@ def sample(pair: Any, n: int, y: Tensor | None = None, *, mean: bool = False, se
         >>> pv.sample(pair, 5).shape
         torch.Size([5, 1, 8, 8])
     """
-    if n < 1:
-        raise UserError(f"n={n}: draw at least one")
-    if y is not None and len(y) != n:
-        raise UserError(f"{len(y)} labels for {n} samples; give one label a sample")
+    y = check_labels(pair, n, y)
+    what = mean_or_value if mean else value_of
+    parts = []
     with evaluating(pair), _seeded(pair, seed, "sample"):
-        draw = _generate(pair, n, y)
-        return (_mean_or_value(draw) if mean else draw.value)[0]
+        for start in range(0, int(n), BLOCK):
+            size = min(BLOCK, int(n) - start)
+            some = None if like is None else _cycled(pair, like, start, size)
+            parts.append(assembled(run(pair, size, None if y is None else y[start : start + size], None, some), what))
+    return joined(parts)
 
 
-def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+def _cycled(pair: Any, like: Any, start: int, size: int) -> X:
+    """Rows of data from ``start`` on, from the first again after the last."""
+    x, _ = everything(pair, like)
+    return rows(x, (start + torch.arange(size, device=device_of(x))) % num_data(x))
+
+
+@in_one_line
+def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = None, seed: int | None = None) -> X:
     """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape).
 
     A latent site that is not given is drawn: with ``seed``, or as torch's global generators stand, which do not move.
+
+    Args:
+        pair: a pair.
+        latents: values (n, *event) by latent site.
+        y: labels (n,), for pairs that take them, or one label for all.
+        like: as in :func:`sample`.
+        seed: seeds the latents that are not given.
 
     Raises:
         UserError: no latents were given.
@@ -130,15 +96,17 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, se
     """
     if not latents:
         raise UserError("decode: give the latents, as a dictionary from site to values (n, *event)")
-    n = len(next(iter(latents.values())))
+    given = {name: tensor(z, f"latents[{name!r}]") for name, z in latents.items()}
+    n = len(next(iter(given.values())))
     device, dtype = home(pair)
-    values = {name: z.to(device, dtype if z.is_floating_point() else None).unsqueeze(0) for name, z in latents.items()}
+    values = {name: z.to(device, dtype if z.is_floating_point() else None).unsqueeze(0) for name, z in given.items()}
+    y = check_labels(pair, n, y)
     with evaluating(pair), forked(device, None if seed is None else seed_for(seed, "decode")):
-        draw = _generate(pair, n, y, values)
-        return _mean_or_value(draw)[0]
+        return assembled(run(pair, n, y, values, like), mean_or_value)
 
 
-def encode(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = None) -> Encoding:
+@in_one_line
+def encode(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) -> Encoding:
     """The mean and one sample of q(z|x) for each latent site.
 
     With several layers, the mean of a layer is taken at the means of the layers before it. A site without a mean,
@@ -159,22 +127,31 @@ def encode(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = Non
         >>> pv.encode(pair, torch.zeros(3, 1, 8, 8)).mean["z"].shape
         torch.Size([3, 2])
     """
-    x, y = placed(pair, *as_data(x, y, seed or 0))
-    args = weights.call_args(pair.guide, x, y)
+    x, y = as_data(pair, x, y, seed or 0)
+    parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     with evaluating(pair), _seeded(pair, seed, "encode"):
-        drawn = weights.sites(pair.guide, args)
-        means = weights.sites(pair.guide, args, means=True)
-    return Encoding({k: d.value[0] for k, d in means.items()}, {k: d.value[0] for k, d in drawn.items()})
+        for xb, yb in blocks(pair, x, y):
+            args = weights.call_args(pair.guide, xb, yb)
+            drawn = weights.sites(pair.guide, args)
+            means = weights.sites(pair.guide, args, means=True)
+            parts.append(({k: d.value[0] for k, d in means.items()}, {k: d.value[0] for k, d in drawn.items()}))
+    return Encoding(joined([m for m, _ in parts]), joined([s for _, s in parts]))
 
 
-def reconstruct(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+@in_one_line
+def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) -> X:
     """E[x'|z] for one z drawn from q(z|x), or a draw where the likelihood has no mean: (N, *data_shape).
+
+    Missing entries are imputed: the reconstruction has no gaps.
 
     Args:
         pair: a pair.
-        x: data (N, *shape), or a split of ``load_data``, which brings its labels.
+        x: data (N, *shape) in any form, or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
         seed: None draws from torch's global generators, as Pyro does.
+
+    Returns:
+        As :func:`sample`.
 
     Raises:
         UserError: the pair has no latents, so there is nothing to reconstruct from.
@@ -185,14 +162,26 @@ def reconstruct(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None 
         >>> pv.reconstruct(pair, torch.zeros(3, 1, 8, 8)).shape
         torch.Size([3, 1, 8, 8])
     """
-    x, y = placed(pair, *as_data(x, y, seed or 0))
+    x, y = as_data(pair, x, y, seed or 0)
+    parts = []
     with evaluating(pair), _seeded(pair, seed, "reconstruct"):
-        drawn = weights.sites(pair.guide, weights.call_args(pair.guide, x, y))
-        if not drawn:
-            raise UserError("this pair has no latents, so there is no code to reconstruct from; draw samples instead")
-        values = {k: d.value for k, d in drawn.items()}
-        draws = weights.sites(pair.model, weights.call_args(pair.model, x, y), values=values, uncondition=True)
-        return _mean_or_value(data_site(draws))[0]
+        for xb, yb in blocks(pair, x, y):
+            xb = each(Tensor.contiguous, xb)
+            drawn = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb))
+            if not drawn:
+                raise UserError(
+                    "this pair has no latents, so there is no code to reconstruct from; draw samples instead"
+                )
+            values = {k: d.value for k, d in drawn.items() if not d.is_observed}
+            draws = weights.sites(pair.model, weights.call_args(pair.model, xb, yb), values=values, uncondition=True)
+            parts.append(assembled(rerun(draws, xb, yb), mean_or_value))
+    return joined(parts)
+
+
+def blocks(pair: Any, x: X | Lazy, y: Tensor | None) -> Iterator[tuple[X, Tensor | None]]:
+    """Data and labels on the pair's device, some rows at a time."""
+    for start in range(0, num_rows(x), BLOCK):
+        yield placed(pair, x, y, slice(start, start + BLOCK))
 
 
 def _seeded(pair: Any, seed: int | None, purpose: str) -> Any:

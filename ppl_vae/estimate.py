@@ -18,7 +18,10 @@ from . import proposals, weights
 from .diagnostics import khat_threshold, min_samples
 from .errors import UserError
 from .estimators import STATISTICS, check_jackknife, curve
+from .fields import X, device_of, rows
+from .lazy import Lazy
 from .ledger import Ledger
+from .lines import in_one_line
 from .proposals import INDEPENDENT, PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
@@ -43,7 +46,7 @@ class Estimate:
         elbo: the mean log weight, which is an unbiased estimate of the ELBO.
         num_samples: K.
         seed: the seed.
-        num_dims: numbers in one datum.
+        num_dims: numbers that are observed of one datum, on average: without missing entries and what is masked.
         block: data scored together; with ``chunk`` it is part of what the seed means.
         chunk: particles scored together.
         conditional: whether labels moved the weights, so that ``log_px`` is log p(x | y).
@@ -61,7 +64,7 @@ class Estimate:
     elbo: Tensor
     num_samples: int
     seed: int
-    num_dims: int
+    num_dims: float
     block: int
     chunk: int
     conditional: bool = False
@@ -168,6 +171,7 @@ SIDES = {
 }
 
 
+@in_one_line
 def log_likelihood(
     pair: Any,
     x: Any,
@@ -272,13 +276,14 @@ def estimates(
             part = ledger.get(n)
             if part is None:
                 part = _fields(*plan.block_at(start, hold), estimators, plan.draw is proposals.qmc)
+                part["num_dims"] = plan.observed.pop(start)
                 ledger.put(n, part)
             return part
 
         parts = plan.each("log p(x)", progress, part_at)
     whole = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     common: dict[str, Any] = {k: whole[k] for k in ("ess", "khat", "elbo", "max_share")} | plan.setting
-    common["num_dims"] = math.prod(plan.x.shape[1:])
+    common["num_dims"] = mean_size(whole["num_dims"])
     common["precision"] = precision
     common["conditional"] = plan.y is not None and _labels_matter(pair, plan.x, plan.y)
     return {
@@ -287,6 +292,7 @@ def estimates(
     }
 
 
+@in_one_line
 def log_weights(
     pair: Any,
     x: Any,
@@ -334,6 +340,7 @@ class Curve(NamedTuple):
     std_error: Tensor  # (len(sizes), N), Monte Carlo
 
 
+@in_one_line
 def bound_curve(
     pair: Any,
     x: Any,
@@ -374,6 +381,12 @@ def bound_curve(
     return Curve(tuple(sizes), values, errors)
 
 
+def mean_size(num_dims: Tensor) -> float | int:
+    """Numbers observed of a datum, on average; whole where it is."""
+    mean = float(num_dims.mean())
+    return int(mean) if mean.is_integer() else mean
+
+
 def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int) -> None:
     for name in estimators:
         if name not in STATISTICS:
@@ -390,9 +403,9 @@ def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int)
             check_jackknife(num_samples, int(name[3:]))
 
 
-def _labels_matter(pair: Any, x: Tensor, y: Tensor) -> bool:
+def _labels_matter(pair: Any, x: X | Lazy, y: Tensor) -> bool:
     """Whether other labels change the weights of a few data: a pair may take labels and ignore them."""
-    if not weights.takes_labels(pair.model):
+    if not weights.takes_labels(pair.model) or isinstance(x, Lazy):
         return False
     kinds = torch.unique(y)
     if len(kinds) == 1:
@@ -402,7 +415,9 @@ def _labels_matter(pair: Any, x: Tensor, y: Tensor) -> bool:
     found = []
     for labels in (y[few], y[few].flip(0)):
         with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
-            found.append(weights.terms(pair.model, pair.guide, *placed(pair, x[few.to(x.device)], labels)).log_w)
+            found.append(
+                weights.terms(pair.model, pair.guide, *placed(pair, rows(x, few.to(device_of(x))), labels)).log_w
+            )
     return not torch.equal(*found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,38 +10,43 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from . import lazy
 from .data import Batches, Split, as_split
 from .errors import DataError
+from .fields import X, device_of, each, filled, leaves, num_data
 from .rng import reseed, seed_for
+
+Settle = Callable[[X, Tensor | None], tuple[X, Tensor | None]]  # data and labels as the pair takes them
 
 
 class Batch(NamedTuple):
     """Data and labels of a step: all of them, or the rows ``at`` an index of a whole split, for the step to select."""
 
-    x: Tensor
+    x: X
     y: Tensor | None
     at: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.x if self.at is None else self.at)
+        return num_data(self.x) if self.at is None else len(self.at)
 
     def split(self, of: int) -> list[Batch]:
         """The parts of a batch, of which some may be empty."""
         if self.at is not None:
             return [Batch(self.x, self.y, part) for part in self.at.tensor_split(of)]
         ys = [None] * of if self.y is None else self.y.tensor_split(of)
-        return [Batch(x, y) for x, y in zip(self.x.tensor_split(of), ys, strict=True)]
+        fields = zip(*(leaf.tensor_split(of) for leaf in leaves(self.x)), strict=True)
+        return [Batch(filled(self.x, iter(part)), y) for part, y in zip(fields, ys, strict=True)]
 
-    def rows(self) -> tuple[Tensor, Tensor | None]:
+    def rows(self) -> tuple[X, Tensor | None]:
         """The data (B, *shape) and labels (B,) themselves."""
         return selected(*self)
 
 
-def selected(x: Tensor, y: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def selected(x: X, y: Tensor | None, index: Tensor | None) -> tuple[X, Tensor | None]:
     """The rows at an index, or all."""
     if index is None:
         return x, y
-    return x.index_select(0, index), None if y is None else y.index_select(0, index)
+    return each(lambda t: t.index_select(0, index), x), None if y is None else y.index_select(0, index)
 
 
 class Feed:
@@ -69,14 +74,17 @@ class Feed:
 class TensorFeed(Feed):
     """One tensor, on the device where it fits; a batch is a slice of a permutation."""
 
-    def __init__(self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Settle
+    ) -> None:
         if len(split) == 0:
             raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
-        self.split = cast(split, dtype)
+        x, y = cast(*needs(split.x, split.y), dtype)
+        self.split = replace(split, x=x, y=y)
         self.device = device
         self.batch_size = batch_size
         self.binarize = split.binarize
-        self.batches = Batches(placed(self.split, device), batch_size, seed)
+        self.batches = Batches(fitting(self.split, device), batch_size, seed)
         self.length: int | None = len(self.batches)
 
     def num_data(self) -> int:
@@ -85,19 +93,20 @@ class TensorFeed(Feed):
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         held = self.batches.split
         for i in range(start, len(self.batches)):
-            if held.x.device == self.device:
+            if device_of(held.x) == self.device:
                 yield Batch(held.x, held.y, self.batches.index(epoch, i))
             else:
                 x, y = self.batches.get(epoch, i)
                 moved = None if y is None else y.to(self.device, non_blocking=True)
-                yield Batch(x.to(self.device, non_blocking=True), moved)
+                yield Batch(each(lambda t: t.to(self.device, non_blocking=True), x), moved)
 
 
 class LoaderFeed(Feed):
     """Any ``DataLoader``: data that do not fit, or that are made on the way."""
 
-    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype, needs: Settle) -> None:
         self.loader = loader
+        self.needs = needs
         self.seed = seed
         self.device = device
         self.dtype = dtype
@@ -122,45 +131,41 @@ class LoaderFeed(Feed):
             batch = next(batches, None)
             if batch is None:
                 return
-            x, y = _unpacked(batch)
-            self.seen += len(x)
+            x, y = lazy.unpacked(batch)
+            self.seen += num_data(x)
             if i >= start:
-                x = x.to(self.device, non_blocking=True)
-                yield Batch(x.to(self.dtype) if x.is_floating_point() else x, None if y is None else y.to(self.device))
+                x, y = cast(*self.needs(x, y), self.dtype)
+                yield Batch(each(self._moved, x), None if y is None else self._moved(y))
             i += 1
 
-
-def _unpacked(batch: Any) -> tuple[Tensor, Tensor | None]:
-    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    if len(parts) not in (1, 2) or not all(torch.is_tensor(p) for p in parts):
-        kinds = ", ".join(type(p).__name__ for p in parts)
-        raise DataError(f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y)")
-    return parts[0], parts[1] if len(parts) == 2 else None
+    def _moved(self, t: Tensor) -> Tensor:
+        return t.to(self.device, non_blocking=True)
 
 
-def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> Feed:
+def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Settle) -> Feed:
     """Whatever holds training data, as a feed.
 
     Raises:
         DataError: it holds none.
     """
     if isinstance(data, DataLoader):
-        return LoaderFeed(data, seed, device, dtype)
+        return LoaderFeed(data, seed, device, dtype, needs)
     if isinstance(data, Dataset):
         shuffle = not isinstance(data, IterableDataset)
-        return LoaderFeed(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype)
-    return TensorFeed(as_split(data), batch_size, seed, device, dtype)
+        return LoaderFeed(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype, needs)
+    return TensorFeed(as_split(data), batch_size, seed, device, dtype, needs)
 
 
-def cast(split: Split, dtype: torch.dtype) -> Split:
-    """The split in the floating type of a pair."""
-    return replace(split, x=split.x.to(dtype)) if split.x.is_floating_point() else split
+def cast(x: X, y: Tensor | None, dtype: torch.dtype) -> tuple[X, Tensor | None]:
+    """Data and labels in the floating type of a pair; whole numbers stay."""
+    y = y.to(dtype) if y is not None and y.is_floating_point() else y
+    return each(lambda t: t.to(dtype) if t.is_floating_point() else t, x), y
 
 
-def placed(split: Split, device: torch.device) -> Split:
+def fitting(split: Split, device: torch.device) -> Split:
     """The split on the device where it takes less than half of the memory that is free there."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if split.x.numel() * split.x.element_size() > free / 2:
+        if sum(t.numel() * t.element_size() for t in leaves(split.x)) > free / 2:
             return split
     return split.to(device)

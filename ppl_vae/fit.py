@@ -23,9 +23,13 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 from . import ranks, weights
 from .capture import chosen, worthwhile
 from .check import check_pair, nonfinite_site
-from .data import Split, as_split, visit
+from .data import Data, Split, visit
 from .errors import DataError, NonFiniteError, RankError, RunError, UserError
-from .feeds import Batch, Feed, TensorFeed, cast, feed, placed, selected
+from .feeds import Batch, Feed, TensorFeed, feed, fitting, selected
+from .fields import X, device_of, each, rows, size_of
+from .generate import remember
+from .lazy import Lazy
+from .lines import in_one_line
 from .memory import keep_freed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
@@ -34,7 +38,7 @@ from .precision import fast_products
 from .progress import bar
 from .resume import History, Run, State, shards_of
 from .rng import forked, reseed, seed_for
-from .setting import evaluating, home, refuse_outside
+from .setting import Needs, as_data, evaluating, home, num_rows, placed, refuse_outside
 from .store import own_store
 from .svi import READ_EVERY, SVI
 
@@ -61,6 +65,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+@in_one_line
 def fit(
     pair: Pair,
     data: Any,
@@ -174,9 +179,8 @@ def fit(
     loss = objective_by_name(objective) if isinstance(objective, str) else objective
 
     pair.to(where)
-    source = feed(data, batch_size, seed, where, home(pair)[1])
-    held_out = valid if valid is not None else getattr(data, "valid", None)
-    held_out = None if held_out is None else placed(cast(as_split(held_out).fixed(seed), home(pair)[1]), where)
+    source = feed(data, batch_size, seed, where, home(pair)[1], Needs(pair))
+    held_out = _held_out(pair, valid if valid is not None else getattr(data, "valid", None), seed)
     if patience is not None and held_out is None:
         raise UserError("patience needs validation data; pass valid=, or what load_data returns")
     per_epoch = source.length
@@ -199,15 +203,14 @@ def fit(
     params = [p for p in pair.parameters() if p.requires_grad]
     optim: Any = make_optimizer(params, lr=lr) if params else functools.partial(make_optimizer, lr=lr)
 
-    def seen(x: Tensor, y: Tensor | None, index: Tensor | None, key: Tensor) -> tuple[Any, ...]:
+    def seen(x: X, y: Tensor | None, index: Tensor | None, key: Tensor) -> tuple[Any, ...]:
         x, y = selected(x, y, index)
-        return weights.call_args(pair.model, visit(x, source.binarize, key), y)
+        x = visit(x, source.binarize, key)
+        return weights.call_args(pair.model, x, y)
 
     svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm, precision=precision, prepare=seen)
     if warm_steps and svi.objective is None:
         raise UserError(f"warmup: {type(svi.loss).__name__} has no weight on its KL; use 'elbo', 'meanfield' or 'iwae'")
-    if held_out is not None and len(held_out) == 0:
-        raise DataError("the validation split is empty")
     settings = {
         "objective": describe(svi.loss), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
         "optimizer": _name_of(optimizer), "schedule": _name_of(schedule), "clip_norm": clip_norm, "warmup": warmup,
@@ -371,15 +374,19 @@ def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> No
         with evaluating(pair):
             check_pair(pair.model, pair.guide, x, y, objective=loss)
             with pyro.validation_enabled(False):
-                refuse_outside(weights.terms(pair.model, pair.guide, x, y))
+                t = weights.terms(pair.model, pair.guide, x, y)
+            refuse_outside(t)
+        remember(pair, x, t.observed, y)
         return
     split = source.split
     few = split.limit(min(3, len(split))).fixed().to(device)
     with evaluating(pair):
         check_pair(pair.model, pair.guide, few.x, few.y, objective=loss)
+        with pyro.validation_enabled(False):
+            remember(pair, few.x, weights.terms(pair.model, pair.guide, few.x, few.y).observed, few.y)
         if split.binarize == "none":
             for start in range(0, len(split), 4096):
-                part = split.x[start : start + 4096].to(device)
+                part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
                 labels = None if split.y is None else split.y[start : start + 4096].to(device)
                 with pyro.validation_enabled(False):
                     refuse_outside(weights.terms(pair.model, pair.guide, part, labels), start)
@@ -399,7 +406,7 @@ def _settled(capture: bool | str, before: str | None, worth: bool) -> str:
 def _worth_capture(pair: Pair, source: Feed, svi: SVI, total: int | None, shards: int) -> bool:
     if total is None or source.batch_size is None or not isinstance(source, TensorFeed):
         return False
-    dims = source.split.x[0].numel()
+    dims = size_of(source.split.x)
     rows = source.batch_size * svi.loss.num_particles // shards
     return worthwhile(3 * total * shards, rows, pair, dims)  # backwards is twice forwards
 
@@ -423,7 +430,7 @@ def _shards(batch: Batch, of: int, wanted: Iterable[int], seed: int, step: int) 
     parts = [batch] if of == 1 else batch.split(of)
     for shard in wanted:
         if len(parts[shard]):
-            device = batch.x.device
+            device = device_of(batch.x)
             reseed(seed_for(seed, "train", shard, step), device)
             yield shard, parts[shard], torch.full((), seed_for(seed, "visit", shard, step), device=device)
 
@@ -434,17 +441,34 @@ def _is_finished(state: State, patience: int | None, epochs: int) -> bool:
     return patience is not None and state.best_bound is not None and state.epoch - state.best_epoch >= patience
 
 
-def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str, float]:
+HeldOut = tuple[Any, Tensor | None]  # data and labels, or rows to be read
+
+
+def _held_out(pair: Pair, data: Any, seed: int) -> HeldOut | None:
+    """Validation data as the pair takes them, on its device where there is room."""
+    if data is None:
+        return None
+    if isinstance(data, Data):
+        raise UserError("valid: name a split of the data: data.valid or data.test")
+    if isinstance(data, Split) and not len(data):
+        raise DataError("the validation split is empty")
+    x, y = as_data(pair, data, None, seed)
+    if isinstance(x, Lazy):
+        return x, y
+    split = fitting(Split(x, y), home(pair)[0])
+    return split.x, split.y
+
+
+def _validate(pair: Pair, svi: SVI, held: HeldOut | None, seed: int) -> dict[str, float]:
     """The bound that is trained and the ELBO, nats a datum, on the validation data, with one fixed seed."""
-    if split is None:
+    if held is None:
         return {}
     device, _ = home(pair)
     size = max(1, 8192 // svi.loss.num_particles)
 
     def sums_of(start: int) -> tuple[float, float]:
         reseed(seed_for(seed, "validate", start // size), device)
-        x = split.x[start : start + size].to(device)
-        y = None if split.y is None else split.y[start : start + size].to(device)
+        x, y = placed(pair, *held, slice(start, start + size))
         margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
         if svi.objective is None:
             bound = -svi.evaluate_loss(*margs)
@@ -453,9 +477,10 @@ def _validate(pair: Pair, svi: SVI, split: Split | None, seed: int) -> dict[str,
         return float(svi.objective.bound(t, 1.0).double().sum()), float(elbo_of(t).double().sum())
 
     with evaluating(pair), pyro.validation_enabled(False), own_store():
-        parts = ranks.each(sums_of, range(0, len(split), size))
+        parts = ranks.each(sums_of, range(0, num_rows(held[0]), size))
     bound, elbo = (functools.reduce(operator.add, column, 0.0) for column in zip(*parts, strict=True))
-    return {"valid_bound": bound / len(split), "valid_elbo": elbo / len(split)}
+    n = num_rows(held[0])
+    return {"valid_bound": bound / n, "valid_elbo": elbo / n}
 
 
 def _explain(
@@ -480,7 +505,7 @@ def _explain(
     )
 
 
-def _not_finite(svi: SVI, pair: Pair, x: Tensor, y: Tensor | None) -> str | None:
+def _not_finite(svi: SVI, pair: Pair, x: X, y: Tensor | None) -> str | None:
     """What is not finite when these data are scored, and in the gradient; None where all is."""
     margs, gargs = weights.call_args(pair.model, x, y), weights.call_args(pair.guide, x, y)
     with pyro.validation_enabled(False), own_store():

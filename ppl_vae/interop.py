@@ -9,15 +9,19 @@ import pyro
 import torch
 from torch import Tensor
 
-from . import draws, weights
+from . import weights
 from .errors import UserError
+from .fields import named, num_data
+from .generate import rerun
+from .lines import in_one_line
 from .posterior import CHUNK, posterior
 from .rng import forked, quiet_import, reseed, seed_for
-from .setting import as_data, evaluating, home, placed
+from .setting import evaluating, everything, home, placed
 
 BLOCK = 32
 
 
+@in_one_line
 def to_arviz(
     pair: Any,
     x: Any,
@@ -71,7 +75,7 @@ def to_arviz(
         >>> dict(tree["posterior"]["z"].sizes)
         {'chain': 1, 'draw': 20, 'datum': 3, 'z_dim_0': 2}
     """
-    x, y = as_data(x, y, seed)
+    x, y = everything(pair, x, y, seed)
     found = posterior(
         pair, x, y, method, num_samples=num_samples, num_chains=num_chains, warmup=warmup, seed=seed, progress=progress
     )
@@ -82,7 +86,7 @@ def to_arviz(
         columns.setdefault(group, {}).setdefault(name, []).append(value.detach().cpu())
 
     with evaluating(pair), forked(device), pyro.validation_enabled(False):
-        for n, start in enumerate(range(0, len(x), BLOCK)):
+        for n, start in enumerate(range(0, num_data(x), BLOCK)):
             reseed(seed_for(seed, "to_arviz", n), device)
             xb, yb = placed(pair, x, y, slice(start, start + BLOCK))
             held = {k: v[:, start : start + BLOCK] for k, v in found.samples.items()}
@@ -104,6 +108,11 @@ def to_arviz(
     return _tree(groups, x, y, found.num_chains, about)
 
 
+def _called(name: str, data: dict[str, Any]) -> str:
+    """The name of an observed site in ArviZ's groups: x where there is only one."""
+    return "x" if len(data) == 1 else name
+
+
 def _chunks(num_samples: int) -> int:
     return -(-num_samples // CHUNK)
 
@@ -117,12 +126,14 @@ def _one_chunk(pair: Any, x: Tensor, y: Tensor | None, z: dict[str, Tensor], siz
     args = weights.call_args(pair.model, x, y)
     likelihood, prior = weights.log_densities(pair.model, args, z)
     put("sample_stats", "lp", likelihood + prior)
-    predicted = draws.data_site(weights.sites(pair.model, args, num_samples=size, values=z, uncondition=True))
-    put("posterior_predictive", "x", predicted.value)
+    predicted = rerun(weights.sites(pair.model, args, num_samples=size, values=z, uncondition=True), x, y)
+    names = {name: _called(name, predicted.data) for name in predicted.data}
+    for name, site in predicted.data.items():
+        put("posterior_predictive", names[name], site.value)
     put("log_likelihood", "x", likelihood)
     fresh = weights.sites(pair.model, args, num_samples=size, uncondition=True)
-    data = draws.data_site(fresh)
-    put("prior_predictive", "x", data.value)
+    for name in predicted.data:
+        put("prior_predictive", names[name], fresh[name].value)
     for name in z:
         put("prior", name, fresh[name].value)
 
@@ -138,12 +149,13 @@ def _tree(groups: dict[str, dict[str, Tensor]], x: Tensor, y: Tensor | None, cha
         for name, value in values.items():
             shaped = value.reshape(chains, -1, *value.shape[1:]) if "draw" in lead else value
             rest = [f"{name}_dim_{i}" for i in range(shaped.dim() - len(lead))]
-            variables[name] = ([*lead, *rest], shaped.numpy())
+            variables[name] = ([*lead, *rest], (shaped.float() if shaped.dtype == torch.bfloat16 else shaped).numpy())
         found = xr.Dataset(variables, attrs=about)
         return found.assign_coords({d: np.arange(found.sizes[d]) for d in lead})
 
     whole = {name: dataset(values, ("chain", "draw", "datum")) for name, values in groups.items()}
-    whole["observed_data"] = dataset({"x": x.detach().cpu()}, ("datum",))
+    fields = {name.removeprefix("x['").removesuffix("']"): t.detach().cpu() for name, t in named(x)}
+    whole["observed_data"] = dataset(fields, ("datum",))
     if y is not None:
         whole["constant_data"] = dataset({"y": y.detach().cpu()}, ("datum",))
     if hasattr(xr, "DataTree") and int(arviz.__version__.split(".")[0]) >= 1:

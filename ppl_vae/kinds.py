@@ -24,6 +24,17 @@ def has_mask(distribution: Any) -> bool:
     return False
 
 
+def masks_of(distribution: Any) -> list[tuple[Any, int]]:
+    """The masks under the wrappers of a distribution, each with the number of event dimensions that it reaches into."""
+    found, inside = [], 0
+    while distribution is not None:
+        if hasattr(distribution, "_mask"):
+            found.append((distribution._mask, inside))
+        inside += getattr(distribution, "reinterpreted_batch_ndims", 0)
+        distribution = getattr(distribution, "base_dist", None)
+    return found
+
+
 def mean_of(distribution: Any) -> Tensor | None:
     """The mean of a distribution, else its mode, or None where it has neither in closed form."""
     for name in ("mean", "mode"):

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from . import weights
+from .estimate import mean_size
+from .lines import in_one_line
 from .rng import forked, reseed, seed_for
-from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
+from .setting import as_data, evaluating, home, num_rows, placed, refuse_delta, refuse_outside
 
 ROWS = 8192  # particles times data that are scored at once
 
@@ -37,7 +39,7 @@ class DescriptionLength:
     bits_x: Tensor
     std_error: Tensor
     sites: dict[str, Tensor]
-    num_dims: int
+    num_dims: float
     num_samples: int
     seed: int
     is_code: bool
@@ -63,6 +65,7 @@ class DescriptionLength:
         )
 
 
+@in_one_line
 def description_length(
     pair: Any, x: Any, y: Tensor | None = None, num_samples: int = 100, *, seed: int = 0
 ) -> DescriptionLength:
@@ -94,13 +97,13 @@ def description_length(
         >>> found.total.shape
         torch.Size([3])
     """
-    x, y = as_data(x, y, seed)
+    x, y = as_data(pair, x, y, seed)
     device, _ = home(pair)
     parts: list[dict[str, Tensor]] = []
     is_code = True
     with evaluating(pair), forked(device), pyro.validation_enabled(False):
         block = max(1, ROWS // num_samples)
-        for n, start in enumerate(range(0, len(x), block)):
+        for n, start in enumerate(range(0, num_rows(x), block)):
             reseed(seed_for(seed, "description_length", n), device)
             xb, yb = placed(pair, x, y, slice(start, start + block))
             t = weights.terms(pair.model, pair.guide, xb, yb, num_samples=num_samples)
@@ -110,9 +113,10 @@ def description_length(
             log_w = t.log_w.double()
             part = {f"z.{name}": (s.log_q - s.log_p).double().mean(0) for name, s in t.sites.items()}
             part |= {"x": -t.log_lik.double().mean(0), "se": log_w.std(0) / math.sqrt(num_samples)}
-            parts.append({k: v.cpu() / math.log(2) for k, v in part.items()})
+            part = {k: v.cpu() / math.log(2) for k, v in part.items()}
+            parts.append({**part, "num_dims": weights.num_observed(t)})
     whole = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     sites = {k.removeprefix("z."): v for k, v in whole.items() if k.startswith("z.")}
     bits_z = torch.stack(list(sites.values())).sum(0) if sites else torch.zeros_like(whole["x"])
-    dims = math.prod(x.shape[1:])
+    dims = mean_size(whole["num_dims"])
     return DescriptionLength(bits_z, whole["x"], whole["se"], sites, dims, num_samples, seed, is_code)

@@ -18,6 +18,7 @@ from .diagnostics import khat_threshold
 from .errors import UserError
 from .estimate import Estimate, estimates
 from .estimators import JVI2_MOST, STATISTICS
+from .lines import in_one_line
 from .proposals import PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
@@ -196,6 +197,7 @@ def _why(e: Estimate) -> str:
     return f"{who}: {'; '.join(parts)}."
 
 
+@in_one_line
 def panel(
     pair: Any,
     x: Any,
@@ -253,7 +255,7 @@ def panel(
         raise UserError(f"an estimator is named twice: {', '.join(estimators)}")
     if proposal != "guide" and not any(e in STATISTICS for e in estimators):
         raise UserError(f"proposal={proposal!r} is for {', '.join(STATISTICS)}, and none of them was asked for")
-    x, y = as_data(x, y, seed)
+    x, y = as_data(pair, x, y, seed)
     common: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume, "capture": capture}
     shared = [e for e in estimators if e in STATISTICS]
     short = [e for e in shared if e == "jvi2" and num_samples > JVI2_MOST]

@@ -15,10 +15,12 @@ from torch import Tensor
 from . import weights
 from .diagnostics import ess, pareto_khat
 from .errors import PairError, UserError
+from .fields import num_data, rows
+from .lines import in_one_line
 from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
-from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
+from .setting import as_data, evaluating, home, num_rows, placed, refuse_delta, refuse_outside
 
 METHODS = ("guide", "sir", "hmc", "nuts")
 BLOCK = 64
@@ -65,6 +67,7 @@ class Posterior:
         return f"Posterior by {self.method}: {sites}; {', '.join(parts)}"
 
 
+@in_one_line
 def posterior(
     pair: Any,
     x: Any,
@@ -120,10 +123,10 @@ def posterior(
         raise UserError(f"num_samples={num_samples} draws in {chains} chains: give a multiple of num_chains")
     if method == "nuts" and num_samples // chains < 4:
         raise UserError(f"num_samples={num_samples} in {chains} chains: Pyro's NUTS needs at least 4 draws a chain")
-    x, y = as_data(x, y, seed)
+    x, y = as_data(pair, x, y, seed)
     device, _ = home(pair)
     size = 1 if method == "nuts" else BLOCK
-    starts = range(0, len(x), size)
+    starts = range(0, num_rows(x), size)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
         task = shown.add_task(f"posterior by {method}", total=len(starts), info="")
@@ -166,8 +169,10 @@ def _sir(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, 
     """Few data at a time: all proposals of a datum are held until it is resampled."""
     parts: list[dict[str, Tensor]] = []
     about: list[dict[str, Tensor]] = []
-    for i in range(len(x)):
-        values, log_w = _weighed(pair, x[i : i + 1], None if y is None else y[i : i + 1], PROPOSED * num_samples)
+    for i in range(num_data(x)):
+        values, log_w = _weighed(
+            pair, rows(x, slice(i, i + 1)), None if y is None else y[i : i + 1], PROPOSED * num_samples
+        )
         kept = torch.multinomial(torch.softmax(log_w[:, 0], 0), num_samples, replacement=True)
         parts.append({name: v[kept] for name, v in values.items()})
         about.append({"used_log_weight": log_w[kept], "ess": ess(log_w), "khat": pareto_khat(log_w)})
@@ -190,7 +195,7 @@ def _constrained(path: Path, u: Tensor) -> dict[str, Tensor]:
 
 def _hmc(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
     path, u = _path(pair, x, y, chains)
-    step = torch.full((len(x),), 0.3, dtype=u.dtype, device=u.device)
+    step = torch.full((num_data(x),), 0.3, dtype=u.dtype, device=u.device)
     settled = torch.zeros_like(step)
     kept: list[Tensor] = []
     accepted = torch.zeros_like(step)

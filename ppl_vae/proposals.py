@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import quantiles, weights
 from .errors import PairError, UserError
+from .fields import device_of, num_data
 from .store import Program
 from .tempering import tempered as tempered_distribution
 from .weights import Terms, call_args
@@ -55,7 +56,7 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     prior_parts = from_prior.log_lik, from_prior.log_prior, q_at_prior
     if num_samples == 1:  # one particle can't be shared out: each datum draws where its own comes from
         share = SHARE
-        coin = torch.rand(len(x), device=x.device) < share
+        coin = torch.rand(num_data(x), device=device_of(x)) < share
         log_lik, log_prior, log_guide = (torch.where(coin, p, g) for p, g in zip(prior_parts, guide_parts, strict=True))
     else:
         share = count / num_samples
@@ -115,7 +116,7 @@ def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples
     total = sum(s.numel() for s in sizes.values())
     if total == 0:
         return weights.terms(model, guide, x, y, num_samples=num_samples)
-    points = quantiles.sobol(num_samples, len(x), total).to(x.device)
+    points = quantiles.sobol(num_samples, num_data(x), total).to(device_of(x))
     parts = dict(zip(sizes, points.split([s.numel() for s in sizes.values()], -1), strict=True))
 
     def value(name: str, fn: Any) -> Tensor | None:

@@ -10,8 +10,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from . import draws, weights
+from . import generate, weights
 from .estimate import log_likelihood
+from .fields import X, each
+from .lines import in_one_line
 from .rng import forked, seed_for
 from .setting import evaluating, home
 
@@ -27,7 +29,7 @@ class Sandwich:
         seed: the seed.
     """
 
-    x: Tensor
+    x: X
     lower: Tensor
     upper: Tensor
     seed: int
@@ -55,12 +57,14 @@ def _error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+@in_one_line
 def eubo(
     pair: Any,
     num_data: int = 100,
     num_samples: int = 100,
-    y: Tensor | None = None,
+    y: Any = None,
     *,
+    like: Any = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Sandwich:
@@ -78,6 +82,7 @@ def eubo(
         num_data: data to simulate.
         num_samples: K, draws of the guide for each.
         y: labels (num_data,), for pairs that take them.
+        like: data whose masks, lengths, covariates or missing entries the simulated ones have, see :func:`sample`.
         seed: of everything.
         progress: show a bar.
 
@@ -93,12 +98,11 @@ def eubo(
         >>> abs(pv.eubo(pair, num_data=3, num_samples=10).gap) < 1e-9
         True
     """
-    draws.check_labels(num_data, y)
+    y = generate.check_labels(pair, num_data, y, "num_data")
     device, _ = home(pair)
     with evaluating(pair), forked(device, seed_for(seed, "eubo")), pyro.validation_enabled(False):
-        y = None if y is None else y.to(device)
-        x, z = draws.simulate(pair, num_data, y)
+        x, z = generate.simulate(pair, num_data, y, like)
         at_truth = weights.terms(pair.model, pair.guide, x, y, values=z).log_w[0].double().cpu()
     below = log_likelihood(pair, x, y, num_samples=num_samples, seed=seed, progress=progress)
     total = torch.logaddexp(below.log_px + math.log(num_samples), at_truth)
-    return Sandwich(x.cpu(), below.log_px, total - math.log(num_samples + 1), seed)
+    return Sandwich(each(Tensor.cpu, x), below.log_px, total - math.log(num_samples + 1), seed)

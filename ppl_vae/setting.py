@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
 from . import weights
-from .data import Data, as_split
+from .data import Data, Split
 from .errors import DataError, PairError, UserError
+from .fields import X, device_of, each, leaves, named, num_data, rows, size_of
 from .files import digest
+from .inputs import classes, data, labels
 from .kinds import kind
+from .lazy import Lazy, as_floating, is_lazy, opened
+from .rng import forked
 
 ALL = slice(None)
+FEW = 4096  # data on which a pair is tried as a whole: a program may know their number
 
 
 @contextmanager
@@ -39,34 +45,140 @@ def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.get_default_dtype()
 
 
-def as_data(x: Any, y: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Data and labels of whatever was given, checked."""
+class Needs:
+    """What a pair takes: data as its programs can use them, labels as the classes that it knows.
+
+    Whole numbers stay whole where the pair runs on them, as an embedding of tokens does, and become floating ones
+    where it doesn't, as a linear layer on counts. That is tried once, on two data.
+    """
+
+    def __init__(self, pair: Any) -> None:
+        self.pair = pair
+        self.num_classes = _num_classes(pair)
+        self.floating: bool | None = None  # not known yet
+
+    def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]:
+        """Data and labels, from those that :mod:`ppl_vae.inputs` made.
+
+        Raises:
+            DataError: a label that is no class of the pair.
+            UserError: two arrays of one shape, for a pair without labels: fields, not labels.
+        """
+        y = y if y is None or self.num_classes is None else classes(y, self.num_classes)
+        _refuse_fields(self.pair, x, y)
+        if any(t.dtype == torch.int64 for t in leaves(x)):
+            if self.floating is None:
+                few = (x, y) if num_data(x) <= FEW else (rows(x, slice(2)), None if y is None else y[:2])
+                self.floating = _fails(self.pair, *few) and not _fails(self.pair, as_floating(few[0]), few[1])
+            x = as_floating(x) if self.floating else x
+        return x, y
+
+
+def _num_classes(pair: Any) -> int | None:
+    found = getattr(getattr(pair, "model", None), "num_classes", None)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def _refuse_fields(pair: Any, x: X, y: Tensor | None) -> None:
+    """A pair that makes nothing of labels would drop a mask that was given in their place, in silence."""
+    if y is None or y.ndim < 2 or not torch.is_tensor(x) or y.shape != x.shape:
+        return
+    few = slice(None) if len(x) <= FEW else slice(2)
+    if torch.equal(*(_log_w(pair, x[few], labels) for labels in (y[few], y[few] + 1))):
+        raise UserError(
+            f"(x, y) are data and labels, and y has the shape {tuple(y.shape)} of x while this pair makes nothing of "
+            f"labels; several fields of a datum are one dictionary, {{'values': ..., 'mask': ...}}"
+        )
+
+
+def _log_w(pair: Any, x: X, y: Tensor | None) -> Tensor:
+    """The log weights of one particle, always the same."""
+    with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+        return weights.terms(pair.model, pair.guide, *placed(pair, x, y)).log_w
+
+
+def _fails(pair: Any, x: X, y: Tensor | None) -> bool:
+    try:
+        _log_w(pair, x, y)
+    except Exception:  # whatever a user's program raises when it meets numbers of another type than it takes
+        return True
+    return False
+
+
+def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, Tensor | None]:
+    """Data and labels of whatever was given, as tensors that the pair takes, or as rows to be read when needed.
+
+    Raises:
+        DataError: no data, not numbers, labels that do not fit.
+        UserError: all splits at once.
+    """
     if isinstance(x, Data):
         raise UserError("name a split of the data: data.test, data.valid or data.train")
-    if not torch.is_tensor(x):  # a split, an array, (x, y)
-        split = as_split(x).fixed(seed)
-        x, y = split.x, split.y if y is None else y
-    if x.dim() == 0 or len(x) == 0:
-        raise DataError("x holds no data; give a tensor of shape (N, *data_shape) with N >= 1")
-    if y is not None and not torch.is_tensor(y):
-        raise DataError(f"labels are a {type(y).__name__}; give a tensor of shape (N,), or None")
-    if y is not None and len(y) != len(x):
-        raise DataError(f"{len(y)} labels for {len(x)} data; give one label a datum")
+    if isinstance(x, Lazy):  # opened already
+        return x, y
+    needs = Needs(pair)
+    if is_lazy(x):
+        if y is not None:
+            raise UserError("labels beside a data set: let its items be (x, y)")
+        found = opened(x)
+        if isinstance(found, Lazy):
+            two, labels_of_two = found.take(slice(2))
+            needs(two, labels_of_two)
+            found.floating, found.num_classes = bool(needs.floating), needs.num_classes
+            return found, None
+        x, y = needs(*found)
+    else:
+        if isinstance(x, Split):
+            split = x.fixed(seed)
+            x, y = split.x, split.y if y is None else y
+        elif isinstance(x, tuple) and len(x) == 2:
+            if y is not None and x[1] is not None:
+                raise UserError("labels are given twice: in (x, y), and as y")
+            x, y = x[0], x[1] if y is None else y
+        x = data(x)
+        x, y = needs(x, labels(y, num_data(x), device=device_of(x)))
     return x, y
 
 
-def placed(pair: nn.Module, x: Tensor, y: Tensor | None = None, part: slice = ALL) -> tuple[Tensor, Tensor | None]:
-    """A part of data and labels, on the device of a pair; floating data in its dtype, where it has one."""
+def num_rows(x: X | Lazy) -> int:
+    """N, of data that :func:`as_data` gave."""
+    return len(x) if isinstance(x, Lazy) else num_data(x)
+
+
+def numbers_of(x: X | Lazy) -> int:
+    """Numbers in one datum."""
+    return size_of(x.take(slice(1))[0] if isinstance(x, Lazy) else x)
+
+
+def placed(pair: Any, x: X | Lazy, y: Tensor | None = None, part: slice = ALL) -> tuple[X, Tensor | None]:
+    """A part of data and labels, on the device of a pair; floating ones in its dtype, where it has one."""
     device, dtype = home(pair)
-    x = x[part].to(device)
     has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
-    return (x.to(dtype) if x.is_floating_point() and has_dtype else x), (None if y is None else y[part].to(device))
+
+    def moved(t: Tensor) -> Tensor:
+        t = t.to(device)
+        return t.to(dtype) if t.is_floating_point() and has_dtype else t
+
+    x, y = x.take(part) if isinstance(x, Lazy) else (rows(x, part), None if y is None else y[part])
+    return each(moved, x), None if y is None else moved(y)
 
 
-def fingerprint(pair: nn.Module, x: Tensor, y: Tensor | None) -> str:
+def everything(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X, Tensor | None]:
+    """All data and labels as tensors, where they are; a data set is read."""
+    found, ys = as_data(pair, x, y, seed)
+    return found.take(ALL) if isinstance(found, Lazy) else (found, ys)
+
+
+def fingerprint(pair: nn.Module, x: X | Lazy, y: Tensor | None) -> str:
     """A digest of the parameters of a pair and of data: work on others is other work."""
-    named = {f"pair.{k}": v for k, v in pair.state_dict().items()} | {"x": x} | ({} if y is None else {"y": y})
-    return digest(named)
+    found = {f"pair.{k}": v for k, v in pair.state_dict().items()}
+    if isinstance(x, Lazy):
+        for start in range(0, len(x), 4096):
+            xs, ys = x.take(slice(start, start + 4096))
+            parts = dict(named(xs)) | ({} if ys is None else {"y": ys})
+            found[f"rows {start}"] = torch.frombuffer(bytearray(digest(parts), "ascii"), dtype=torch.uint8)
+        return digest(found)
+    return digest(found | dict(named(x)) | ({} if y is None else {"y": y}))
 
 
 def refuse_delta(t: weights.Terms) -> None:
@@ -90,12 +202,21 @@ def refuse_delta(t: weights.Terms) -> None:
 def refuse_outside(t: weights.Terms, first: int = 0) -> None:
     """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
 
+    A missing entry (NaN) is legal where the likelihood leaves it out.
+
     Raises:
         DataError: names the site and the datum.
     """
     for name, site in t.observed.items():
-        if site.value is None or not hasattr(site.p, "support"):
+        if not hasattr(site.p, "support") or not site.value.numel():
             continue
+        gap = weights.first_missing(site)
+        if gap is not None:
+            raise DataError(
+                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {kind(site.p)} does not leave it "
+                f"out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such as "
+                f"pyro.distributions.NanMaskedNormal"
+            )
         i = weights.first_outside(site)
         if i is not None:
             raise DataError(

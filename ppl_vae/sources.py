@@ -14,13 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from . import inputs
 from .errors import DataError
+from .fields import X, device_of, num_data
 from .registry import DATASETS
 from .rng import quiet_import
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 Source: TypeAlias = str | os.PathLike[str] | Array | tuple[Array, Array | None] | Mapping[str, Array]
-Labelled: TypeAlias = tuple[Tensor, Tensor | None]  # x (N, *shape), y (N,)
+Labelled: TypeAlias = tuple[X, Tensor | None]  # x (N, *shape), y (N,)
 Parts: TypeAlias = dict[str, Labelled]  # {"all"}, or the splits that the source has of its own
 
 SPLITS = ("train", "valid", "test")
@@ -54,7 +56,7 @@ def x_and_y(source: Any) -> tuple[Any, Any]:
 
 
 def _arrays(arrays: Any, where: str) -> Parts:
-    if not isinstance(arrays, Mapping):
+    if not isinstance(arrays, Mapping) or not _names_splits(arrays):
         return {"all": labelled(*x_and_y(arrays), where)}
     keys = {part: f"_{part}" for part in SPLITS if f"x_{part}" in arrays} or {"all": ""}
     if ("x" in arrays) != ("all" in keys) or ("all" not in keys and not {"train", "test"} <= set(keys)):
@@ -64,6 +66,14 @@ def _arrays(arrays: Any, where: str) -> Parts:
     if 0 < len(absent) < len(keys):
         raise DataError(f"{where} has labels, but no {', '.join(absent)}: label every split, or none")
     return {p: labelled(arrays[f"x{k}"], arrays.get(f"y{k}"), f"{where}: x{k}") for p, k in keys.items()}
+
+
+def _names_splits(arrays: Any) -> bool:
+    """Whether a mapping holds data and labels under the names of a .npz; else it is one datum's fields."""
+    known = {f"{kind}{part}" for kind in "xy" for part in ("", *(f"_{s}" for s in SPLITS))}
+    return not isinstance(arrays, dict) or (
+        bool(arrays) and set(arrays) <= known and ("x" in arrays or "x_train" in arrays)
+    )
 
 
 def _numpy_file(path: Path) -> Parts:
@@ -80,33 +90,9 @@ def _numpy_file(path: Path) -> Parts:
 
 
 def labelled(x: Any, y: Any, where: str) -> Labelled:
-    """Data and labels as tensors, checked: finite, of one length."""
-    data = _numbers(x, where)
-    if data.ndim < 1 or not data.numel():
-        raise DataError(f"{where} has shape {tuple(data.shape)}: give (N, *shape), with at least one datum")
-    if data.dtype == torch.uint8:
-        data = data.unsqueeze(1) if data.ndim == 3 else data
-        data = data.float() / 255 if data.max() > 1 else data.float()  # 8-bit 0/1 data are bits, not nearly black
-    elif not data.is_floating_point():
-        data = data.float()
-    refuse(~data.isfinite(), f"{where} has a NaN or an infinity", "repair or drop that datum")
-    if y is None:
-        return data, None
-    labels = _numbers(y, f"{where} (labels)").to(data.device)
-    labels = labels if labels.is_floating_point() else labels.long()
-    if labels.shape != data.shape[:1]:
-        raise DataError(f"{where} has {len(data)} data, but labels of shape {tuple(labels.shape)}: give one label each")
-    refuse(~labels.isfinite(), f"{where} (labels) has a NaN or an infinity", "repair or drop that datum")
-    return data, labels
-
-
-def _numbers(value: Any, where: str) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
-    if isinstance(value, Tensor) and not value.is_complex():
-        return value.detach()
-    kind = f"of {value.dtype}" if isinstance(value, np.ndarray | Tensor) else f"a {type(value).__name__}"
-    raise DataError(f"{where} is {kind}: give a tensor or a NumPy array of real numbers")
+    """Data and labels as tensors, checked, of one length."""
+    data = inputs.data(x, where)
+    return data, inputs.labels(y, num_data(data), f"{where} (labels)", device_of(data))
 
 
 def refuse(bad: Tensor, what: str, mend: str) -> None:

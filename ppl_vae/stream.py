@@ -16,7 +16,10 @@ from torch import Tensor
 from . import proposals, ranks, weights
 from .capture import Captured, chosen, worthwhile
 from .errors import PairError, UserError
+from .fields import X, device_of, filled, leaves, num_data, size_of
 from .files import digest
+from .generate import remember
+from .lazy import Lazy
 from .memory import keep_freed
 from .precision import fast_products, products
 from .progress import bar
@@ -24,7 +27,17 @@ from .proposals import PROPOSALS, Draw
 from .quantiles import net_size
 from .rng import forked, reseed, seed_for
 from .running import Running, Weighed, rounding_of, weighed
-from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
+from .setting import (
+    as_data,
+    evaluating,
+    fingerprint,
+    home,
+    num_rows,
+    numbers_of,
+    placed,
+    refuse_delta,
+    refuse_outside,
+)
 from .store import modules_of
 from .watched import UncapturableError
 
@@ -45,7 +58,7 @@ class Plan:
     """What is settled before the first weight is drawn: the data, the proposal, and the sizes that a seed means."""
 
     pair: Any
-    x: Tensor
+    x: X | Lazy
     y: Tensor | None
     draw: Draw
     proposal: str
@@ -55,6 +68,7 @@ class Plan:
     block: int
     capture: bool | str = "auto"
     precision: str = "float32"
+    observed: dict[int, Tensor] = field(default_factory=dict)  # by block: numbers observed of each datum, (B,)
     _graphs: dict[int, tuple[Captured, list[str]]] = field(default_factory=dict)  # by the number of particles
 
     @property
@@ -70,22 +84,25 @@ class Plan:
         device = home(self.pair)[0]
         with evaluating(self.pair), forked(device), fast_products(device), bar(progress) as shown:
             task = shown.add_task(label, info="")
-            return ranks.each(work, range(0, len(self.x), self.block), lambda starts: shown.track(starts, task_id=task))
+            return ranks.each(
+                work, range(0, num_rows(self.x), self.block), lambda starts: shown.track(starts, task_id=task)
+            )
 
     def block_at(self, start: int, hold: bool, by_graph: bool = True) -> tuple[Running, Tensor]:
         """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
         x, y = placed(self.pair, self.x, self.y, slice(start, start + self.block))
+        device, size_of_block = device_of(x), num_data(x)
         total = Running(self.num_samples)
         held = []
         t: weights.Terms | None = None
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
             size = min(self.chunk, self.num_samples - done)
-            captured = by_graph and self._captured(size, len(x))
+            captured = by_graph and self._captured(size, size_of_block)
             if c == 0 and captured:  # what is refused is seen by two particles as well as by all
-                reseed(seed_for(self.seed, "look", start // self.block), x.device)
+                reseed(seed_for(self.seed, "look", start // self.block), device)
                 few = self._terms(x, y, min(2, size), start)
                 captured = not few.exact
-            reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), x.device)
+            reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), device)
             found = self._by_graph(x, y, size) if captured else None
             if found is None:
                 t = self._terms(x, y, size, start if t is None else None)
@@ -99,22 +116,26 @@ class Plan:
         if bool(total.bad.any()) and self._graphs and by_graph:
             return self.block_at(start, hold, by_graph=False)  # which names the site
         if not total.exact and self.num_samples > 1 and bool(total.equal.any()):
-            reseed(seed_for(self.seed, "covered", start // self.block), x.device)
+            reseed(seed_for(self.seed, "covered", start // self.block), device)
             total.covered = self._covered(x, y, total.max)
         if t is not None:
             total.refuse_nonfinite(t, start)
-        return total, torch.cat(held) if held else torch.empty(0, len(x))
+        last = t if t is not None else few
+        self.observed[start] = weights.num_observed(last) if last.observed else _all_of(x)
+        return total, torch.cat(held) if held else torch.empty(0, size_of_block)
 
-    def _terms(self, x: Tensor, y: Tensor | None, size: int, first: int | None) -> weights.Terms:
+    def _terms(self, x: X, y: Tensor | None, size: int, first: int | None) -> weights.Terms:
         """Terms of some particles; where ``first``, the index of the first datum, is given, refused where need be."""
         with pyro.validation_enabled(False), products(self.precision):
             t = self.draw(self.pair.model, self.pair.guide, x, y, size)
-        if not isinstance(t, weights.Terms) or t.log_w.shape != (size, len(x)):
+        if not isinstance(t, weights.Terms) or t.log_w.shape != (size, num_data(x)):
             what = f"Terms of shape {tuple(t.log_w.shape)}" if isinstance(t, weights.Terms) else f"a {type(t).__name__}"
-            raise UserError(f"the proposal gave {what} for {size} particles of {len(x)} data; {OWN}")
+            raise UserError(f"the proposal gave {what} for {size} particles of {num_data(x)} data; {OWN}")
         if first is not None:
             refuse_delta(t)
             refuse_outside(t, first)
+            if first == 0:
+                remember(self.pair, x, t.observed, y)
         return t
 
     def _captured(self, size: int, num_data: int) -> bool:
@@ -123,24 +144,26 @@ class Plan:
             return False
         if self.capture != "auto":
             return self.capture is True
-        calls = (self.num_samples // self.chunk) * (len(self.x) // self.block)
+        calls = (self.num_samples // self.chunk) * (num_rows(self.x) // self.block)
         whole = (size, num_data) == (self.chunk, self.block)
-        return whole and worthwhile(calls, size * num_data, self.pair, self.x[0].numel())
+        return whole and worthwhile(calls, size * num_data, self.pair, numbers_of(self.x))
 
-    def _by_graph(self, x: Tensor, y: Tensor | None, size: int) -> Weighed | None:
+    def _by_graph(self, x: X, y: Tensor | None, size: int) -> Weighed | None:
         """The weights by a compiled graph; None where there can be none, which is said once."""
         if size not in self._graphs:
             names: list[str] = []
 
             def run(*data: Tensor) -> tuple[Tensor, ...]:
-                found = weighed(self._terms(data[0], data[1] if len(data) > 1 else None, size, None))
+                given = iter(data)
+                fields = filled(x, given)
+                found = weighed(self._terms(fields, next(given, None), size, None))
                 names[:] = found.discrete
                 return found.log_w, found.rounding, *found.discrete.values()
 
             self._graphs[size] = Captured(run, modules=modules_of(self.pair.model, self.pair.guide, self.draw)), names
         graph, names = self._graphs[size]
         try:
-            log_w, rounding, *values = graph(x) if y is None else graph(x, y)
+            log_w, rounding, *values = graph(*leaves(x), *([] if y is None else [y]))
         except UncapturableError as why:
             warnings.warn(f"the estimate is not captured, and runs as it is: {why}", stacklevel=2)
             self.capture = False
@@ -155,10 +178,10 @@ class Plan:
     def probe(self) -> str:
         """A digest of a few weights: parameters alone don't tell code, closures and attributes apart."""
         x, y = placed(self.pair, self.x, self.y, slice(2))
-        with evaluating(self.pair), forked(x.device, 0), pyro.validation_enabled(False):
+        with evaluating(self.pair), forked(device_of(x), 0), pyro.validation_enabled(False):
             return digest({"log_w": self.draw(self.pair.model, self.pair.guide, x, y, 2).log_w})
 
-    def _covered(self, x: Tensor, y: Tensor | None, log_px: Tensor) -> Tensor:
+    def _covered(self, x: X, y: Tensor | None, log_px: Tensor) -> Tensor:
         """(B,) bool: whether draws from the prior have the same weight too, as they have where q is the posterior.
 
         Equal weights say nothing of a part of the posterior where the proposal never goes; the prior goes everywhere.
@@ -178,6 +201,11 @@ class Plan:
         return ((t.log_w.double() - log_px).abs() <= 64 * rounding_of(t).double()).all(0)
 
 
+def _all_of(x: X) -> Tensor:
+    """The numbers in each datum, (B,), where a proposal does not say what is observed."""
+    return torch.full((num_data(x),), float(size_of(x)), dtype=torch.float64)
+
+
 def plan(
     pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Draw, seed: int, chunk: int | None,
     block: int | None, capture: bool | str = "auto", precision: str = "float32",
@@ -191,11 +219,11 @@ def plan(
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
     draw, name = _proposal(proposal)
-    x, y = as_data(x, y, seed)
+    x, y = as_data(pair, x, y, seed)
     even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
     chunk = min(num_samples, chunk or (net_size(num_samples, NET) if draw is proposals.qmc else even))
-    rows = min(ROWS, max(1, NUMBERS // max(1, x[0].numel())))
-    block = min(len(x), block or max(1, rows // chunk))
+    rows = min(ROWS, max(1, NUMBERS // max(1, numbers_of(x))))
+    block = min(num_rows(x), block or max(1, rows // chunk))
     chosen(capture)
     products(precision)  # refuse others now
     return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block, capture, precision)

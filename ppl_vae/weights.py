@@ -19,10 +19,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from . import stopping
 from .errors import PairError
-from .kinds import has_mask, kind, mean_of
+from .kinds import has_mask, kind, masks_of, mean_of
+from .lines import marked
 from .store import Program, frozen, own_store
 
 Grad = Literal["path", "stl", "score"]
@@ -211,7 +213,8 @@ def _sampled(trace: Any) -> dict[str, Any]:
 def _run(program: Program, args: Any, kwargs: Any, particles: int, values: Values | None = None) -> Any:
     """Trace a program under a plate of particles at dim -2, with given values at its latent sites."""
     # values go in last, outside the plate, so that the distribution at a filled site is broadcast like any other
-    with _Fill(values) if values is not None else nullcontext(), pyro.plate(PARTICLES, particles, dim=-2):
+    fill = _Fill(values) if values is not None else nullcontext()
+    with marked(program, args), fill, pyro.plate(PARTICLES, particles, dim=-2):
         return poutine.trace(program).get_trace(*args, **kwargs)
 
 
@@ -295,7 +298,7 @@ def score(
         if p["is_observed"]:
             log_p = _log_prob(p, _batch(p, particles)).expand(num_samples, -1)
             zero = torch.zeros_like(log_p) if zero is None else zero
-            observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"])
+            observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"], masks=(p["mask"], None))
     assert zero is not None
     shape = (num_samples, zero.shape[1])
     for name, q in scored.items():
@@ -469,12 +472,60 @@ def changed(program: Program, change: Callable[[str, Any], Any]) -> Program:
 
 
 def first_outside(site: Site) -> int | None:
-    """The index of the first datum that lies outside the support of an observed site, or None; reads the device."""
-    inside = site.p.support.check(site.value)
-    while inside.dim() > 1:
-        inside = inside.all(0)
-    bad = torch.nonzero(~inside)
-    return int(bad[0]) if len(bad) else None
+    """The index of the first datum that lies outside the support of an observed site, or None; reads the device.
+
+    What is missing (NaN) or masked is passed over.
+    """
+    support: Any = site.p.support
+    depth = 0
+    while isinstance(support, constraints.independent):  # to leave out entries, ask for each by itself
+        depth += support.reinterpreted_batch_ndims
+        support = support.base_constraint
+    inside = support.check(site.value)  # (*, B, *event[:depth])
+    if site.value.is_floating_point():
+        gaps = site.value.isnan()
+        while gaps.dim() > inside.dim():
+            gaps = gaps.any(-1)
+        inside = inside | gaps
+    for mask, reach in (*masks_of(site.p), (site.masks[0], 0)):
+        if torch.is_tensor(mask) and reach <= depth:
+            inside = inside | ~mask.bool()[(..., *[None] * (depth - reach))]
+    return _first(~inside.reshape(*inside.shape[: inside.dim() - depth], -1).all(-1))
+
+
+def first_missing(site: Site) -> int | None:
+    """The index of the first datum with a missing entry (NaN) that makes its log density NaN, or None."""
+    value = site.value
+    if not (torch.is_tensor(value) and value.is_floating_point()) or not bool(value.isnan().any()):
+        return None
+    return _first(site.log_p.isnan().any(0))
+
+
+def _first(bad: Tensor) -> int | None:
+    """The index of the first datum (*, B) of which something is bad."""
+    while bad.dim() > 1:
+        bad = bad.any(0)
+    found = torch.nonzero(bad)
+    return int(found[0]) if len(found) else None
+
+
+def num_observed(t: Terms) -> Tensor:
+    """Numbers that are observed of each datum, (B,) float64: without missing entries, and without what is masked."""
+    total: Tensor | None = None
+    for site in t.observed.values():
+        if kind(site.p) == "Unit" or not torch.is_tensor(site.value):
+            continue
+        event = tuple(site.p.event_shape)
+        seen = torch.ones(t.log_w.shape[1], *event, dtype=torch.float64, device=t.log_w.device)
+        if site.value.is_floating_point():
+            seen = seen * ~site.value.isnan().reshape(-1, *seen.shape)[0]
+        for mask, reach in (*masks_of(site.p), (site.masks[0], 0)):
+            if torch.is_tensor(mask) and reach <= len(event):
+                wide = mask[(..., *[None] * (len(event) - reach))]
+                seen = seen * wide.reshape(-1, *wide.shape[-seen.dim() :])[0]
+        part = seen.reshape(len(seen), -1).sum(1)
+        total = part if total is None else total + part
+    return torch.zeros(t.log_w.shape[1], dtype=torch.float64) if total is None else total.cpu()
 
 
 @dataclass(eq=False)
@@ -487,6 +538,7 @@ class Draw:
     frames: tuple[Any, ...] = ()
     scale: float | Tensor = 1.0
     masked: bool = False
+    given: Tensor | None = None  # what an observed site observed
 
 
 def sites(
@@ -529,6 +581,7 @@ def sites(
             tuple(f for f in site["cond_indep_stack"] if f.name != PARTICLES),
             site["scale"],
             site["mask"] is not None,
+            site["infer"].get("obs", site["value"] if site["is_observed"] else None),
         )
         for name, site in _sampled(trace).items()
     }

@@ -135,7 +135,7 @@ def test_labels_go_to_both_sides() -> None:
         assert float((found.lower - truth).abs().max()) < 1
         assert abs(float((found.lower - truth).mean())) < 0.1
         assert abs(float((found.upper - truth).mean())) < 0.1
-    with pytest.raises(pv.UserError, match="num_data=5 with 60 labels"):
+    with pytest.raises(pv.UserError, match="60 labels for 5 data"):
         pv.eubo(pair, 5, 50, y)
 
 

@@ -36,11 +36,14 @@ def imports(name: str) -> set[str]:
 
 ORDER = [
     {"errors", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
+    {"fields"},
+    {"lines", "inputs"},
     {"__init__", "pairs.__init__"},
-    {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
-    {"capture", "files", "estimators", "quantiles", "tempering"},
+    {"lazy", "sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping"},
+    {"diagnostics", "capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
+    {"generate"},
     {"stream", "step_graph"},
     {"estimate"},
     {"check", "draws", "compare", "checkpoint", "feeds"},

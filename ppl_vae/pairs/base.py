@@ -33,7 +33,8 @@ class Pair(nn.Module):
         guide: ``guide(x, y=None)``.
         name: what tables call it.
         config: the arguments it was built from, where :func:`build` made it.
-        data_shape: shape of one datum, needed to sample from a model that can't run with ``x=None``.
+        data_shape: shape of one datum, needed to sample from a model that can't run with ``x=None``; a pair that has
+            seen data (``fit``, ``log_likelihood``) knows it.
 
     Example:
         >>> import ppl_vae as pv
@@ -64,6 +65,8 @@ class Pair(nn.Module):
         self.name = name or "custom"
         self.config = None if config is None else dict(config)
         self.data_shape = data_shape
+        self.template: Any = None  # rows of the data without any: their fields, shapes and types, once data were seen
+        self.num_observed: int | None = None  # sites that observe data
 
     def as_pyro(self) -> Stock:
         """The pair for stock ``pyro.infer.SVI``, which sees only ``pyro.param`` sites and moves nothing else.

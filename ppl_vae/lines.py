@@ -1,0 +1,73 @@
+"""What a user's program raised on the data that it was given, in one line that says which program and which data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from .errors import PairError, UserError
+from .fields import shapes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MARK = "_ppl_vae_program"  # on an exception: the program that raised it, and its arguments
+
+
+@contextmanager
+def marked(program: Any, args: tuple[Any, ...]) -> Iterator[None]:
+    """Note on whatever is raised inside which program raised it, and on what; the exception stays what it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not hasattr(error, MARK):
+            setattr(error, MARK, (program, args))
+        raise
+
+
+def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
+    """An entry point that raises what a user's program raised as one PairError, with the cause behind it.
+
+    An error of this package, or of a machine that ran out of memory, stays what it is.
+    """
+
+    @functools.wraps(function)
+    def entry(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            found = getattr(error, MARK, None)
+            if found is None or isinstance(error, MemoryError) or "out of memory" in str(error):
+                raise
+            program, given = found
+            raise PairError(failing(program, given, error)) from error
+
+    return entry
+
+
+def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | None = None) -> str:
+    """The line: which program, on what, what it said, and what is usually the matter."""
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    name = getattr(program, "__qualname__", type(program).__qualname__)
+    x, y = (*args, None, None)[:2]
+    given = ("" if x is None else f" on x of {_shapes(x)}") + ("" if y is None else f" and y of {_shapes(y)}")
+    hint = (
+        "every dimension but the data's must be declared with .to_event, and networks must accept z of shape "
+        "(particles, data, latent)"
+    )
+    if len(args) == 1:
+        hint += "; if it needs labels, pass y"
+    return f"{role or name} fails{given}: {what}; {hint}"
+
+
+def _shapes(x: Any) -> str:
+    try:
+        return shapes(x)
+    except (AttributeError, IndexError, TypeError):
+        return f"type {type(x).__name__}"
