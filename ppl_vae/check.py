@@ -18,7 +18,7 @@ from .kinds import kind
 from .lines import failing
 from .objectives import Elbo, Objective, ours
 from .rng import forked
-from .setting import everything, placed, refuse_outside
+from .setting import everything, placed, refuse_missing, refuse_outside
 from .store import Program, modules_of, own_store
 from .weights import Draw, Terms, call_args, takes_labels
 
@@ -66,6 +66,7 @@ def check_pair(
         _check_plates(model_sites, num_data(x))
         t = weights.terms(model, guide, x, y, num_samples=2)
         _check_support(t, by_values=False)  # before the values: a latent of the wrong sign is NaN further on
+        refuse_missing(t)
         report = nonfinite_site(t)
         # a score of -inf may be a guide that leaves the model's support, which says more
         if report is not None and "-inf" not in report:
@@ -82,7 +83,8 @@ def check_pair(
 def nonfinite_site(t: Terms) -> str | None:
     """The first site whose value or score is not finite, in words; None where all are."""
     for name, site in (*t.sites.items(), *t.observed.items()):
-        for what, values in (("value", site.value), ("log density", site.log_p), ("log q", site.log_q)):
+        parts = (("value", site.value), ("log density", site.log_p), ("log q", site.log_q))
+        for what, values in parts if name in t.sites else parts[1:]:  # a missing entry of the data is refused elsewhere
             if torch.is_tensor(values) and values.is_floating_point():
                 bad = torch.nonzero(~torch.isfinite(values))
                 if len(bad):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import RunError, UserError
+from .fields import each
 from .files import first_line, read_json, read_tensors, writable, write_json, write_tensors
 from .pairs.base import Pair, build
 from .registry import PAIRS
@@ -96,7 +97,24 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
         except (UserError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{folder / CONFIG}: the pair can't be rebuilt from it: {first_line(error)}") from error
     restore(pair, tensors, folder / WEIGHTS)
+    form = config["pair"].get("data")
+    if form is not None and pair.template is None:
+        pair.template = _form_of(form, folder / CONFIG)
     return pair.to(device).eval()
+
+
+def _form_of(form: Any, where: Path) -> Any:
+    """Rows of data without any, from their description in a configuration."""
+    try:
+        if set(form) == {"shape", "dtype"} and isinstance(form["dtype"], str):
+            dtype = getattr(torch, form["dtype"].removeprefix("torch."))
+            return torch.empty(0, *form["shape"], dtype=dtype)
+        parts = {key: _form_of(value, where) for key, value in form.items()} if isinstance(form, dict) else None
+        return parts if parts is not None else tuple(_form_of(value, where) for value in form)
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise RunError(
+            f"{where}: the form of the data is not one ({first_line(error)}); the file was edited"
+        ) from error
 
 
 def state_of(pair: nn.Module, prefix: str = "") -> dict[str, Tensor]:
@@ -163,7 +181,9 @@ def versions() -> dict[str, str]:
 
 def write_config(folder: Path, pair: Pair, record: Mapping[str, Any]) -> None:
     """Write everything that is needed to rebuild the pair and to redo the run."""
-    about = {"name": pair.name, "options": pair.config}
+    about: dict[str, Any] = {"name": pair.name, "options": pair.config}
+    if pair.config is None and pair.template is not None:  # the form of its data, so that it can be sampled
+        about["data"] = each(lambda t: {"shape": list(t.shape[1:]), "dtype": str(t.dtype)}, pair.template)
     write_json(folder / CONFIG, {"format": FORMAT, "pair": about, **record, "versions": versions()})
 
 

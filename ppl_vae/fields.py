@@ -45,11 +45,9 @@ def each(f: Callable[[Tensor], Any], x: X) -> X:
         >>> each(len, {"values": torch.zeros(3, 2), "mask": torch.ones(3, 2)})
         {'values': 3, 'mask': 3}
     """
-    if torch.is_tensor(x):
-        return f(x)
     if isinstance(x, Mapping):
         return {key: each(f, value) for key, value in x.items()}
-    return tuple(each(f, value) for value in x)
+    return tuple(each(f, value) for value in x) if isinstance(x, tuple | list) else f(x)
 
 
 def filled(x: X, tensors: Iterator[Any]) -> X:

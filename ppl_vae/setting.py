@@ -199,17 +199,13 @@ def refuse_delta(t: weights.Terms) -> None:
             )
 
 
-def refuse_outside(t: weights.Terms, first: int = 0) -> None:
-    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
-
-    A missing entry (NaN) is legal where the likelihood leaves it out.
+def refuse_missing(t: weights.Terms, first: int = 0) -> None:
+    """Raise where a missing entry (NaN) of the data is not left out by the likelihood.
 
     Raises:
         DataError: names the site and the datum.
     """
     for name, site in t.observed.items():
-        if not hasattr(site.p, "support") or not site.value.numel():
-            continue
         gap = weights.first_missing(site)
         if gap is not None:
             raise DataError(
@@ -217,6 +213,18 @@ def refuse_outside(t: weights.Terms, first: int = 0) -> None:
                 f"out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such as "
                 f"pyro.distributions.NanMaskedNormal"
             )
+
+
+def refuse_outside(t: weights.Terms, first: int = 0) -> None:
+    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
+
+    Raises:
+        DataError: names the site and the datum.
+    """
+    refuse_missing(t, first)
+    for name, site in t.observed.items():
+        if not hasattr(site.p, "support") or not site.value.numel():
+            continue
         i = weights.first_outside(site)
         if i is not None:
             raise DataError(

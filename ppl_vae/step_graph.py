@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import weights
 from .capture import MOST, Captured
+from .fields import each, filled, leaves
 from .moves import Guard
 from .objectives import Objective
 from .precision import products
@@ -59,13 +60,17 @@ class StepGraphs:
         Raises:
             UncapturableError: at the first call of its kind: the step can't be captured.
         """
+        forms = None
+        if any(type(v) in (dict, tuple) for v in args):  # data of several fields
+            forms = tuple(each(lambda _: _TENSOR, v) if type(v) in (dict, tuple) else _TENSOR for v in args)
+            args = tuple(leaf for v in args for leaf in (leaves(v) if type(v) in (dict, tuple) else [v]))
         values = (*args, *kwargs.values())
         tensors = [v for v in values if torch.is_tensor(v)]
         kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
         o = self.objective
         live = tuple([id(p) for p in params if p.requires_grad])
         settings = tuple([(k, v) for k, v in vars(o).items() if k != "beta" and isinstance(v, _CONSTANTS)])
-        key = (kinds, tuple(kwargs), add, live, settings, o.bound, _autocast())
+        key = (kinds, tuple(kwargs), add, live, settings, o.bound, _autocast(), repr(forms))
         if weights.handled():
             raise UncapturableError("it runs inside a handler of Pyro")
         try:
@@ -75,7 +80,7 @@ class StepGraphs:
         if found is None:
             if len(self._graphs) == MOST:
                 raise UncapturableError(f"more than {MOST} graphs: its arguments keep changing")
-            found = self._graph(values, tuple(kwargs), [p for p in params if p.requires_grad], add)
+            found = self._graph(values, tuple(kwargs), [p for p in params if p.requires_grad], add, forms)
         if torch.is_tensor(o.beta):
             self.beta.copy_(o.beta)
         else:
@@ -88,7 +93,12 @@ class StepGraphs:
         return (loss.clone() if loss.is_cuda else loss), norm, moved  # a CUDA graph writes its results over the last
 
     def _graph(
-        self, values: tuple[Any, ...], names: tuple[str, ...], params: list[Tensor], add: bool
+        self,
+        values: tuple[Any, ...],
+        names: tuple[str, ...],
+        params: list[Tensor],
+        add: bool,
+        forms: tuple[Any, ...] | None = None,
     ) -> tuple[Captured, list[Tensor]]:
         """A function of the tensors among the arguments: loss, norm of the gradient, gradients."""
         strange = [v for v in values if not isinstance(v, (Tensor, *_CONSTANTS))]
@@ -99,7 +109,7 @@ class StepGraphs:
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
         kwargs = dict(zip(names, values[len(values) - len(names) :], strict=True))
         given = values[: len(values) - len(names)]
-        self._look(given, kwargs)
+        self._look(_formed(given, forms), kwargs)
         rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
         moved: list[Tensor] = []
 
@@ -107,7 +117,7 @@ class StepGraphs:
             given = iter(tensors)
             values = [next(given) if v is _TENSOR else v for v in rest]
             first = len(rest) - len(names)
-            args: tuple[Any, ...] = tuple(values[:first])
+            args: tuple[Any, ...] = _formed(tuple(values[:first]), forms)
             kwargs: dict[str, Any] = dict(zip(names, values[first:], strict=True))
             was, self.objective.beta = self.objective.beta, self.beta
             try:
@@ -138,6 +148,14 @@ class StepGraphs:
                 self.objective.look(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
         finally:
             held.give_back()
+
+
+def _formed(values: tuple[Any, ...], forms: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """Arguments in the structure that they had."""
+    if forms is None:
+        return values
+    parts = iter(values)
+    return tuple(next(parts) if form is _TENSOR else filled(form, parts) for form in forms)
 
 
 def _autocast() -> tuple[bool, ...]:
