@@ -24,7 +24,7 @@ from .proposals import PROPOSALS, Draw
 from .quantiles import net_size
 from .rng import forked, reseed, seed_for
 from .running import Running, Weighed, rounding_of, weighed
-from .setting import as_data, evaluating, fingerprint, home, placed, refuse_delta, refuse_outside
+from .setting import as_data, evaluating, fingerprint, home, placed, refuse_outside, refuse_unweighable
 from .store import modules_of
 from .watched import UncapturableError
 
@@ -113,7 +113,7 @@ class Plan:
             what = f"Terms of shape {tuple(t.log_w.shape)}" if isinstance(t, weights.Terms) else f"a {type(t).__name__}"
             raise UserError(f"the proposal gave {what} for {size} particles of {len(x)} data; {OWN}")
         if first is not None:
-            refuse_delta(t)
+            refuse_unweighable(t)
             refuse_outside(t, first)
         return t
 
