@@ -49,7 +49,8 @@ def support_values(name: str, fn: Any) -> Tensor:
     if len(one) ** outer > MOST:
         raise PairError(_too_many(name, len(one) ** outer))
     rows = torch.tensor(list(itertools.product(range(len(one)), repeat=outer)), device=one.device)
-    return one[rows].reshape(-1, *fn.event_shape)
+    values: Tensor = one[rows]
+    return values.reshape(-1, *fn.event_shape)
 
 
 def assignments(supports: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from . import weights
@@ -27,13 +28,13 @@ def elbo(t: Terms, beta: Beta = 1.0) -> Tensor:
     .. math:: E_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]
 
     Where a latent has no ``rsample``, its log q carries the learning signal, as in ``pyro.infer.Trace_ELBO``. As there,
-    what the guide observes is subtracted: ``pyro.factor``, or a classifier's ``pyro.sample(..., obs=y)``; beta leaves it.
+    what the guide observes is subtracted: ``pyro.factor``, a classifier's ``pyro.sample(..., obs=y)``; beta leaves it.
     """
     bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
         bound = bound + beta * _log_ratio(s)
+    signal: Tensor = bound.detach()  # as in Pyro, without the factors
     bound = _less_factors(bound, t)
-    signal: Tensor = bound.detach()
     for s in (*t.sites.values(), *t.factors.values()):
         if not s.has_rsample:
             # log q has no pathwise gradient here; the score carries all of it
@@ -113,6 +114,11 @@ def _log_ratio(site: Site) -> Tensor:
 
 def _less_factors(bound: Tensor, t: Terms) -> Tensor:
     for s in t.factors.values():
+        if kind(s.q) == "Unit" and "has_rsample" not in vars(s.q) and is_validation_enabled():
+            raise PairError(
+                f"site {s.name!r}: a pyro.factor of a guide must say where it comes from: has_rsample=True, if all of "
+                f"it is reparameterised, or has_rsample=False"
+            )
         bound = bound - _times(s.log_q, s.scale_q)
     return bound
 
@@ -122,8 +128,8 @@ def _needs_rsample(site: Site, objective: str) -> None:
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
             + (
-                "this pyro.factor does not say has_rsample=True, so its gradient would be wrong; say so where all of it "
-                "is reparameterised, or use the objective 'elbo'"
+                "this pyro.factor does not say has_rsample=True, so its gradient would be wrong; say so where all of "
+                "it is reparameterised, or use the objective 'elbo'"
                 if kind(site.q) == "Unit"
                 else f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
             )

@@ -105,7 +105,7 @@ def refuse_support(t: weights.Terms, cover: bool = False) -> None:
     Raises:
         PairError: names the site, and both supports.
     """
-    plain = cover and bool(t.sites) and torch.equal(t.log_q, sum(s.log_q for s in t.sites.values()))  # no mixture
+    plain = cover and torch.equal(t.log_q, sum((s.log_q for s in t.sites.values()), torch.zeros_like(t.log_q)))
     for name, s in t.sites.items():
         if s.p is None or s.q is None or kind(s.q) == "Delta":
             continue
@@ -137,8 +137,8 @@ def refuse_factor(observed: Mapping[str, Any]) -> None:
         if kind(fn) == "Unit" and bool((fn.log_factor != 0).any()):
             raise PairError(
                 f"site {name!r} is a pyro.factor of the model: training counts it, but it is no part of log p(x); "
-                f"leave it out of the model outside training (if self.training: ...), or, if it is a likelihood, write it as "
-                f"a distribution: pyro.sample({name!r}, ..., obs=...)"
+                f"leave it out of the model outside training (if self.training: ...), or, if it is a likelihood, write "
+                f"it as a distribution: pyro.sample({name!r}, ..., obs=...)"
             )
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.transforms import biject_to
 from torch import Tensor
-from torch.distributions import Transform
+from torch.distributions import Transform, biject_to
 from torch.distributions.transforms import IndependentTransform, identity_transform
 
 from .errors import PairError
@@ -59,6 +58,23 @@ def holds(fn: Any, value: Tensor) -> Tensor:
     return found
 
 
+def drawn_in(fn: Any, value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Values with those outside an interval, where a density may be NaN, put inside; and which were inside, (K, B).
+
+    None where there is nothing to look for: the support has no ends, or is not a set of numbers.
+    """
+    core = _core(support_of(fn))
+    ends = None if core is None else _interval(core)
+    if ends is None or ends is WHOLE:
+        return value, None
+    low, high = (torch.as_tensor(e, dtype=torch.float64, device=value.device) for e in ends[1:])
+    middle = torch.where(low.isinf(), high - 1, torch.where(high.isinf(), low + 1, (low + high) / 2))
+    middle = torch.where(middle.isinf(), 0.0, middle.floor() if ends[0] == "whole" else middle).to(value.dtype)
+    whole = holds(fn, value)
+    each = core.check(value)
+    return torch.where(each, value, middle), whole
+
+
 def unconstraining(name: str, fn: Any) -> Transform:
     """The map from unconstrained numbers to the support of a distribution.
 
@@ -92,8 +108,8 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True) -> None:
         PairError: names the site and both supports.
     """
     inner, outer = support_of(q), support_of(p)
-    known, mine = _described(inner, q), _described(outer, p)
-    if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine, q, p)):
+    known, mine = _described(inner), _described(outer)
+    if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine)):
         raise PairError(_beyond(name, q, p))
     same = known is not None and mine is not None and _within(known, mine) and _within(mine, known)
     if same:
@@ -181,7 +197,7 @@ def _interval(core: Any) -> tuple[str, Any, Any] | None:
     if isinstance(core, type(constraints.integer)):
         return "whole", -inf, inf
     if isinstance(core, type(constraints.real)):
-        return "real", -inf, inf
+        return WHOLE
     if isinstance(core, constraints.greater_than | constraints.greater_than_eq):
         return "real", core.lower_bound, inf
     if isinstance(core, constraints.less_than):
@@ -192,9 +208,10 @@ def _interval(core: Any) -> tuple[str, Any, Any] | None:
 
 
 Described = tuple[str, Any, Any]
+WHOLE = "real", -math.inf, math.inf
 
 
-def _described(support: Any, fn: Any) -> Described | None:
+def _described(support: Any) -> Described | None:
     """What can be compared: the ends of numbers, or the family of another set; None where nothing is known."""
     core = _core(support)
     if core is None:
@@ -217,9 +234,11 @@ _FAMILIES = {
 _INSIDE = {("_OrderedVector", "real"), ("_PositiveOrderedVector", "real"), ("_PositiveOrderedVector", "_OrderedVector")}
 
 
-def _apart(q: Described, p: Described, q_fn: Any, p_fn: Any) -> bool:
-    """Whether two sets can't carry densities that compare: another dimension, or other numbers."""
-    return q[0] != p[0] and (q[0], p[0]) not in _INSIDE and (p[0], q[0]) not in _INSIDE
+def _apart(q: Described, p: Described) -> bool:
+    """Whether two sets can't carry densities that compare: another dimension, or a whole line for a part of it."""
+    if q[0] == p[0]:
+        return q is WHOLE and not _within(q, p)
+    return (q[0], p[0]) not in _INSIDE and (p[0], q[0]) not in _INSIDE
 
 
 def _within(q: Described, p: Described) -> bool:

@@ -6,6 +6,7 @@ This is the only file that handles Pyro's effects. The rest of the package is ar
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from . import enumeration, stopping
 from .errors import PairError
 from .kinds import bare, has_mask, kind, mean_of, unscorable
 from .store import Program, frozen, own_store, unmoved
-from .supports import holds, is_discrete, support_of
+from .supports import drawn_in, holds, is_discrete, support_of
 
 Grad = Literal["path", "stl", "score"]
 Values = Mapping[str, Tensor] | Callable[[str, Any], Tensor | None]  # by name, or by name and distribution
@@ -377,6 +378,7 @@ def _scored(
     run: Callable[..., Any],
     values: Mapping[str, Tensor],
     unmasked: bool = False,
+    anywhere: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The sites of a model without those that are summed out, and their log densities (K, B), summed where need be.
 
@@ -397,7 +399,9 @@ def _scored(
         elif name in summed or unmasked:
             found[name] = _bare_log_prob(site, (particles, size))
         elif name in values:
-            found[name] = _log_prob(site, (particles, size))
+            value, inside = drawn_in(site["fn"], site["value"]) if anywhere else (None, None)
+            log_p = _log_prob(site if inside is None else {**site, "value": value}, (particles, size))
+            found[name] = log_p if inside is None else torch.where(inside, log_p, -math.inf)
     if summed:
         found = {n: log_p.reshape(-1, *whole) for n, log_p in found.items()}
         classes = _total([found.pop(n) for n in summed], next(iter(found.values())))
@@ -515,11 +519,13 @@ def log_densities(
     latents: Values,
     particles: int | None = None,
     unmasked: bool = False,
+    anywhere: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
 
     Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site but those that are
-    summed out. ``unmasked`` gives what is masked at latent sites its own density.
+    summed out. ``unmasked`` gives what is masked at latent sites its own density. ``anywhere`` expects values that
+    another program drew, outside the support too, where a density of zero may be computed as NaN.
 
     Raises:
         PairError: a latent site has no value.
@@ -540,7 +546,7 @@ def log_densities(
             if not site["is_observed"] and name not in held and name not in summed:
                 raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
         values = {n: v for n, v in held.items() if n in sites and not sites[n]["is_observed"]}
-        sites, found = _scored(sites, particles, summed, partial(_run, program, args, {}), values, unmasked)
+        sites, found = _scored(sites, particles, summed, partial(_run, program, args, {}), values, unmasked, anywhere)
     observed = [found[n] for n, s in sites.items() if s["is_observed"]]
     latent = [found[n] for n, s in sites.items() if not s["is_observed"]]
     zero = torch.zeros_like((observed or latent)[0])

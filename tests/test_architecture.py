@@ -50,7 +50,7 @@ ORDER = [
         "diagnostics",
         "supports",
         "enumeration",
-    },  # fmt: skip
+    },
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
