@@ -7,7 +7,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import constraints
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
@@ -18,8 +17,8 @@ from .kinds import kind
 from .lines import failing
 from .objectives import Elbo, Objective, ours
 from .rng import forked
-from .setting import everything, placed, refuse_missing, refuse_outside
-from .store import Program, modules_of, own_store
+from .setting import everything, placed, refuse_missing, refuse_outside, refuse_support
+from .store import Program, modules_of, own_store, unmoved
 from .weights import Draw, Terms, call_args, takes_labels
 
 
@@ -58,20 +57,18 @@ def check_pair(
     if y is not None and takes_labels(model) != takes_labels(guide):
         have, lack = ("model", "guide") if takes_labels(model) else ("guide", "model")
         raise PairError(f"the {have} takes labels and the {lack} does not; write {lack}(x, y=None)")
-    with forked(device_of(x)), torch.no_grad(), pyro.validation_enabled(False):
+    with unmoved(model, guide), forked(device_of(x)), torch.no_grad(), pyro.validation_enabled(False):
         guide_sites = _run("guide", guide, x, y, None)
-        _check_plates(guide_sites, num_data(x))
         drawn = {name: site for name, site in guide_sites.items() if not site.is_observed}
+        _check_plates(drawn, num_data(x))  # a factor may stand outside
         model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
         _check_plates(model_sites, num_data(x))
         t = weights.terms(model, guide, x, y, num_samples=2)
-        _check_support(t, by_values=False)  # before the values: a latent of the wrong sign is NaN further on
         refuse_missing(t)
+        refuse_support(t)  # before the values: a latent of the wrong sign is NaN further on
         report = nonfinite_site(t)
-        # a score of -inf may be a guide that leaves the model's support, which says more
-        if report is not None and "-inf" not in report:
+        if report is not None and "-inf" not in report:  # which may be data outside the support, and that says more
             raise NonFiniteError(report)
-        _check_support(t, by_values=True)
         refuse_outside(t)
         if report is not None:
             raise NonFiniteError(report)
@@ -142,33 +139,7 @@ def _check_plates(sites: Mapping[str, Draw], num_data: int) -> None:
             )
 
 
-def _check_support(t: Terms, by_values: bool) -> None:
-    for name, site in t.sites.items():
-        if site.p is None or kind(site.q) == "Delta":
-            continue
-        inner, outer = _base(site.q.support), _base(site.p.support)
-        wide = inner is constraints.real and outer is not constraints.real and not _is_real(outer)
-        if not wide and by_values:
-            value = site.q.sample(torch.Size((256,)))
-            wide = not bool(site.p.support.check(value).all())
-        if wide:
-            raise PairError(
-                f"site {name!r}: the guide's {kind(site.q)} has support {inner}, beyond the model's {kind(site.p)} on "
-                f"{outer}; use a distribution on the same support, such as LogNormal or Gamma for a positive latent"
-            )
-
-
-def _base(support: Any) -> Any:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
-def _is_real(support: Any) -> bool:
-    return type(support) is type(constraints.real) or "real" in str(support).lower()
-
-
 def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
     args = (x,) if y is None or not takes_labels(model) else (x, y)
-    with forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.no_grad():
+    with unmoved(model, guide), forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.no_grad():
         loss.differentiable_loss(model, guide, *args)

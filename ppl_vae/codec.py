@@ -28,7 +28,8 @@ from .files import digest
 from .kinds import has_mask, kind
 from .lines import in_one_line
 from .rng import forked, quiet_import
-from .setting import evaluating, everything, home, placed, refuse_outside
+from .setting import evaluating, everything, home, placed, refuse_outside, refuse_unweighable
+from .supports import is_discrete
 
 MAGIC = b"ppl_vae bits-back 1\n"
 BLOCK = 64  # data in one pass of the networks
@@ -141,7 +142,7 @@ def _encoded(
         guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=_Latents(coder, grid).pop)
         if coder.num_valid_bits() < 64:
             return None
-        values = {n: d.value for n, d in guide.items()}
+        values = {n: d.value for n, d in _latent(guide).items()}
         model = weights.sites(pair.model, weights.call_args(pair.model, xb, yb), values=values)
         for name, site in reversed(model.items()):
             _push(coder, name, site.fn, site.value, grid)
@@ -208,7 +209,7 @@ def _decoded(pair: Any, y: Tensor | None, about: dict[str, Any], payload: bytes)
             xb = next(iter(drawn.data.values())).value[0]
             values = {name: d.value for name, d in drawn.sites.items() if not d.is_observed}
             guide = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb), values=values)
-            for name, site in reversed(guide.items()):
+            for name, site in reversed(_latent(guide).items()):
                 _push(coder, name, site.fn, site.value, grid)
             parts.append(xb.cpu())
             stop -= size
@@ -250,6 +251,11 @@ def _push(coder: Any, name: str, fn: Any, value: Tensor, grid: Grid) -> None:
     else:
         symbols = torch.searchsorted((values[1:] + values[:-1]) / 2, flat)
     coder.encode_reverse(symbols.to(torch.int32).numpy(), family, *params)
+
+
+def _latent(sites: dict[str, weights.Draw]) -> dict[str, weights.Draw]:
+    """The sites of a guide without its factors, which are no latents."""
+    return {name: site for name, site in sites.items() if not site.is_observed}
 
 
 def _widths(name: str, shape: torch.Size, grid: Grid) -> Tensor:
@@ -313,7 +319,7 @@ def _survey(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Grid, float]:
     width = 0.0
     for start in range(0, len(x), 1024):
         xb, yb = placed(pair, x, y, slice(start, start + 1024))
-        found = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb))
+        found = _latent(weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb)))
         if start == 0:
             _refuse(pair, xb, yb, found)
         for name, site in found.items():
@@ -350,11 +356,14 @@ def _refuse(pair: Any, x: Tensor, y: Tensor | None, guide: dict[str, weights.Dra
             "compress needs latents: this pair has none, and its likelihood would have to be coded in order"
         )
     t = weights.terms(pair.model, pair.guide, x[:1], None if y is None else y[:1])
+    refuse_unweighable(t, cover=False)
     refuse_outside(t)
+    if t.summed:
+        raise PairError(f"compress can't sum out {', '.join(t.summed)}: let the guide draw it")
     if len(t.observed) != 1:
         raise PairError(f"compress needs one observed site, the data; this model observes {', '.join(t.observed)}")
     for name, site in t.observed.items():
-        if not getattr(site.p.support, "is_discrete", False):
+        if not is_discrete(site.p):
             raise PairError(
                 f"site {name!r}: {kind(site.p)} is a density, so there is no finite code for its data; use a discrete "
                 f"likelihood (bernoulli, discretized)"

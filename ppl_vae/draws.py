@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from .errors import UserError
 from .fields import X, device_of, each, joined, num_data, rows
 from .generate import assembled, check_labels, mean_or_value, rerun, run, value_of
 from .inputs import tensor
+from .kinds import mean_of
 from .lazy import Lazy
 from .lines import in_one_line
 from .rng import forked, seed_for
@@ -21,12 +23,18 @@ from .setting import as_data, evaluating, everything, home, num_rows, placed
 
 BLOCK = 4096  # data at once, so that memory grows by the result alone
 
+ROWS = 8192  # draws times data that are held at once
+
 
 class Encoding(NamedTuple):
-    """q(z|x) by latent site: ``mean[name]`` and ``sample[name]``, each (N, *event)."""
+    """q(z|x) by latent site: ``mean[name]``, ``sample[name]`` and ``std_error[name]``, each (N, *event).
+
+    ``std_error`` is that of a mean of draws, and zero where the mean has a closed form.
+    """
 
     mean: dict[str, Tensor]
     sample: dict[str, Tensor]
+    std_error: dict[str, Tensor]
 
 
 @in_one_line
@@ -106,20 +114,25 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = 
 
 
 @in_one_line
-def encode(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) -> Encoding:
+def encode(pair: Any, x: Any, y: Any = None, *, num_samples: int = 1000, seed: int | None = None) -> Encoding:
     """The mean and one sample of q(z|x) for each latent site.
 
     With several layers, the mean of a layer is taken at the means of the layers before it. A site without a mean,
-    such as a Categorical, gives its mode.
+    such as a Categorical, gives its mode. A site that has neither in closed form, such as a flow, gives the mean of
+    ``num_samples`` draws, and its standard error.
 
     Args:
         pair: a pair.
         x: data (N, *shape), or a split of ``load_data``, which brings its labels.
         y: labels (N,), for pairs that take them.
+        num_samples: draws for a mean that has no closed form.
         seed: None draws from torch's global generators, as Pyro does.
 
     Returns:
         Encoding: dictionaries of (N, *event) tensors; empty for a pair without latents.
+
+    Raises:
+        UserError: no samples.
 
     Example:
         >>> import torch, ppl_vae as pv
@@ -127,15 +140,52 @@ def encode(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) -> Enco
         >>> pv.encode(pair, torch.zeros(3, 1, 8, 8)).mean["z"].shape
         torch.Size([3, 2])
     """
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples}: at least one is needed")
     x, y = as_data(pair, x, y, seed or 0)
-    parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    parts: list[tuple[dict[str, Tensor], ...]] = []
     with evaluating(pair), _seeded(pair, seed, "encode"):
         for xb, yb in blocks(pair, x, y):
             args = weights.call_args(pair.guide, xb, yb)
-            drawn = weights.sites(pair.guide, args)
-            means = weights.sites(pair.guide, args, means=True)
-            parts.append(({k: d.value[0] for k, d in means.items()}, {k: d.value[0] for k, d in drawn.items()}))
-    return Encoding(joined([m for m, _ in parts]), joined([s for _, s in parts]))
+            drawn = _latent(weights.sites(pair.guide, args))
+            means, errors = _means(pair.guide, args, num_samples)
+            parts.append((means, {k: d.value[0] for k, d in drawn.items()}, errors))
+    return Encoding(*(joined(list(column)) for column in zip(*parts, strict=True)))
+
+
+def _latent(found: dict[str, weights.Draw]) -> dict[str, weights.Draw]:
+    """The latent sites of a guide: what it observes (``pyro.factor``) is no code."""
+    return {name: d for name, d in found.items() if not d.is_observed}
+
+
+def _means(guide: Any, args: tuple[Any, ...], num_samples: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The mean of each site (N, *event) at the means of those before it, and its standard error."""
+    held: dict[str, Tensor] = {}
+    errors: dict[str, Tensor] = {}
+    while True:
+        found = _latent(weights.sites(guide, args, values=held, means=True))
+        open_ = [name for name, d in found.items() if name not in held and mean_of(d.fn) is None]
+        if not open_:
+            break
+        draw = found[open_[0]]
+        total, squares = (torch.zeros_like(draw.value[0], dtype=torch.float64) for _ in range(2))
+        size = max(1, ROWS // max(1, draw.value.shape[1]))
+        for done in range(0, num_samples, size):
+            k = min(size, num_samples - done)
+            at = {name: v.expand(k, *v.shape[1:]) for name, v in held.items()}
+            new = weights.sites(guide, args, num_samples=k, values=at, means=True)[open_[0]].value.double()
+            shift = draw.value[0].double()  # the sums stay small
+            total, squares = total + (new - shift).sum(0), squares + (new - shift).square().sum(0)
+        mean = total / num_samples
+        variance = ((squares - num_samples * mean.square()) / (num_samples - 1 or math.nan)).clamp(min=0)
+        held[open_[0]] = (shift + mean).to(draw.value.dtype).unsqueeze(0)
+        errors[open_[0]] = (variance / num_samples).sqrt().to(draw.value.dtype)
+    zero = {k: torch.zeros_like(d.value[0], dtype=_real(d.value)) for k, d in found.items()}
+    return {k: d.value[0] for k, d in found.items()}, {**zero, **errors}
+
+
+def _real(value: Tensor) -> torch.dtype:
+    return value.dtype if value.is_floating_point() else torch.get_default_dtype()
 
 
 @in_one_line
@@ -167,12 +217,12 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
     with evaluating(pair), _seeded(pair, seed, "reconstruct"):
         for xb, yb in blocks(pair, x, y):
             xb = each(Tensor.contiguous, xb)
-            drawn = weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb))
+            drawn = _latent(weights.sites(pair.guide, weights.call_args(pair.guide, xb, yb)))
             if not drawn:
                 raise UserError(
                     "this pair has no latents, so there is no code to reconstruct from; draw samples instead"
                 )
-            values = {k: d.value for k, d in drawn.items() if not d.is_observed}
+            values = {k: d.value for k, d in drawn.items()}
             draws = weights.sites(pair.model, weights.call_args(pair.model, xb, yb), values=values, uncondition=True)
             parts.append(assembled(rerun(draws, xb, yb), mean_or_value))
     return joined(parts)

@@ -27,6 +27,7 @@ from .pairs.base import Pair
 from .rng import forked, seed_for
 from .sandwich import Sandwich
 from .setting import evaluating, home, placed
+from .supports import holds
 from .tiles import (
     BLUE,
     COLORS,
@@ -541,4 +542,4 @@ def _is_free(latent: tuple[Tensor, Any], span: float) -> bool:
     """Whether a latent site may take any value in [-span, span]."""
     mean, prior = latent
     ends = [torch.full_like(mean[:1], side * span) for side in (-1, 1)]
-    return mean.is_floating_point() and all(bool(prior.support.check(end).all()) for end in ends)
+    return mean.is_floating_point() and all(bool(holds(prior, end).all()) for end in ends)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ def kind(distribution: Any) -> str:
     """The name of a distribution under its wrappers."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
+    if type(distribution).__name__ == "ZukoToPyro":
+        return type(distribution.dist).__name__
     return type(distribution).__name__
 
 
@@ -24,15 +27,13 @@ def has_mask(distribution: Any) -> bool:
     return False
 
 
-def masks_of(distribution: Any) -> list[tuple[Any, int]]:
-    """The masks under the wrappers of a distribution, each with the number of event dimensions that it reaches into."""
-    found, inside = [], 0
-    while distribution is not None:
-        if hasattr(distribution, "_mask"):
-            found.append((distribution._mask, inside))
-        inside += getattr(distribution, "reinterpreted_batch_ndims", 0)
-        distribution = getattr(distribution, "base_dist", None)
-    return found
+def bare(distribution: Any) -> Any:
+    """A distribution without what masks it."""
+    if hasattr(distribution, "_mask"):
+        return bare(distribution.base_dist)
+    if isinstance(distribution, torch.distributions.Independent) and has_mask(distribution):
+        return dist.Independent(bare(distribution.base_dist), distribution.reinterpreted_batch_ndims)
+    return distribution
 
 
 def mean_of(distribution: Any) -> Tensor | None:
@@ -45,3 +46,42 @@ def mean_of(distribution: Any) -> Tensor | None:
         if bool(torch.isfinite(value).all()):
             return value
     return None
+
+
+def flow_of(distribution: Any) -> tuple[Any, Any] | None:
+    """The base of a zuko flow and its transform from x to the base, under ``ZukoToPyro``; else None."""
+    inner = getattr(distribution, "dist", None)
+    if inner is None or not (hasattr(inner, "base") and hasattr(inner, "transform")):
+        return None
+    return inner.base, inner.transform
+
+
+def unscorable(name: str, distribution: Any, value: Tensor) -> str:
+    """Why a distribution has no log density of a value that it did not draw, in a line that names the site."""
+    culprit = _without_inverse(distribution, value)
+    if culprit is None:
+        why = f"{kind(distribution)} has no log density in closed form"
+    else:
+        why = f"{culprit} has no inverse, so it can't score a value that it did not draw"
+    return (
+        f"site {name!r}: {why}; gradient='path' and proposal='guide' need no such score, and a flow that can be "
+        f"inverted (affine coupling, spline, autoregressive, zuko's) does all"
+    )
+
+
+def _without_inverse(distribution: Any, value: Tensor) -> str | None:
+    """The name of the first transform, from the value on, that can't be undone."""
+    while distribution is not None:
+        if isinstance(distribution, torch.distributions.TransformedDistribution):
+            for transform in _flat(reversed(distribution.transforms)):
+                try:
+                    value = transform._inverse(value)
+                except (KeyError, NotImplementedError):
+                    return type(transform).__name__.removeprefix("Conditioned")
+        distribution = getattr(distribution, "base_dist", None)
+    return None
+
+
+def _flat(transforms: Any) -> Any:
+    for transform in transforms:
+        yield from _flat(reversed(transform.parts)) if hasattr(transform, "parts") else (transform,)

@@ -14,7 +14,8 @@ from . import weights
 from .estimate import mean_size
 from .lines import in_one_line
 from .rng import forked, reseed, seed_for
-from .setting import as_data, evaluating, home, num_rows, placed, refuse_delta, refuse_outside
+from .setting import as_data, evaluating, home, num_rows, placed, refuse_outside, refuse_unweighable
+from .supports import is_discrete
 
 ROWS = 8192  # particles times data that are scored at once
 
@@ -107,9 +108,9 @@ def description_length(
             reseed(seed_for(seed, "description_length", n), device)
             xb, yb = placed(pair, x, y, slice(start, start + block))
             t = weights.terms(pair.model, pair.guide, xb, yb, num_samples=num_samples)
-            refuse_delta(t)
+            refuse_unweighable(t, cover=False)
             refuse_outside(t, start)
-            is_code = all(getattr(s.p.support, "is_discrete", False) for s in t.observed.values())
+            is_code = all(is_discrete(s.p) for s in t.observed.values())
             log_w = t.log_w.double()
             part = {f"z.{name}": (s.log_q - s.log_p).double().mean(0) for name, s in t.sites.items()}
             part |= {"x": -t.log_lik.double().mean(0), "se": log_w.std(0) / math.sqrt(num_samples)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from . import weights
@@ -26,16 +27,18 @@ def elbo(t: Terms, beta: Beta = 1.0) -> Tensor:
 
     .. math:: E_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]
 
-    Where a latent has no ``rsample``, its log q carries the learning signal, as in ``pyro.infer.Trace_ELBO``.
+    Where a latent has no ``rsample``, its log q carries the learning signal, as in ``pyro.infer.Trace_ELBO``. As there,
+    what the guide observes is subtracted: ``pyro.factor``, a classifier's ``pyro.sample(..., obs=y)``; beta leaves it.
     """
     bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
         bound = bound + beta * _log_ratio(s)
-    signal: Tensor = bound.detach()
-    for s in t.sites.values():
+    signal: Tensor = bound.detach()  # as in Pyro, without the factors
+    bound = _less_factors(bound, t)
+    for s in (*t.sites.values(), *t.factors.values()):
         if not s.has_rsample:
-            # beta * log q has no pathwise gradient here; the score carries all of it
-            entropy = beta * _times(s.log_q, s.scale_q)
+            # log q has no pathwise gradient here; the score carries all of it
+            entropy = _times(s.log_q, s.scale_q) * (1 if s.name in t.factors else beta)
             bound = bound + _gradient_only(signal * s.score + entropy)
     return bound.mean(0)
 
@@ -52,7 +55,9 @@ def meanfield(t: Terms, beta: Beta = 1.0) -> Tensor:
         _needs_rsample(s, "meanfield")
         kl = s.kl
         bound = bound + beta * (_log_ratio(s) if kl is None else -_times(kl, s.scale_q))
-    return bound.mean(0)
+    for s in t.factors.values():
+        _needs_rsample(s, "meanfield")
+    return _less_factors(bound, t).mean(0)
 
 
 def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
@@ -69,6 +74,11 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
     """
     for s in t.sites.values():
         _needs_rsample(s, "iwae")
+    if t.factors:
+        raise PairError(
+            f"site {next(iter(t.factors))!r}: the guide observes it (pyro.factor?), and iwae has no place for a term "
+            f"that is no density of a latent; use the objective 'elbo', or add the term to the loss"
+        )
     log_w = t.log_lik + beta * (t.log_prior - t.log_q)
     bound = torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
     if gradient != "path":
@@ -102,11 +112,27 @@ def _log_ratio(site: Site) -> Tensor:
     return _times(site.log_p, site.scale) - _times(site.log_q, site.scale_q)
 
 
+def _less_factors(bound: Tensor, t: Terms) -> Tensor:
+    for s in t.factors.values():
+        if kind(s.q) == "Unit" and "has_rsample" not in vars(s.q) and is_validation_enabled():
+            raise PairError(
+                f"site {s.name!r}: a pyro.factor of a guide must say where it comes from: has_rsample=True, if all of "
+                f"it is reparameterised, or has_rsample=False"
+            )
+        bound = bound - _times(s.log_q, s.scale_q)
+    return bound
+
+
 def _needs_rsample(site: Site, objective: str) -> None:
     if not site.has_rsample:
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
-            f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
+            + (
+                "this pyro.factor does not say has_rsample=True, so its gradient would be wrong; say so where all of "
+                "it is reparameterised, or use the objective 'elbo'"
+                if kind(site.q) == "Unit"
+                else f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
+            )
         )
 
 

@@ -285,4 +285,5 @@ def _start(pair: Any, x: Tensor, y: Tensor | None) -> str:
     """Where annealing starts: at the guide, where there is one."""
     one = placed(pair, x, y, slice(1))
     with evaluating(pair), forked(home(pair)[0], 0):
-        return "guide" if weights.sites(pair.guide, weights.call_args(pair.guide, *one)) else "prior"
+        found = weights.sites(pair.guide, weights.call_args(pair.guide, *one))
+    return "prior" if all(d.is_observed for d in found.values()) else "guide"

@@ -9,13 +9,14 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from . import weights
 from .capture import Captured
 from .errors import PairError
-from .kinds import has_mask, kind
+from .kinds import kind
+from .setting import refuse_factor
 from .store import modules_of
+from .supports import is_discrete, refuse_foreign, unconstraining
 from .watched import UncapturableError
 
 LEAPFROG = 10  # steps of one HMC move
@@ -26,8 +27,9 @@ class Path:
     """The distributions between the start and the posterior, over unconstrained latents u (C, B, n).
 
     ``log f_beta = (1 - beta) log f_0 + beta log p(x, z)``, with the log determinant of z(u) in both; f_0 is the prior
-    or the guide, so that its integral is one. Each site's transform is made where the model draws it, from its support
-    there: one latent may bound another.
+    or the guide, so that its integral is one. Discrete sites that are marked to be summed out are so in p(x, z).
+    What is masked, and moves nothing, has its own density in both, which leaves p(x) as it is. Each site's transform is
+    made where the model draws it, from its support there: one latent may bound another.
     """
 
     def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, captured: bool = False) -> None:
@@ -36,50 +38,71 @@ class Path:
         self.model_args = weights.call_args(pair.model, x, y)
         self.guide_args = weights.call_args(pair.guide, x, y)
         source, args = (pair.guide, self.guide_args) if start == "guide" else (pair.model, self.model_args)
-        found = weights.sites(source, args, num_samples=chains)
-        names = {n: d for n, d in found.items() if not d.is_observed}
-        if not names:
+        first = _drawn(weights.sites(source, args, num_samples=chains), start)
+        self.values = {n: d.value.detach() for n, d in first.items()}  # draws from f_0
+        found = weights.sites(pair.model, self.model_args, num_samples=chains, values=self.values)
+        refuse_factor({n: d for n, d in found.items() if d.is_observed})
+        self.summed = {n for n, d in found.items() if d.summed}
+        latents = {n: d for n, d in found.items() if not d.is_observed and n not in self.summed}
+        for name in self.summed & set(first):
+            raise PairError(f"site {name!r} is discrete; annealing needs continuous latents: start='prior' sums it out")
+        if not latents:
             raise PairError("this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal")
-        self.values = {n: d.value.detach() for n, d in names.items()}  # draws from f_0
         self.shapes: dict[str, torch.Size] = {}
-        for name, draw in self._latents(self.values).items():
-            if name not in names:
+        for name, draw in latents.items():
+            if name not in first:
                 raise PairError(f"site {name!r}: the guide does not draw it; annealing needs the names to agree")
-            if draw.fn.support.is_discrete or kind(names[name].fn) == "Delta":
+            if is_discrete(draw.fn) or kind(first[name].fn) == "Delta":
                 raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
-            if has_mask(draw.fn) or draw.masked:
-                raise PairError(f"site {name!r} is masked in the model, so it has no prior to anneal from")
             if not draw.value.is_floating_point():
                 raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
-            self.shapes[name] = biject_to(draw.fn.support).inv(draw.value).shape[2:]
-        if set(names) != set(self.shapes):
-            raise PairError(f"site {min(set(names) - set(self.shapes))!r}: the model does not draw it; can't anneal it")
+            if start == "guide":
+                refuse_foreign(name, first[name].fn, draw.fn)
+            self.shapes[name] = unconstraining(name, draw.fn).inv(draw.value).shape[2:]
+        if set(first) != set(self.shapes):
+            raise PairError(f"site {min(set(first) - set(self.shapes))!r}: the model does not draw it; can't anneal it")
+        hidden = {n: d.masked for n, d in latents.items()}
+        self.hidden = {n: h for n, h in hidden.items() if h is not None and bool(h.any())}
+        if self.hidden:
+            self._refuse_flat(_drawn(weights.sites(source, args, num_samples=chains), start))
+
+    def _refuse_flat(self, other: dict[str, weights.Draw]) -> None:
+        """Raise where the rest of the model depends on what is masked: there is no prior then to anneal from."""
+        for name, hidden in self.hidden.items():
+            moved = self.values | {name: torch.where(hidden, other[name].value, self.values[name])}
+            one, two = (weights.log_densities(self.pair.model, self.model_args, v) for v in (self.values, moved))
+            if not torch.allclose(one[0] + one[1], two[0] + two[1], rtol=1e-5, atol=1e-5, equal_nan=True):
+                raise PairError(
+                    f"site {name!r} is masked in the model, where the rest depends on it, so it has no prior to anneal "
+                    f"from"
+                )
 
     def _latents(self, values: dict[str, Tensor]) -> dict[str, weights.Draw]:
         """The latent sites of the model, in its order, at given values."""
         chains = next(iter(values.values())).shape[0]
         found = weights.sites(self.pair.model, self.model_args, num_samples=chains, values=values)
-        return {name: draw for name, draw in found.items() if not draw.is_observed}
+        return {name: draw for name, draw in found.items() if name in self.shapes}
 
     def unconstrained(self, values: dict[str, Tensor]) -> Tensor:
         """Latents by site to u (C, B, n)."""
         sites = self._latents(values)
-        parts = [biject_to(sites[n].fn.support).inv(values[n]) for n in self.shapes]
+        parts = [unconstraining(n, sites[n].fn).inv(values[n]) for n in self.shapes]
         return torch.cat([p.reshape(*p.shape[:2], -1) for p in parts], -1)
 
     def constrained(self, u: Tensor) -> dict[str, Tensor]:
         """u (C, B, n) to latents by site."""
-        place = _Place(u, self.shapes)
+        place = _Place(u, self.shapes, self.summed)
         weights.sites(self.pair.model, self.model_args, num_samples=len(u), values=place)
         return place.values
 
     def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log f_0 and log p(x, z), both with the determinant, (C, B)."""
-        place = _Place(u, self.shapes)
-        likelihood, prior = weights.log_densities(self.pair.model, self.model_args, place, len(u))
+        place = _Place(u, self.shapes, self.summed)
+        free = bool(self.hidden)  # what is masked has its own density at both ends: it integrates to one
+        likelihood, prior = weights.log_densities(self.pair.model, self.model_args, place, len(u), free)
         first = prior
         if self.start == "guide":
-            first = weights.log_densities(self.pair.guide, self.guide_args, place.values)[1]
+            first = weights.log_densities(self.pair.guide, self.guide_args, place.values, unmasked=free)[1]
         return first + place.log_det, likelihood + prior + place.log_det
 
     def slope(self, u: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,19 +126,27 @@ class Path:
         return first.detach(), last.detach(), gradient
 
 
+def _drawn(found: dict[str, weights.Draw], start: str) -> dict[str, weights.Draw]:
+    """The latent sites that a start draws: all, but of the prior those that are summed out."""
+    return {name: d for name, d in found.items() if not d.is_observed and not (d.summed and start == "prior")}
+
+
 class _Place:
     """Puts unconstrained latents u (C, B, n) at the sites of a model as they are drawn; adds up the determinants."""
 
-    def __init__(self, u: Tensor, shapes: dict[str, torch.Size]) -> None:
+    def __init__(self, u: Tensor, shapes: dict[str, torch.Size], summed: set[str]) -> None:
+        self.summed = summed
         parts = u.split([shape.numel() for shape in shapes.values()], -1)
         self.parts = {n: p.reshape(*u.shape[:2], *shapes[n]) for n, p in zip(shapes, parts, strict=True)}
         self.values: dict[str, Tensor] = {}
         self.log_det = torch.zeros_like(u[..., 0])
 
-    def __call__(self, name: str, fn: Any) -> Tensor:
+    def __call__(self, name: str, fn: Any) -> Tensor | None:
+        if name in self.summed:
+            return None
         if name not in self.parts:
             raise PairError(f"site {name!r} is drawn in some runs of the model and not in others: it can't be annealed")
-        transform = biject_to(fn.support)
+        transform = unconstraining(name, fn)
         value: Tensor = transform(self.parts[name])
         term = transform.log_abs_det_jacobian(self.parts[name], value)
         self.log_det = self.log_det + term.reshape(*term.shape[:2], -1).sum(-1)

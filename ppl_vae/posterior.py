@@ -20,7 +20,7 @@ from .lines import in_one_line
 from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
-from .setting import as_data, evaluating, home, num_rows, placed, refuse_delta, refuse_outside
+from .setting import as_data, evaluating, home, num_rows, placed, refuse_outside, refuse_unweighable
 
 METHODS = ("guide", "sir", "hmc", "nuts")
 BLOCK = 64
@@ -153,7 +153,7 @@ def _weighed(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[
         if start == 0:
             if not t.sites:
                 raise PairError("this pair has no latents, so there is no posterior to draw from")
-            refuse_delta(t)
+            refuse_unweighable(t)
             refuse_outside(t)
         drawn.append({name: site.value for name, site in t.sites.items() if site.p is not None})
         log_w.append(t.log_w.double())

@@ -47,11 +47,11 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     if from_guide.exact:
         return from_guide
     count = math.ceil(SHARE * num_samples)
-    from_prior = weights.terms(model, weights.prior_of(model), x, y, num_samples=count)
+    from_prior = weights.terms(model, weights.prior_of(model, from_guide.sites), x, y, num_samples=count)
     if set(from_prior.sites) != set(from_guide.sites):
         raise PairError("the defensive mixture needs a guide that draws every latent of the model, and no other")
     values = {name: site.value for name, site in from_prior.sites.items()}
-    q_at_prior = weights.log_densities(guide, call_args(guide, x, y), values)[1]
+    q_at_prior = weights.log_densities(guide, call_args(guide, x, y), values, anywhere=True)[1]
     guide_parts = from_guide.log_lik, from_guide.log_prior, from_guide.log_q
     prior_parts = from_prior.log_lik, from_prior.log_prior, q_at_prior
     if num_samples == 1:  # one particle can't be shared out: each datum draws where its own comes from
@@ -64,7 +64,9 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
         log_lik, log_prior, log_guide = (torch.cat([g[: num_samples - count], p]) for g, p in both)
     log_q = torch.logaddexp(log_prior + math.log(share), log_guide + math.log1p(-share))
     order = torch.randperm(num_samples).to(log_q.device)
-    return Terms(log_lik[order], log_prior[order], log_q[order], from_guide.sites, from_guide.observed)
+    return Terms(
+        log_lik[order], log_prior[order], log_q[order], from_guide.sites, from_guide.observed, summed=from_guide.summed
+    )
 
 
 def tempered(temperature: float = TEMPERATURE) -> Draw:

@@ -11,7 +11,7 @@ from scipy import special
 from torch import Tensor
 
 from .errors import PairError, UserError
-from .kinds import kind
+from .kinds import flow_of, kind
 
 BITS = 30  # of a coordinate of torch's Sobol sequence
 MOST = torch.quasirandom.SobolEngine.MAXDIM
@@ -45,6 +45,9 @@ def noise_shape(fn: Any) -> torch.Size:
     if isinstance(fn, torch.distributions.TransformedDistribution):
         base = fn.base_dist
         return torch.Size((base.batch_shape + base.event_shape)[len(fn.batch_shape) :])
+    flow = flow_of(fn)
+    if flow is not None:
+        return noise_shape(flow[0])
     return torch.Size(fn.event_shape)
 
 
@@ -78,6 +81,10 @@ def quantile(name: str, fn: Any, u: Tensor) -> Tensor:
         for transform in fn.transforms:
             value = torch.as_tensor(transform(value))
         return value
+    flow = flow_of(fn)
+    if flow is not None:
+        moved: Tensor = flow[1].inv(quantile(name, flow[0], u))
+        return moved
     inner: Any = getattr(fn, "base_dist", None)
     if inner is not None:
         return quantile(name, inner, u)

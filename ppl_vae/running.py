@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .diagnostics import EXACT, fit_khat, tail_length
 from .errors import NonFiniteError
+from .supports import is_discrete
 from .weights import Site, Terms
 
 
@@ -145,7 +146,7 @@ class Running:
 
 def _discrete(t: Terms) -> list[tuple[str, Site]]:
     """The latent sites whose values are discrete."""
-    return [(n, s) for n, s in t.sites.items() if s.p is not None and getattr(s.p.support, "is_discrete", False)]
+    return [(n, s) for n, s in t.sites.items() if s.p is not None and is_discrete(s.p)]
 
 
 def rounding_of(t: Terms) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from .inputs import classes, data, labels
 from .kinds import kind
 from .lazy import Lazy, as_floating, is_lazy, opened
 from .rng import forked
+from .supports import refuse_foreign, support_of
 
 ALL = slice(None)
 FEW = 4096  # data on which a pair is tried as a whole: a program may know their number
@@ -181,12 +182,20 @@ def fingerprint(pair: nn.Module, x: X | Lazy, y: Tensor | None) -> str:
     return digest(found | dict(named(x)) | ({} if y is None else {"y": y}))
 
 
-def refuse_delta(t: weights.Terms) -> None:
-    """Raise where a site of the guide is deterministic, so that there is no weight.
+def refuse_unweighable(t: weights.Terms, cover: bool = True) -> None:
+    """Raise where weights mean nothing: a deterministic guide, one on another space, or a factor in the model.
+
+    ``cover`` also refuses a guide that leaves out a part of the prior's support, where the weights are p(x, z) / q.
 
     Raises:
         PairError: names the site.
     """
+    _refuse_delta(t)
+    refuse_support(t, cover)
+    refuse_factor(t.observed)
+
+
+def _refuse_delta(t: weights.Terms) -> None:
     auxiliary = any(s.p is None for s in t.sites.values())
     for s in t.sites.values():
         # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
@@ -215,6 +224,52 @@ def refuse_missing(t: weights.Terms, first: int = 0) -> None:
             )
 
 
+def refuse_support(t: weights.Terms, cover: bool = False) -> None:
+    """Raise where a latent's distribution in the guide is no proposal for that in the model.
+
+    Training needs the guide's support inside the model's. An estimate (``cover``) also needs it whole, as
+    :math:`E_q[w] = p(x, z \\in \\mathrm{supp}\\, q)`; a mixture with the prior has it, whatever the guide.
+
+    Raises:
+        PairError: names the site, and both supports.
+    """
+    plain = cover and torch.equal(t.log_q, sum((s.log_q for s in t.sites.values()), torch.zeros_like(t.log_q)))
+    for name, s in t.sites.items():
+        if s.p is None or s.q is None or kind(s.q) == "Delta":
+            continue
+        refuse_foreign(name, s.q, s.p, plain)
+        if cover:
+            _refuse_masks(name, s)
+
+
+def _refuse_masks(name: str, s: weights.Site) -> None:
+    at_p, at_q = (weights.masked_at(fn, mask, s.value) for fn, mask in zip((s.p, s.q), s.masks, strict=True))
+    if s.marginal or (at_p is None and at_q is None):
+        return
+    none = torch.zeros_like(s.value, dtype=torch.bool)
+    if not torch.equal(none if at_p is None else at_p, none if at_q is None else at_q):
+        raise PairError(
+            f"site {name!r}: the model and the guide mask different entries, so that p / q is no weight there; put the "
+            f"same mask on both"
+        )
+
+
+def refuse_factor(observed: Mapping[str, Any]) -> None:
+    """Raise where the model has a ``pyro.factor`` that is not zero: it is no part of a density of the data.
+
+    Raises:
+        PairError: names the site.
+    """
+    for name, s in observed.items():
+        fn = s.p if isinstance(s, weights.Site) else s.fn
+        if kind(fn) == "Unit" and bool((fn.log_factor != 0).any()):
+            raise PairError(
+                f"site {name!r} is a pyro.factor of the model: training counts it, but it is no part of log p(x); "
+                f"leave it out of the model outside training (if self.training: ...), or, if it is a likelihood, write "
+                f"it as a distribution: pyro.sample({name!r}, ..., obs=...)"
+            )
+
+
 def refuse_outside(t: weights.Terms, first: int = 0) -> None:
     """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
 
@@ -223,7 +278,7 @@ def refuse_outside(t: weights.Terms, first: int = 0) -> None:
     """
     refuse_missing(t, first)
     for name, site in t.observed.items():
-        if not hasattr(site.p, "support") or not site.value.numel():
+        if support_of(site.p) is None or not site.value.numel():
             continue
         i = weights.first_outside(site)
         if i is not None:

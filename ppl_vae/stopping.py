@@ -10,14 +10,14 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from .errors import PairError
-from .kinds import has_mask, kind
+from .kinds import has_mask, kind, unscorable
 
 
 def gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
     """A copy of a draw, for the scores to use; the sampling chain goes on from the draw itself."""
+    copy = value.clone()  # another tensor always: some distributions know the draws that they made
     if not value.requires_grad:
-        return value
-    copy = value.clone()
+        return copy
 
     def weigh(g: Tensor) -> Tensor:
         factor = gate[0]
@@ -29,10 +29,14 @@ def gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
 
 def guide_parts(sites: Mapping[str, Any]) -> dict[str, Any]:
     """log q, its score-function part and its pathwise part, by site."""
-    return {
-        name: q["fn"].score_parts(q["value"], *q["args"], **q["kwargs"]).scale_and_mask(1.0, q["mask"])
-        for name, q in sites.items()
-    }
+    found: dict[str, Any] = {}
+    for name, q in sites.items():
+        try:
+            parts = q["fn"].score_parts(q["value"], *q["args"], **q["kwargs"])
+        except (KeyError, NotImplementedError) as error:
+            raise PairError(unscorable(name, q["fn"], q["value"])) from error
+        found[name] = parts.scale_and_mask(1.0, q["mask"])
+    return found
 
 
 def refuse(site: Any) -> None:

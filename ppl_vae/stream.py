@@ -35,8 +35,8 @@ from .setting import (
     num_rows,
     numbers_of,
     placed,
-    refuse_delta,
     refuse_outside,
+    refuse_unweighable,
 )
 from .store import modules_of
 from .watched import UncapturableError
@@ -132,7 +132,7 @@ class Plan:
             what = f"Terms of shape {tuple(t.log_w.shape)}" if isinstance(t, weights.Terms) else f"a {type(t).__name__}"
             raise UserError(f"the proposal gave {what} for {size} particles of {num_data(x)} data; {OWN}")
         if first is not None:
-            refuse_delta(t)
+            refuse_unweighable(t)
             refuse_outside(t, first)
             if first == 0:
                 remember(self.pair, x, t.observed, y)
@@ -192,10 +192,11 @@ class Plan:
             return torch.zeros_like(log_px, dtype=torch.bool)
         with pyro.validation_enabled(False):
             try:
-                t = weights.terms(self.pair.model, weights.prior_of(self.pair.model), x, y, num_samples=PROBES)
-                values = {name: site.value for name, site in t.sites.items()}
                 args = weights.call_args(self.pair.guide, x, y)
-                t.log_q = weights.log_densities(self.pair.guide, args, values)[1]
+                prior = weights.prior_of(self.pair.model, weights.sites(self.pair.guide, args))
+                t = weights.terms(self.pair.model, prior, x, y, num_samples=PROBES)
+                values = {name: site.value for name, site in t.sites.items()}
+                t.log_q = weights.log_densities(self.pair.guide, args, values, anywhere=True)[1]
             except PairError:  # auxiliary sites and the like: nothing is proven
                 return torch.zeros_like(log_px, dtype=torch.bool)
         return ((t.log_w.double() - log_px).abs() <= 64 * rounding_of(t).double()).all(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import PairError
-from .kinds import kind
+from .kinds import flow_of, kind
 
 
 def _shape(concentration: Tensor, t: float) -> Tensor:
@@ -51,10 +52,15 @@ def tempered(name: str, fn: Any, temperature: float) -> Any:
     if type(fn).__name__ in ("TransformedDistribution", "LogNormal", "LogisticNormal") and kind(fn) in LOCATION:
         return dist.TransformedDistribution(tempered(name, fn.base_dist, temperature), list(fn.transforms))
     if isinstance(fn, torch.distributions.Independent):
-        return tempered(name, fn.base_dist, temperature).to_event(fn.reinterpreted_batch_ndims)
+        return dist.Independent(tempered(name, fn.base_dist, temperature), fn.reinterpreted_batch_ndims)
     if hasattr(fn, "base_dist") and not isinstance(fn, torch.distributions.TransformedDistribution):
         inner = tempered(name, fn.base_dist, temperature).expand(fn.batch_shape)
         return inner.mask(fn._mask) if hasattr(fn, "_mask") else inner
+    flow = flow_of(fn)
+    if flow is not None:
+        inner = copy.copy(fn.dist)
+        inner.base = tempered(name, flow[0], temperature)
+        return type(fn)(inner)
     family = type(fn).__name__
     if family not in _TEMPERED:
         raise PairError(f"site {name!r}: {family} can't be tempered; use another proposal")

@@ -6,9 +6,11 @@ This is the only file that handles Pyro's effects. The rest of the package is ar
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import pyro
@@ -21,11 +23,12 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from . import stopping
+from . import enumeration, stopping
 from .errors import PairError
-from .kinds import has_mask, kind, masks_of, mean_of
+from .kinds import bare, has_mask, kind, mean_of, unscorable
 from .lines import marked
-from .store import Program, frozen, own_store
+from .store import Program, frozen, own_store, unmoved
+from .supports import drawn_in, is_discrete, support_of
 
 Grad = Literal["path", "stl", "score"]
 Values = Mapping[str, Tensor] | Callable[[str, Any], Tensor | None]  # by name, or by name and distribution
@@ -46,6 +49,8 @@ class Site:
         value: the draw (K, B, *event), or the data.
         p: the distribution under the model.
         q: the distribution under the guide, None where the site is observed.
+        masks: what ``poutine.mask`` put on it, in the model and in the guide.
+        marginal: whether ``log_p`` is summed over discrete sites that p depends on.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Site:
     q: Any = None
     scale_q: float | Tensor = 1.0
     masks: tuple[Any, Any] = (None, None)
+    marginal: bool = False
 
     @property
     def has_rsample(self) -> bool:
@@ -70,7 +76,7 @@ class Site:
 
         None also where the guide is a Delta, or where model and guide mask or scale the site differently.
         """
-        if self.q is None or self.p is None or kind(self.q) == "Delta":
+        if self.q is None or self.p is None or kind(self.q) == "Delta" or self.marginal:
             return None
         (mask_p, mask_q), scales = self.masks, (self.scale, self.scale_q)
         if mask_p is not mask_q or has_mask(self.p) or has_mask(self.q) or not same_scale(*scales):
@@ -102,6 +108,9 @@ class Terms:
         log_q: log q(z | x).
         sites: the latent sites by name, in the guide's order.
         observed: the observed sites by name.
+        factors: what the guide observes by name: ``pyro.factor``, and ``pyro.sample(..., obs=)``. Their ``log_q`` is
+            no density of z, and so is in no total; the objectives "elbo" and "meanfield" subtract it, as Pyro does.
+        summed: the names of the discrete sites that were summed out.
     """
 
     log_lik: Tensor
@@ -109,6 +118,8 @@ class Terms:
     log_q: Tensor
     sites: dict[str, Site] = field(default_factory=dict)
     observed: dict[str, Site] = field(default_factory=dict)
+    factors: dict[str, Site] = field(default_factory=dict)
+    summed: tuple[str, ...] = ()
     _gate: list[Tensor | None] = field(default_factory=lambda: [None])
 
     @property
@@ -238,10 +249,21 @@ def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
             f"site {site['name']!r} observes data of shape {tuple(value.shape)} where (data, *event) = {wanted} is "
             f"needed; reshape the data, or declare the dimensions of one datum with .to_event"
         )
-    log_p: Tensor = scale_and_mask(
-        site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0, site["mask"]
-    )
+    log_p: Tensor = scale_and_mask(_density(site, fn), 1.0, site["mask"])
     return _shaped(site["name"], log_p, shape)
+
+
+def _density(site: Any, fn: Any) -> Tensor:
+    try:
+        log_p: Tensor = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+    except (KeyError, NotImplementedError) as error:
+        raise PairError(unscorable(site["name"], fn, site["value"])) from error
+    return log_p
+
+
+def _bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+    """The log density of a latent site as if nothing were masked: what is masked integrates to one."""
+    return _shaped(site["name"], _density(site, bare(site["fn"])), shape)
 
 
 def _shaped(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -279,7 +301,8 @@ def score(
             stopping.refuse(site)
         drawn = {name: stopping.gated(value, gate) for name, value in drawn.items()}
         with frozen(guide):  # the scores too: some distributions use their parameters only then
-            scored = _sampled(_run(guide, guide_args, kwargs, num_samples, drawn))
+            again = _sampled(_run(guide, guide_args, kwargs, num_samples, drawn))
+            scored = {name: site for name, site in again.items() if not site["is_observed"]}
             parts = stopping.guide_parts(scored)
         stopping.check(latents, parts, drawn)
     else:
@@ -289,14 +312,17 @@ def score(
     model_sites = _sampled(_run(model, model_args, kwargs, particles, drawn))
     if not any(site["is_observed"] for site in model_sites.values()):
         raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
-    _check_names(model_sites, latents)
+    summed = _summed(model_sites, drawn)
+    _check_names({n: site for n, site in model_sites.items() if n not in summed}, latents)
+    run = partial(_run, model, model_args, kwargs)
+    model_sites, log_ps = _scored(model_sites, particles, summed, run, drawn)
 
     sites: dict[str, Site] = {}
     observed: dict[str, Site] = {}
     zero: Tensor | None = None
     for name, p in model_sites.items():
         if p["is_observed"]:
-            log_p = _log_prob(p, _batch(p, particles)).expand(num_samples, -1)
+            log_p = log_ps[name].expand(num_samples, -1)
             zero = torch.zeros_like(log_p) if zero is None else zero
             observed[name] = Site(name, log_p, zero, 0.0, p["scale"], p["value"], p["fn"], masks=(p["mask"], None))
     assert zero is not None
@@ -305,12 +331,10 @@ def score(
         log_q = _shaped(name, parts[name].log_prob, shape)
         p = model_sites.get(name)
         if p is None:  # an auxiliary site of the guide has no prior
-            p = {"log_p": zero, "scale": 1.0, "fn": None, "mask": None}
-        else:
-            p["log_p"] = _log_prob(p, shape)
+            p = {"scale": 1.0, "fn": None, "mask": None}
         sites[name] = Site(
-            name, p["log_p"], log_q, parts[name].score_function, p["scale"], q["value"], p["fn"], q["fn"],
-            q["scale"], (p["mask"], q["mask"]),
+            name, log_ps.get(name, zero), log_q, parts[name].score_function, p["scale"], q["value"], p["fn"], q["fn"],
+            q["scale"], (p["mask"], q["mask"]), bool(summed),
         )  # fmt: skip
     return Terms(
         log_lik=_total([s.log_p for s in observed.values()], zero),
@@ -318,8 +342,75 @@ def score(
         log_q=_total([s.log_q for s in sites.values()], zero),
         sites=sites,
         observed=observed,
+        factors=_factors({name: site for name, site in guide_sites.items() if name not in latents}, zero),
+        summed=summed,
         _gate=gate,
     )
+
+
+def _factors(sites: Mapping[str, Any], zero: Tensor) -> dict[str, Site]:
+    """What a guide observes, as sites (K, B); a factor outside the data plate is shared out among the data."""
+    found: dict[str, Site] = {}
+    shape = zero.shape[0], zero.shape[1]
+    for name, part in stopping.guide_parts(sites).items():
+        q, log_q = sites[name], part.log_prob
+        alone = not any(f.vectorized for f in q["cond_indep_stack"] if f.name != PARTICLES)
+        if alone and log_q.shape != shape and log_q.numel() in (1, shape[0]):
+            if not is_identically_zero(part.score_function):
+                raise PairError(
+                    f"site {name!r} is observed by the guide outside the data plate; move it inside, or, if all of it "
+                    f"is reparameterised, write pyro.factor({name!r}, ..., has_rsample=True)"
+                )
+            log_q = (log_q.reshape(-1, 1) / shape[1]).expand(shape)
+        log_q = _shaped(name, log_q, shape)
+        found[name] = Site(
+            name, zero, log_q, part.score_function, 1.0, q["value"], None, q["fn"], q["scale"], (None, q["mask"])
+        )
+    return found
+
+
+def _summed(sites: Mapping[str, Any], known: Container[str]) -> tuple[str, ...]:
+    """The names of the sites that are marked to be summed out, and that nobody has a value for."""
+    return tuple(name for name, site in sites.items() if name not in known and enumeration.is_marked(site))
+
+
+def _scored(
+    sites: dict[str, Any],
+    particles: int,
+    summed: tuple[str, ...],
+    run: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    unmasked: bool = False,
+    anywhere: bool = False,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The sites of a model without those that are summed out, and their log densities (K, B), summed where need be.
+
+    ``run`` runs the model again with so many particles and values at its sites; ``unmasked`` leaves out what masks the
+    latent sites.
+    """
+    size = _batch(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
+    whole = (particles, size)
+    if summed:
+        supports = {n: enumeration.support_values(n, sites[n]["fn"]) for n in summed}
+        assigned, count = enumeration.assignments(supports)
+        particles *= count
+        sites = _sampled(run(particles, enumeration.repeated(values, assigned, whole)))
+    found: dict[str, Tensor] = {}
+    for name, site in sites.items():
+        if site["is_observed"]:
+            found[name] = _log_prob(site, _batch(site, particles))
+        elif name in summed or unmasked:
+            found[name] = _bare_log_prob(site, (particles, size))
+        elif name in values:
+            value, inside = drawn_in(site["fn"], site["value"]) if anywhere else (None, None)
+            log_p = _log_prob(site if inside is None else {**site, "value": value}, (particles, size))
+            found[name] = log_p if inside is None else torch.where(inside, log_p, -math.inf)
+    if summed:
+        found = {n: log_p.reshape(-1, *whole) for n, log_p in found.items()}
+        classes = _total([found.pop(n) for n in summed], next(iter(found.values())))
+        order = sorted(found, key=lambda n: bool(sites[n]["is_observed"]))  # latents first
+        found = enumeration.shared(classes, {n: found[n] for n in order})
+    return {n: site for n, site in sites.items() if n not in summed}, found
 
 
 def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
@@ -344,9 +435,11 @@ def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
     for name in sorted(drawn - latent):
         if name in model_sites:
             raise PairError(f"site {name!r} is drawn by the guide but observed by the model; remove it from the guide")
+    rest = [name for name in sorted(latent - drawn) if is_discrete(model_sites[name]["fn"])]
+    discrete = f'; or mark {rest[0]!r} infer={{"enumerate": "parallel"}} to sum it out' if rest else ""
     raise PairError(
         f"the model draws {sorted(latent)} and the guide draws {sorted(drawn)}; the latent names must agree: "
-        f"rename {sorted(latent ^ drawn)} so that model and guide use the same names"
+        f"rename {sorted(latent ^ drawn)} so that model and guide use the same names{discrete}"
     )
 
 
@@ -395,7 +488,7 @@ def terms(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
-    with own_store():
+    with own_store(), unmoved(model, guide):
         arguments = call_args(model, x, y), call_args(guide, x, y)
         return score(model, guide, *arguments, num_samples=num_samples, grad=grad, values=values)
 
@@ -418,16 +511,24 @@ def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str,
         >>> pv.log_joint(pair.model, torch.zeros(3, 5), None, {"z": torch.zeros(4, 3, 2)}).shape
         torch.Size([4, 3])
     """
-    likelihood, prior = log_densities(model, call_args(model, x, y), latents)
+    with unmoved(model):
+        likelihood, prior = log_densities(model, call_args(model, x, y), latents)
     return likelihood + prior
 
 
 def log_densities(
-    program: Program, args: tuple[Any, ...], latents: Values, particles: int | None = None
+    program: Program,
+    args: tuple[Any, ...],
+    latents: Values,
+    particles: int | None = None,
+    unmasked: bool = False,
+    anywhere: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
 
-    Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site.
+    Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site but those that are
+    summed out. ``unmasked`` gives what is masked at latent sites its own density. ``anywhere`` expects values that
+    another program drew, outside the support too, where a density of zero may be computed as NaN.
 
     Raises:
         PairError: a latent site has no value.
@@ -436,24 +537,38 @@ def log_densities(
         particles = next(iter(latents.values())).shape[0] if not callable(latents) and latents else 1
     with own_store():
         sites = _sampled(_run(program, args, {}, particles, latents))
-    observed: list[Tensor] = []
-    latent: list[Tensor] = []
-    for name, site in sites.items():
-        if not site["is_observed"] and not callable(latents) and name not in latents:
-            raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
-        (observed if site["is_observed"] else latent).append(_log_prob(site, _batch(site, particles)))
-    if not observed and not latent:
-        raise PairError("the program has no sample site")
+        if not sites:
+            raise PairError("the program has no sample site")
+        held = (
+            latents
+            if not callable(latents)
+            else {n: s["value"] for n, s in sites.items() if not enumeration.is_marked(s)}
+        )
+        summed = _summed(sites, held)
+        for name, site in sites.items():
+            if not site["is_observed"] and name not in held and name not in summed:
+                raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
+        values = {n: v for n, v in held.items() if n in sites and not sites[n]["is_observed"]}
+        sites, found = _scored(sites, particles, summed, partial(_run, program, args, {}), values, unmasked, anywhere)
+    observed = [found[n] for n, s in sites.items() if s["is_observed"]]
+    latent = [found[n] for n, s in sites.items() if not s["is_observed"]]
     zero = torch.zeros_like((observed or latent)[0])
     return _total(observed, zero), _total(latent, zero)
 
 
-def prior_of(model: Program) -> Program:
-    """The prior of a model, as a guide: it draws the latents and looks at no data."""
+def prior_of(model: Program, drawn: Container[str] | None = None) -> Program:
+    """The prior of a model, as a guide: it draws the latents and looks at no data.
+
+    Where the names that the guide draws are given, sites that would be summed out beside them are not shown.
+    """
 
     def program(x: Tensor, y: Tensor | None = None) -> None:
         def hidden(msg: Any) -> bool:
-            return msg["type"] == "sample" and bool(msg["is_observed"])
+            if msg["type"] != "sample":
+                return False
+            return bool(msg["is_observed"]) or (
+                drawn is not None and msg["name"] not in drawn and enumeration.is_marked(msg)
+            )
 
         with poutine.block(hide_fn=hidden):
             model(*call_args(model, x, y))
@@ -476,21 +591,25 @@ def first_outside(site: Site) -> int | None:
 
     What is missing (NaN) or masked is passed over.
     """
-    support: Any = site.p.support
-    depth = 0
+    support: Any = support_of(site.p)
+    if support is None:
+        return None
     while isinstance(support, constraints.independent):  # to leave out entries, ask for each by itself
-        depth += support.reinterpreted_batch_ndims
         support = support.base_constraint
-    inside = support.check(site.value)  # (*, B, *event[:depth])
-    if site.value.is_floating_point():
-        gaps = site.value.isnan()
-        while gaps.dim() > inside.dim():
-            gaps = gaps.any(-1)
-        inside = inside | gaps
-    for mask, reach in (*masks_of(site.p), (site.masks[0], 0)):
-        if torch.is_tensor(mask) and reach <= depth:
-            inside = inside | ~mask.bool()[(..., *[None] * (depth - reach))]
-    return _first(~inside.reshape(*inside.shape[: inside.dim() - depth], -1).all(-1))
+    inside = support.check(site.value)
+    left_out = site.value.isnan() if site.value.is_floating_point() else torch.zeros_like(site.value, dtype=torch.bool)
+    hidden = masked_at(site.p, site.masks[0], site.value)
+    left_out = left_out if hidden is None else left_out | hidden.reshape(-1, *site.value.shape)[0]
+    while left_out.dim() > inside.dim():  # a part of an event is no event
+        left_out = left_out.any(-1)
+    return _first(_over_event(~(inside | left_out), site))
+
+
+def _over_event(bad: Tensor, site: Site) -> Tensor:
+    """Whether anything in an event is bad, (*, B)."""
+    while bad.dim() > site.value.dim() - len(site.p.event_shape):
+        bad = bad.any(-1)
+    return bad
 
 
 def first_missing(site: Site) -> int | None:
@@ -511,21 +630,15 @@ def _first(bad: Tensor) -> int | None:
 
 def num_observed(t: Terms) -> Tensor:
     """Numbers that are observed of each datum, (B,) float64: without missing entries, and without what is masked."""
-    total: Tensor | None = None
+    total = torch.zeros(t.log_w.shape[1], dtype=torch.float64)
     for site in t.observed.values():
         if kind(site.p) == "Unit" or not torch.is_tensor(site.value):
             continue
-        event = tuple(site.p.event_shape)
-        seen = torch.ones(t.log_w.shape[1], *event, dtype=torch.float64, device=t.log_w.device)
-        if site.value.is_floating_point():
-            seen = seen * ~site.value.isnan().reshape(-1, *seen.shape)[0]
-        for mask, reach in (*masks_of(site.p), (site.masks[0], 0)):
-            if torch.is_tensor(mask) and reach <= len(event):
-                wide = mask[(..., *[None] * (len(event) - reach))]
-                seen = seen * wide.reshape(-1, *wide.shape[-seen.dim() :])[0]
-        part = seen.reshape(len(seen), -1).sum(1)
-        total = part if total is None else total + part
-    return torch.zeros(t.log_w.shape[1], dtype=torch.float64) if total is None else total.cpu()
+        seen = ~site.value.isnan() if site.value.is_floating_point() else torch.ones_like(site.value, dtype=torch.bool)
+        hidden = masked_at(site.p, site.masks[0], site.value)
+        seen = seen if hidden is None else seen & ~hidden
+        total = total + seen.reshape(-1, len(total), site.p.event_shape.numel())[0].sum(1).cpu()
+    return total
 
 
 @dataclass(eq=False)
@@ -537,8 +650,32 @@ class Draw:
     is_observed: bool
     frames: tuple[Any, ...] = ()
     scale: float | Tensor = 1.0
-    masked: bool = False
+    mask: Any = None  # what poutine.mask put on it
+    summed: bool = False  # marked infer={"enumerate": ...}
     given: Tensor | None = None  # what an observed site observed
+
+    @property
+    def masked(self) -> Tensor | None:
+        """Where the value is masked, a bool of its shape; None where nowhere."""
+        return masked_at(self.fn, self.mask, self.value)
+
+
+def masked_at(fn: Any, mask: Any, value: Tensor) -> Tensor | None:
+    """Where a value (K, B, *event) is masked: by ``poutine.mask``, or by the distribution; None where nowhere."""
+    found: Tensor | None = None
+    parts = [(mask, value.dim() - len(fn.event_shape))]
+    while fn is not None:
+        if hasattr(fn, "_mask"):
+            parts.append((fn._mask, value.dim() - len(fn.event_shape)))
+        fn = getattr(fn, "base_dist", None)
+    for part, dims in parts:
+        if part is None or part is True:
+            continue
+        seen = torch.as_tensor(part, device=value.device).bool()
+        wide = seen.reshape(*seen.shape, *(1,) * (value.dim() - dims))
+        hidden = ~wide.expand(torch.broadcast_shapes(wide.shape, value.shape))  # data have no particles, masks may
+        found = hidden if found is None else found | hidden
+    return found
 
 
 def sites(
@@ -580,7 +717,8 @@ def sites(
             bool(site["is_observed"] or site["infer"].get("was_observed")),
             tuple(f for f in site["cond_indep_stack"] if f.name != PARTICLES),
             site["scale"],
-            site["mask"] is not None,
+            site["mask"],
+            enumeration.is_marked(site),
             site["infer"].get("obs", site["value"] if site["is_observed"] else None),
         )
         for name, site in _sampled(trace).items()
@@ -602,9 +740,11 @@ def parents(
         other: another one.
     """
     particles = next(iter(values.values())).shape[0] if values else 1
+    first = _sampled(_run(model, args, {}, particles, values))
+    rest = {n: s["value"] for n, s in first.items() if n not in values and not s["is_observed"]}  # summed out
 
     def densities(at: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        sites = _sampled(_run(model, args, {}, particles, at))
+        sites = _sampled(_run(model, args, {}, particles, {**rest, **at}))
         # the distribution may move while the value stays: always score the first value
         return {n: sites[n]["fn"].log_prob(values[n]) for n in values if n in sites}
 

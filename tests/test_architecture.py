@@ -35,12 +35,14 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
+    {"errors"},
+    {"numbers", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
     {"fields"},
     {"lines", "inputs"},
     {"__init__", "pairs.__init__"},
     {"lazy", "sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping"},
-    {"diagnostics", "capture", "files", "estimators", "quantiles", "tempering"},
+    {"diagnostics", "supports", "enumeration"},
+    {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
     {"generate"},
