@@ -19,6 +19,7 @@ from .diagnostics import khat_threshold, min_samples
 from .errors import UserError
 from .estimators import STATISTICS, check_jackknife, curve
 from .ledger import Ledger
+from .precision import choose
 from .proposals import INDEPENDENT, PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
@@ -265,7 +266,8 @@ def estimates(
         about["data"] = fingerprint(pair, plan.x, plan.y)
         about["probe"] = plan.probe()
     hold = any(e != "iwae" for e in estimators)
-    with Ledger(resume, about) as ledger:
+    with Ledger(resume, about, {"products": choose(home(pair)[0])}) as ledger:
+        plan.products = ledger.settled["products"]
 
         def part_at(start: int) -> dict[str, Tensor]:
             n = str(start // plan.block)

@@ -55,6 +55,7 @@ class Plan:
     block: int
     capture: bool | str = "auto"
     precision: str = "float32"
+    products: str | None = None  # the routine of float32 products, where unfinished work has chosen it
     _graphs: dict[int, tuple[Captured, list[str]]] = field(default_factory=dict)  # by the number of particles
 
     @property
@@ -68,7 +69,8 @@ class Plan:
         keep_freed()
         label += "" if self.proposal == "guide" else f", {self.proposal}"
         device = home(self.pair)[0]
-        with evaluating(self.pair), forked(device), fast_products(device), bar(progress) as shown:
+        look = fast_products(device, self.products)
+        with evaluating(self.pair), forked(device), look, bar(progress) as shown:
             task = shown.add_task(label, info="")
             return ranks.each(work, range(0, len(self.x), self.block), lambda starts: shown.track(starts, task_id=task))
 
