@@ -29,7 +29,7 @@ class Ledger:
     Args:
         folder: where to keep the file; None keeps none.
         about: everything that the parts depend on, JSON-able.
-        settled: what was chosen by this machine, as it is where the work began: ``settled`` of a kept file is taken again.
+        settled: what this machine chose. Work that goes on takes what was chosen where it began: ``self.settled``.
 
     Raises:
         RunError: the file is damaged.

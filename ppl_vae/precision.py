@@ -70,13 +70,13 @@ def products(precision: str) -> AbstractContextManager[Any]:
 def fast_products(device: torch.device, setting: str | None = None) -> Iterator[str]:
     """oneDNN's float32 products on a CPU where they are known to be faster and are measured to be as exact.
 
-    torch multiplies by MKL, and by oneDNN under ``torch.set_float32_matmul_precision("medium")``. Which is taken depends
-    on the processor and on the error of a product, never on time, so that the same machine always gives the same bits.
-    Ranks take it only where all of them can. The process's setting is given back.
+    torch multiplies by MKL, and by oneDNN under ``torch.set_float32_matmul_precision("medium")``. Which is taken
+    depends on the processor and on the error of a product, never on time, so that the same machine always gives the
+    same bits. Ranks take it only where all of them can. The process's setting is given back.
 
     Args:
         device: where the work is done; on a GPU nothing is changed.
-        setting: what was chosen when the work began, to be taken again unless it would be less exact here; None chooses.
+        setting: what was chosen when the work began: taken again, unless it is less exact here; None chooses.
     """
     before, chosen = torch.get_float32_matmul_precision(), choose(device, setting)
     if chosen == before:
