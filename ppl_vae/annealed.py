@@ -23,6 +23,7 @@ from .errors import NonFiniteError, UserError
 from .estimate import Estimate
 from .files import digest
 from .ledger import Ledger
+from .numbers import plainly
 from .path import ACCEPT, LEAPFROG, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
@@ -103,6 +104,7 @@ def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) 
     return betas
 
 
+@plainly
 def ais(
     pair: Any,
     x: Any,
@@ -270,6 +272,7 @@ def _summed(log_w: Tensor, first: int) -> dict[str, Tensor]:
     return total.result()
 
 
+@plainly
 def bdmc(
     pair: Any,
     num_data: int = 100,

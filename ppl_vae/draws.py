@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import weights
 from .errors import UserError
 from .kinds import mean_of
+from .numbers import plainly
 from .rng import forked, seed_for
 from .setting import as_data, evaluating, home, placed
 
@@ -83,6 +84,7 @@ def _mean_or_value(draw: weights.Draw) -> Tensor:
     return draw.value if mean is None else mean
 
 
+@plainly
 def sample(pair: Any, n: int, y: Tensor | None = None, *, mean: bool = False, seed: int | None = None) -> Tensor:
     """Draw n data from the model.
 
@@ -114,6 +116,7 @@ def sample(pair: Any, n: int, y: Tensor | None = None, *, mean: bool = False, se
         return (_mean_or_value(draw) if mean else draw.value)[0]
 
 
+@plainly
 def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
     """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape).
 
@@ -138,6 +141,7 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Tensor | None = None, *, se
         return _mean_or_value(draw)[0]
 
 
+@plainly
 def encode(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = None) -> Encoding:
     """The mean and one sample of q(z|x) for each latent site.
 
@@ -167,6 +171,7 @@ def encode(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = Non
     return Encoding({k: d.value[0] for k, d in means.items()}, {k: d.value[0] for k, d in drawn.items()})
 
 
+@plainly
 def reconstruct(pair: Any, x: Any, y: Tensor | None = None, *, seed: int | None = None) -> Tensor:
     """E[x'|z] for one z drawn from q(z|x), or a draw where the likelihood has no mean: (N, *data_shape).
 

@@ -19,6 +19,7 @@ from .diagnostics import khat_threshold, min_samples
 from .errors import UserError
 from .estimators import STATISTICS, check_jackknife, curve
 from .ledger import Ledger
+from .numbers import plainly
 from .precision import choose
 from .proposals import INDEPENDENT, PROPOSALS, Draw
 from .registry import ESTIMATORS
@@ -169,6 +170,7 @@ SIDES = {
 }
 
 
+@plainly
 def log_likelihood(
     pair: Any,
     x: Any,
@@ -242,6 +244,7 @@ def log_likelihood(
     return found[estimator]
 
 
+@plainly
 def estimates(
     pair: Any,
     x: Any,
@@ -289,6 +292,7 @@ def estimates(
     }
 
 
+@plainly
 def log_weights(
     pair: Any,
     x: Any,
@@ -336,6 +340,7 @@ class Curve(NamedTuple):
     std_error: Tensor  # (len(sizes), N), Monte Carlo
 
 
+@plainly
 def bound_curve(
     pair: Any,
     x: Any,

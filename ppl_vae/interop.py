@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import draws, weights
 from .errors import UserError
+from .numbers import plainly
 from .posterior import CHUNK, posterior
 from .rng import forked, quiet_import, reseed, seed_for
 from .setting import as_data, evaluating, home, placed
@@ -18,6 +19,7 @@ from .setting import as_data, evaluating, home, placed
 BLOCK = 32
 
 
+@plainly
 def to_arviz(
     pair: Any,
     x: Any,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import weights
+from .numbers import plainly
 from .rng import forked, reseed, seed_for
 from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 
@@ -63,6 +64,7 @@ class DescriptionLength:
         )
 
 
+@plainly
 def description_length(
     pair: Any, x: Any, y: Tensor | None = None, num_samples: int = 100, *, seed: int = 0
 ) -> DescriptionLength:

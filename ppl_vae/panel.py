@@ -18,6 +18,7 @@ from .diagnostics import khat_threshold
 from .errors import UserError
 from .estimate import Estimate, estimates
 from .estimators import JVI2_MOST, STATISTICS
+from .numbers import plainly
 from .proposals import PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
@@ -196,6 +197,7 @@ def _why(e: Estimate) -> str:
     return f"{who}: {'; '.join(parts)}."
 
 
+@plainly
 def panel(
     pair: Any,
     x: Any,

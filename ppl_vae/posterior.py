@@ -15,6 +15,7 @@ from torch import Tensor
 from . import weights
 from .diagnostics import ess, pareto_khat
 from .errors import PairError, UserError
+from .numbers import plainly
 from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
@@ -65,6 +66,7 @@ class Posterior:
         return f"Posterior by {self.method}: {sites}; {', '.join(parts)}"
 
 
+@plainly
 def posterior(
     pair: Any,
     x: Any,

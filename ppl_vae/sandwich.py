@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import draws, weights
 from .estimate import log_likelihood
+from .numbers import plainly
 from .rng import forked, seed_for
 from .setting import evaluating, home
 
@@ -55,6 +56,7 @@ def _error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+@plainly
 def eubo(
     pair: Any,
     num_data: int = 100,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from . import stopping
 from .errors import PairError
 from .kinds import has_mask, kind, mean_of
+from .numbers import needed
 from .store import Program, frozen, own_store
 
 Grad = Literal["path", "stl", "score"]
@@ -390,6 +391,7 @@ def terms(
         >>> t.log_w.shape
         torch.Size([4, 3])
     """
+    num_samples = needed("num_samples", num_samples, "int")
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
     with own_store():
