@@ -25,7 +25,7 @@ from .fields import X, device_of, each
 from .files import digest
 from .lazy import Lazy
 from .ledger import Ledger
-from .lines import in_one_line
+from .lines import entry_point
 from .path import ACCEPT, LEAPFROG, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
@@ -106,7 +106,7 @@ def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) 
     return betas
 
 
-@in_one_line
+@entry_point
 def ais(
     pair: Any,
     x: Any,
@@ -278,7 +278,7 @@ def _summed(log_w: Tensor, first: int) -> dict[str, Tensor]:
     return total.result()
 
 
-@in_one_line
+@entry_point
 def bdmc(
     pair: Any,
     num_data: int = 100,

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .errors import RunError, UserError
 from .fields import each
-from .files import first_line, read_json, read_tensors, writable, write_json, write_tensors
+from .files import as_json, first_line, read_json, read_tensors, writable, write_json, write_tensors
+from .memory import assign
 from .pairs.base import Pair, build
 from .registry import PAIRS
 from .rng import forked
@@ -23,6 +25,7 @@ CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 STATE = "train_state.safetensors"
 FORMAT = 1
+UNHELD = (torch.complex128, torch.float8_e8m0fnu)  # dtypes that safetensors has no name for
 
 
 def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: Any) -> Path:
@@ -38,7 +41,9 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
         The folder.
 
     Raises:
-        RunError: a run is there already, or the pair has no parameters in modules.
+        RunError: a run is there already, the pair has no parameters in modules, a lazy layer has seen no data yet, or
+            a module keeps what is not a tensor (``get_extra_state``).
+        UserError: a fact that JSON can't hold.
 
     Example:
         >>> import tempfile, torch, ppl_vae as pv
@@ -55,6 +60,7 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
             "this pair has no parameters in modules, so there is nothing to save; write the networks as attributes of "
             "an nn.Module (bare pyro.param values live in Pyro's store)"
         )
+    as_json(_about(pair, record))  # refused before a folder is made, or emptied
     folder = make_folder(run_dir, overwrite)
     write_config(folder, pair, record)
     write_tensors(folder / WEIGHTS, tensors, {})
@@ -74,6 +80,7 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
 
     Raises:
         RunError: a file is missing, truncated, edited, or made by something else.
+        UserError: there is no such device.
 
     Example:
         >>> import ppl_vae as pv
@@ -100,7 +107,10 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
     form = config["pair"].get("data")
     if form is not None and pair.template is None:
         pair.template = _form_of(form, folder / CONFIG)
-    return pair.to(device).eval()
+    try:
+        return pair.to(torch.device(device)).eval()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(f"device={device!r}: {first_line(error)}") from error
 
 
 def _form_of(form: Any, where: Path) -> Any:
@@ -118,34 +128,107 @@ def _form_of(form: Any, where: Path) -> Any:
 
 
 def state_of(pair: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers by name, on the CPU; a tensor with several names is kept once."""
-    kept: dict[tuple[int, tuple[int, ...]], str] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, value in pair.state_dict().items():
-        if kept.setdefault((value.data_ptr(), tuple(value.shape)), name) == name or value.numel() == 0:
-            tensors[prefix + name] = value.detach().cpu().contiguous().clone()
-    return tensors
+    """Parameters and buffers by name, on the CPU; a tensor with several names is kept once.
+
+    Raises:
+        RunError: a layer has not seen data yet, or a module keeps what is not a tensor; names it.
+    """
+    state = pair.state_dict()
+    for name, value in state.items():
+        if (why := _unfit(value)) is not None:
+            raise RunError(f"{name!r} {why}")
+    kept = {name: state[name] for name, first in _firsts(state).items() if name == first}
+    return {
+        prefix + name: value.detach().cpu().contiguous().resolve_conj().resolve_neg().clone()
+        for name, value in kept.items()
+    }
+
+
+def _unfit(value: Any) -> str | None:
+    """Why a value of a ``state_dict`` can't be kept in a file of tensors; None where it can."""
+    if not torch.is_tensor(value):
+        return (
+            f"is a {type(value).__name__}, which a module keeps by get_extra_state and a file of tensors can't hold; "
+            f"keep it in a buffer, or leave it out"
+        )
+    if is_lazy(value):
+        return "belongs to a lazy layer that has seen no data; run check_pair(model, guide, x) once before it is saved"
+    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.dtype in UNHELD:
+        kind = (
+            "on no device (meta)"
+            if value.is_meta
+            else str(value.dtype if value.layout == torch.strided else value.layout)
+        )
+        return (
+            f"is {kind}, which a file of tensors can't hold; keep it as a plain tensor of float, int, bool or complex64"
+        )
+    return None
+
+
+def _firsts(state: Mapping[str, Any]) -> dict[str, str]:
+    """Each name of a state, and the first name of the same numbers: at one place, in one shape, order and dtype."""
+    seen: dict[Any, str] = {}
+    firsts = {}
+    for name, value in state.items():
+        key: Any = id(value)
+        if torch.is_tensor(value) and not is_lazy(value):
+            key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device) if value.numel() else name
+        firsts[name] = seen.setdefault(key, name)
+    return firsts
 
 
 def restore(pair: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Put tensors of :func:`state_of` back, after checking every name and shape.
+    """Put tensors of :func:`state_of` back, each in its own dtype, after checking every name and shape.
 
     Raises:
-        RunError: a tensor is missing, is one too many, or has another shape.
+        RunError: a tensor is missing, is one too many, or has another shape or kind of number.
     """
-    current = state_of(pair)
-    if set(current) != set(tensors):
-        odd = sorted(set(current) ^ set(tensors))
+    current = pair.state_dict(keep_vars=True)
+    firsts = _firsts(current)
+    needed = set(firsts.values())
+    shared = {
+        k for k in set(tensors) - needed if k in firsts and torch.equal(tensors[k], tensors.get(firsts[k], tensors[k]))
+    }
+    if odd := sorted(needed ^ (set(tensors) - shared)):
         raise RunError(f"{where}: not the weights of this pair: {odd[0]!r} is on one side only ({len(odd)} such names)")
     for name, value in tensors.items():
-        if value.shape != current[name].shape:
-            raise RunError(
-                f"{where}: {name!r} has shape {tuple(value.shape)}, this pair needs {tuple(current[name].shape)}"
-            )
-    floating = next((v.dtype for v in tensors.values() if v.is_floating_point()), None)
-    if floating is not None:
-        pair.to(floating)
-    pair.load_state_dict(dict(tensors), strict=False)
+        now = current[name]
+        if not torch.is_tensor(now):
+            raise RunError(f"{where}: {name!r} {_unfit(now)}")
+        if not is_lazy(now) and value.shape != now.shape:
+            raise RunError(f"{where}: {name!r} has shape {tuple(value.shape)}, this pair needs {tuple(now.shape)}")
+        if _number(value) != _number(now):
+            raise RunError(f"{where}: {name!r} is {value.dtype}, this pair needs {now.dtype}")
+    other = [name for name, value in tensors.items() if value.dtype != current[name].dtype]
+    kinds = {value.dtype for value in tensors.values() if value.is_floating_point() or value.is_complex()}
+    if other and len(kinds) == 1:
+        pair.to(dtype=kinds.pop())  # with what is in no file
+    elif other:
+        for name, first in firsts.items():
+            if not is_lazy(current[name]):
+                current[name].data = current[name].data.to(tensors[first].dtype)
+    try:
+        put(pair, {name: tensors[first] for name, first in firsts.items()})
+    except RuntimeError as error:
+        raise RunError(f"{where}: not the weights of this pair: {first_line(error)}") from error
+
+
+def _number(value: Tensor) -> str:
+    return "real" if value.is_floating_point() else "complex" if value.is_complex() else "whole"
+
+
+def put(pair: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give parameters and buffers these values, in place; a name that is left out shares its tensor with another."""
+    current = pair.state_dict(keep_vars=True)
+    whole = {}
+    for name, first in _firsts(current).items():
+        value = tensors.get(name, tensors.get(first))
+        now = current[name]
+        if value is None or is_lazy(now) or now.is_contiguous():
+            whole[name] = value
+        else:
+            assign(now.data, value)
+    pair.load_state_dict({name: value for name, value in whole.items() if value is not None}, strict=False)
 
 
 def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
@@ -181,10 +264,14 @@ def versions() -> dict[str, str]:
 
 def write_config(folder: Path, pair: Pair, record: Mapping[str, Any]) -> None:
     """Write everything that is needed to rebuild the pair and to redo the run."""
+    write_json(folder / CONFIG, _about(pair, record))
+
+
+def _about(pair: Pair, record: Mapping[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {"name": pair.name, "options": pair.config}
     if pair.config is None and pair.template is not None:  # the form of its data, so that it can be sampled
         about["data"] = each(lambda t: {"shape": list(t.shape[1:]), "dtype": str(t.dtype)}, pair.template)
-    write_json(folder / CONFIG, {"format": FORMAT, "pair": about, **record, "versions": versions()})
+    return {"format": FORMAT, "pair": about, **record, "versions": versions()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from . import generate, weights
 from .errors import DataError, NonFiniteError, PairError, RunError, UserError
 from .files import digest
 from .kinds import has_mask, kind
-from .lines import in_one_line
+from .lines import entry_point
 from .rng import forked, quiet_import
 from .setting import evaluating, everything, home, placed, refuse_outside, refuse_unweighable
 from .supports import is_discrete
@@ -55,7 +55,7 @@ SAFE = 2.0**-20  # the least probability of a value
 Grid = dict[str, tuple[list[int], int, int]]  # by site: bins of width 2^-e for each coordinate; first and last bin
 
 
-@in_one_line
+@entry_point
 def compress(pair: Any, x: Any, y: Tensor | None = None) -> bytes:
     r"""Compress data to about the negative ELBO: lossless, by bits-back coding with a pair.
 
@@ -151,7 +151,7 @@ def _encoded(
     return coder, sizes
 
 
-@in_one_line
+@entry_point
 def decompress(pair: Any, blob: bytes, y: Tensor | None = None) -> Tensor:
     """The data that :func:`compress` made a message of.
 

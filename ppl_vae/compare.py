@@ -13,12 +13,12 @@ from torch import Tensor
 
 from .errors import UserError
 from .estimate import Estimate, log_likelihood
-from .lines import in_one_line
+from .lines import entry_point
 
 LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
 
-@in_one_line
+@entry_point
 def compare(
     pairs: Mapping[str, Any],
     x: Tensor,

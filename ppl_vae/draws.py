@@ -17,7 +17,7 @@ from .generate import assembled, check_labels, mean_or_value, rerun, run, value_
 from .inputs import tensor
 from .kinds import mean_of
 from .lazy import Lazy
-from .lines import in_one_line
+from .lines import entry_point
 from .rng import forked, seed_for
 from .setting import as_data, evaluating, everything, home, num_rows, placed
 
@@ -37,7 +37,7 @@ class Encoding(NamedTuple):
     std_error: dict[str, Tensor]
 
 
-@in_one_line
+@entry_point
 def sample(pair: Any, n: int, y: Any = None, *, mean: bool = False, like: Any = None, seed: int | None = None) -> X:
     """Draw n data from the model.
 
@@ -80,7 +80,7 @@ def _cycled(pair: Any, like: Any, start: int, size: int) -> X:
     return rows(x, (start + torch.arange(size, device=device_of(x))) % num_data(x))
 
 
-@in_one_line
+@entry_point
 def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = None, seed: int | None = None) -> X:
     """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape).
 
@@ -113,7 +113,7 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = 
         return assembled(run(pair, n, y, values, like), mean_or_value)
 
 
-@in_one_line
+@entry_point
 def encode(pair: Any, x: Any, y: Any = None, *, num_samples: int = 1000, seed: int | None = None) -> Encoding:
     """The mean and one sample of q(z|x) for each latent site.
 
@@ -188,7 +188,7 @@ def _real(value: Tensor) -> torch.dtype:
     return value.dtype if value.is_floating_point() else torch.get_default_dtype()
 
 
-@in_one_line
+@entry_point
 def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) -> X:
     """E[x'|z] for one z drawn from q(z|x), or a draw where the likelihood has no mean: (N, *data_shape).
 

@@ -21,7 +21,8 @@ from .estimators import STATISTICS, check_jackknife, curve
 from .fields import X, device_of, rows
 from .lazy import Lazy
 from .ledger import Ledger
-from .lines import in_one_line
+from .lines import entry_point
+from .precision import choose
 from .proposals import INDEPENDENT, PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
@@ -171,7 +172,7 @@ SIDES = {
 }
 
 
-@in_one_line
+@entry_point
 def log_likelihood(
     pair: Any,
     x: Any,
@@ -245,6 +246,7 @@ def log_likelihood(
     return found[estimator]
 
 
+@entry_point
 def estimates(
     pair: Any,
     x: Any,
@@ -269,7 +271,8 @@ def estimates(
         about["data"] = fingerprint(pair, plan.x, plan.y)
         about["probe"] = plan.probe()
     hold = any(e != "iwae" for e in estimators)
-    with Ledger(resume, about) as ledger:
+    with Ledger(resume, about, {"products": choose(home(pair)[0])}) as ledger:
+        plan.products = ledger.settled["products"]
 
         def part_at(start: int) -> dict[str, Tensor]:
             n = str(start // plan.block)
@@ -292,7 +295,7 @@ def estimates(
     }
 
 
-@in_one_line
+@entry_point
 def log_weights(
     pair: Any,
     x: Any,
@@ -340,7 +343,7 @@ class Curve(NamedTuple):
     std_error: Tensor  # (len(sizes), N), Monte Carlo
 
 
-@in_one_line
+@entry_point
 def bound_curve(
     pair: Any,
     x: Any,

@@ -10,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from .errors import RunError
+from .errors import RunError, UserError
+from .numbers import plain
 
 
 def first_line(error: BaseException) -> str:
@@ -54,7 +57,36 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; infinities and NaN are written as null by the caller, never here."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, as_json(value) + "\n")
+
+
+def as_json(value: Any) -> str:
+    """JSON of facts; numbers of NumPy and torch, arrays and tensors, tuples and paths as plain ones.
+
+    Raises:
+        UserError: something that JSON can't hold; says what.
+
+    Example:
+        >>> import numpy as np
+        >>> as_json({"widths": np.array([3, 2]), "lr": np.float64(0.5)}).split()
+        ['{', '"widths":', '[', '3,', '2', '],', '"lr":', '0.5', '}']
+    """
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, np.ndarray | torch.Tensor):
+            return value.tolist()
+        if isinstance(value, Path):
+            return str(value)
+        raise UserError(f"{value!r:.60} ({type(value).__name__}) can't be kept as JSON; give numbers, texts, lists")
+
+    try:
+        return json.dumps(plain(value), indent=2, allow_nan=False, default=simple)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"what is to be kept is not JSON ({first_line(error)}); give finite numbers, texts, lists"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,7 +125,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     facts = json.dumps(about, allow_nan=False)
     # one key only: safetensors writes several in no fixed order, and equal runs must have equal files
     seal = json.dumps({"about": facts, "sha256": digest(tensors, facts)})
-    write_bytes(path, to_bytes(dict(tensors), metadata={"ppl_vae": seal}))
+    write_bytes(path, to_bytes({k: v.contiguous() for k, v in tensors.items()}, metadata={"ppl_vae": seal}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -124,10 +156,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
-    """The sha256 of named tensors and of a text."""
+    """The sha256 of named tensors and of a text; what is no tensor yet, or none at all, counts by its name."""
     h = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
+        value = tensors[name]
+        if not torch.is_tensor(value) or is_lazy(value):
+            h.update(name.encode())
+            continue
+        value = (value if value.layout == torch.strided else value.to_dense()).detach().cpu().contiguous()
+        value = value.resolve_conj().resolve_neg()
         h.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
         h.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()

@@ -20,7 +20,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from . import ranks, weights
+from . import checkpoint, ranks, weights
 from .capture import chosen, worthwhile
 from .check import check_pair, nonfinite_site
 from .data import Data, Split, visit
@@ -29,7 +29,7 @@ from .feeds import Batch, Feed, TensorFeed, feed, fitting, selected
 from .fields import X, device_of, each, rows, size_of
 from .generate import remember
 from .lazy import Lazy
-from .lines import in_one_line
+from .lines import entry_point
 from .memory import keep_freed
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
@@ -65,7 +65,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-@in_one_line
+@entry_point
 def fit(
     pair: Pair,
     data: Any,
@@ -227,7 +227,7 @@ def fit(
         with forked(where):
             _first_look(pair, source, loss, where)
         make_writer = _writer(tensorboard, run_dir)
-    ranks.from_first(list(pair.state_dict().values()))
+    ranks.from_first([v for v in pair.state_dict().values() if torch.is_tensor(v)])
     svi.steps = state.step
     state.captured = _settled(
         capture, state.captured, svi.objective is not None and _worth_capture(pair, source, svi, total, shards)
@@ -293,7 +293,7 @@ def fit(
                 elif bound is not None and (state.best_bound is None or bound > state.best_bound):
                     state.best_bound, state.best_epoch = bound, state.epoch
                     if patience is not None:
-                        best = {k: v.clone() for k, v in pair.state_dict().items()}
+                        best = {k: v.clone() for k, v in pair.state_dict().items() if torch.is_tensor(v)}
                 _log(writer, row)
                 asked = any([call(row, pair) for call in callbacks])  # noqa: C419
                 stopped = ranks.any_of(asked or _is_finished(state, patience, epochs))[0]
@@ -313,7 +313,7 @@ def fit(
         if run is not None:  # with the last weights, from which a longer fit goes on; the best are beside them
             ranks.told(functools.partial(run.write, pair, svi.optimizer, state, best, running, done=True))
         if best:
-            pair.load_state_dict(best)
+            checkpoint.put(pair, best)
     if writer is not None:
         writer.close()
     return state.history

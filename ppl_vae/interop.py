@@ -13,7 +13,7 @@ from . import weights
 from .errors import UserError
 from .fields import named, num_data
 from .generate import rerun
-from .lines import in_one_line
+from .lines import entry_point
 from .posterior import CHUNK, posterior
 from .rng import forked, quiet_import, reseed, seed_for
 from .setting import evaluating, everything, home, placed
@@ -21,7 +21,7 @@ from .setting import evaluating, everything, home, placed
 BLOCK = 32
 
 
-@in_one_line
+@entry_point
 def to_arviz(
     pair: Any,
     x: Any,

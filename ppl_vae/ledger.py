@@ -29,13 +29,17 @@ class Ledger:
     Args:
         folder: where to keep the file; None keeps none.
         about: everything that the parts depend on, JSON-able.
+        settled: what this machine chose. Work that goes on takes what was chosen where it began: ``self.settled``.
 
     Raises:
         RunError: the file is damaged.
     """
 
-    def __init__(self, folder: str | Path | None, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str | Path | None, about: Mapping[str, Any], settled: Mapping[str, Any] | None = None
+    ) -> None:
         self.about = dict(about)
+        self.settled = dict(settled or {})
         self.parts: dict[str, dict[str, Tensor]] = {}
         self.path: Path | None = None
         self._files: list[Path] = []
@@ -52,9 +56,10 @@ class Ledger:
 
     def _read(self, path: Path) -> None:
         try:
-            tensors, _ = read_tensors(path)
+            tensors, facts = read_tensors(path)
         except RunError as error:
             raise RunError(f"{error}; or delete it, and this work starts anew") from error
+        self.settled |= facts.get("settled", {})
         found: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             part, field = key.split("/", 1)
@@ -79,7 +84,7 @@ class Ledger:
         """Write everything that is kept, atomically."""
         if self.path is not None and self.parts:
             tensors = {f"{p}/{f}": v.detach().cpu().contiguous() for p, fs in self.parts.items() for f, v in fs.items()}
-            write_tensors(self.path, tensors, self.about)
+            write_tensors(self.path, tensors, {**self.about, "settled": self.settled})
         self._written = time.monotonic()
 
     def __enter__(self) -> Ledger:

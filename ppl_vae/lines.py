@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from .errors import PairError, UserError
 from .fields import shapes
+from .numbers import plainly
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +27,11 @@ def marked(program: Any, args: tuple[Any, ...]) -> Iterator[None]:
         if not hasattr(error, MARK):
             setattr(error, MARK, (program, args))
         raise
+
+
+def entry_point(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that users call: it takes numbers of NumPy, and says in a line what their program raised."""
+    return plainly(in_one_line(function))
 
 
 def in_one_line(function: Callable[P, T]) -> Callable[P, T]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import weights
 from .estimate import mean_size
-from .lines import in_one_line
+from .lines import entry_point
 from .rng import forked, reseed, seed_for
 from .setting import as_data, evaluating, home, num_rows, placed, refuse_outside, refuse_unweighable
 from .supports import is_discrete
@@ -66,7 +66,7 @@ class DescriptionLength:
         )
 
 
-@in_one_line
+@entry_point
 def description_length(
     pair: Any, x: Any, y: Tensor | None = None, num_samples: int = 100, *, seed: int = 0
 ) -> DescriptionLength:

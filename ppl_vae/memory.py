@@ -1,10 +1,11 @@
-"""Memory that tensors free on a CPU, kept for the next ones."""
+"""Where tensors lie in memory: what they free on a CPU is kept, and what shares a place is written once."""
 
 from __future__ import annotations
 
 import functools
 
 import torch
+from torch import Tensor
 
 
 @functools.cache
@@ -19,3 +20,25 @@ def keep_freed() -> None:
         >>> keep_freed()
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)  # never written: it costs no memory
+
+
+def assign(target: Tensor, value: Tensor) -> None:
+    """``target.copy_(value)`` in place, also where several elements of the target are one number in memory.
+
+    Args:
+        target: a tensor; expanded and overlapping ones keep their strides.
+        value: the same shape, equal wherever the target has one number.
+
+    Example:
+        >>> a = torch.zeros(1).expand(3)
+        >>> assign(a, torch.ones(3))
+        >>> a, a.stride()
+        (tensor([1., 1., 1.]), (0,))
+    """
+    if target.is_contiguous():
+        target.copy_(value)
+    elif target.numel():
+        extent = 1 + sum((n - 1) * step for n, step in zip(target.shape, target.stride(), strict=True))
+        flat = target.as_strided((extent,), (1,), target.storage_offset())
+        at = torch.arange(extent, device=target.device).as_strided(target.shape, target.stride())
+        flat[at.reshape(-1)] = value.to(flat).reshape(-1)

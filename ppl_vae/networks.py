@@ -10,6 +10,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .errors import UserError
 
@@ -20,6 +21,13 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
     "leaky_relu": nn.LeakyReLU,
+}
+
+
+CONVOLUTIONS: dict[int, tuple[Any, Any]] = {  # by the number of dimensions: down and up
+    1: (nn.Conv1d, nn.ConvTranspose1d),
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+    3: (nn.Conv3d, nn.ConvTranspose3d),
 }
 
 
@@ -47,6 +55,18 @@ def over_batch(f: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tens
     return out.reshape(*batch, *out.shape[1:])
 
 
+def flat(x: Tensor, event_dim: int) -> Tensor:
+    """x of shape (*batch, *event) as (*batch, numbers in an event); a datum of shape () is one number.
+
+    Example:
+        >>> import torch
+        >>> flat(torch.zeros(5, 4, 2, 3), event_dim=2).shape, flat(torch.zeros(5), event_dim=0).shape
+        (torch.Size([5, 4, 6]), torch.Size([5, 1]))
+    """
+    batch = x.shape[: x.dim() - event_dim]
+    return x.reshape(*batch, math.prod(x.shape[len(batch) :]))
+
+
 def cat(*parts: Tensor) -> Tensor:
     """Join along the last dimension after broadcasting the batch dimensions: labels (B, C) to z (K, B, L).
 
@@ -65,7 +85,7 @@ def glorot(module: nn.Module) -> nn.Module:
     Source: Glorot, Bengio: Understanding the difficulty of training deep feedforward neural networks, 2010.
     """
     for m in module.modules():
-        if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(m, nn.Linear | _ConvNd):
             nn.init.xavier_uniform_(m.weight)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
@@ -122,9 +142,9 @@ class Encoder(nn.Module):
 
     Args:
         data_shape: shape of one datum.
-        hidden: widths of the layers; for ``"conv"``, channels of 3x3 convolutions with stride 2.
+        hidden: widths of the layers; for ``"conv"``, channels of convolutions of width 3 and stride 2.
         act: the name of the activation.
-        network: ``"mlp"`` or ``"conv"`` (for data of shape (C, H, W)).
+        network: ``"mlp"``, ``"conv"``, or ``"conv1d"``, ``"conv2d"``, ``"conv3d"``: see :func:`grid`.
         extra: width of the labels joined to the data (``"mlp"``) or to the features (``"conv"``).
     """
 
@@ -133,13 +153,14 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.event_dim = len(data_shape)
-        self.conv = _is_conv(network, data_shape, hidden)
+        self.grid = grid(network, data_shape, hidden)
         self.net: nn.Module
-        if self.conv:
-            channels, sizes = _pyramid(data_shape, hidden)
+        if self.grid is not None:
+            channels, sizes = _pyramid(self.grid, hidden)
+            conv = CONVOLUTIONS[len(sizes[0])][0]
             layers: list[nn.Module] = []
             for a, b in pairwise(channels):
-                layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), activation(act)]
+                layers += [conv(a, b, 3, stride=2, padding=1), activation(act)]
             self.net = glorot(nn.Sequential(*layers, nn.Flatten()))
             self.features = channels[-1] * math.prod(sizes[-1]) + extra
         else:
@@ -148,10 +169,12 @@ class Encoder(nn.Module):
             self.features = widths[-1]
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        if self.conv:
-            h = over_batch(self.net, x, self.event_dim)
+        if self.grid is not None:
+            if self.event_dim < len(self.grid):  # no channels: there is one
+                x = x.unsqueeze(-1 - self.event_dim)
+            h = over_batch(self.net, x, len(self.grid))
             return h if extra is None else cat(h, extra)
-        h = x.flatten(x.dim() - self.event_dim)
+        h = flat(x, self.event_dim)
         out: Tensor = self.net(h if extra is None else cat(h, extra))
         return out
 
@@ -164,7 +187,7 @@ class Decoder(nn.Module):
         data_shape: shape of one datum.
         hidden: widths of the layers, from the latent outwards; for ``"conv"``, channels.
         act: the name of the activation.
-        network: ``"mlp"`` or ``"conv"``.
+        network: as for :class:`Encoder`.
         multiple: numbers that the likelihood needs for each coordinate.
     """
 
@@ -180,8 +203,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.out_shape = (multiple, *data_shape)
         self.net: nn.Module
-        if _is_conv(network, data_shape, hidden):
-            channels, sizes = _pyramid(data_shape, hidden[::-1])
+        on = grid(network, data_shape, hidden)
+        if on is not None:
+            channels, sizes = _pyramid(on, hidden[::-1])
             self.net = _Upward(latent, channels[::-1], sizes[::-1], act, multiple)
         else:
             self.net = MLP((latent, *hidden, math.prod(self.out_shape)), act)
@@ -190,10 +214,10 @@ class Decoder(nn.Module):
         return over_batch(self.net, z, 1).reshape(*z.shape[:-1], *self.out_shape)
 
     @property
-    def last(self) -> nn.Linear | nn.ConvTranspose2d:
+    def last(self) -> nn.Linear | _ConvNd:
         """The layer whose bias is the output at the centre of the latent space."""
         last = list(self.net.modules())[-1]
-        assert isinstance(last, nn.Linear | nn.ConvTranspose2d)
+        assert isinstance(last, nn.Linear | _ConvNd)
         return last
 
     @torch.no_grad()
@@ -204,27 +228,25 @@ class Decoder(nn.Module):
         """
         bias = self.last.bias
         assert bias is not None
-        if isinstance(self.last, nn.Linear):
-            bias.copy_(value.flatten())
-        else:
-            bias.copy_(value.flatten(0, 1).flatten(1).mean(1))
+        bias.copy_(value.reshape(len(bias), -1).mean(1))
 
 
 class _Upward(nn.Module):
     """The mirror of a convolutional encoder: features to a grid, then strided transposed convolutions."""
 
     def __init__(
-        self, latent: int, channels: Sequence[int], sizes: Sequence[tuple[int, int]], act: str, multiple: int
+        self, latent: int, channels: Sequence[int], sizes: Sequence[tuple[int, ...]], act: str, multiple: int
     ) -> None:
         super().__init__()
         self.grid = (channels[0], *sizes[0])
         self.first = nn.Linear(latent, math.prod(self.grid))
         layers: list[nn.Module] = []
+        conv = CONVOLUTIONS[len(sizes[0])][1]
         steps = list(zip(channels[:-1], channels[1:], sizes[:-1], sizes[1:], strict=True))
         for i, (a, b, small, large) in enumerate(steps):
             out = b * multiple if i == len(steps) - 1 else b
-            extra = (large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1))  # 0 or 1: undo the rounding
-            layers += [activation(act), nn.ConvTranspose2d(a, out, 3, stride=2, padding=1, output_padding=extra)]
+            extra = tuple(n - (2 * m - 1) for m, n in zip(small, large, strict=True))  # 0 or 1: undo the rounding
+            layers += [activation(act), conv(a, out, 3, stride=2, padding=1, output_padding=extra)]
         self.up = nn.Sequential(*layers)
         glorot(self)
 
@@ -233,24 +255,41 @@ class _Upward(nn.Module):
         return out
 
 
-def _is_conv(network: str, data_shape: Sequence[int], hidden: Sequence[int]) -> bool:
-    if network not in ("mlp", "conv"):
-        raise UserError(f"network={network!r}: choose 'mlp' or 'conv'")
-    if network == "conv" and (len(data_shape) != 3 or not hidden):
+def grid(network: str, data_shape: Sequence[int], hidden: Sequence[int]) -> tuple[int, ...] | None:
+    """Channels and sizes of the grid that a network convolves over; None for ``"mlp"``.
+
+    ``"conv"`` takes data of shape (length,), (channels, length), (height, width), (channels, height, width) and
+    (channels, depth, height, width). Of two numbers the first is channels where the second is at least four times as
+    large. ``"conv1d"``, ``"conv2d"`` and ``"conv3d"`` say over how many dimensions: the last ones; another one before
+    them is channels.
+
+    Raises:
+        UserError: no such network, or data that have no such grid.
+
+    Example:
+        >>> grid("conv", (2, 100), (8,)), grid("conv", (28, 28), (8,)), grid("conv3d", (16, 16, 16), (8,))
+        ((2, 100), (1, 28, 28), (1, 16, 16, 16))
+    """
+    shape = tuple(data_shape)
+    if network == "mlp":
+        return None
+    if network not in ("conv", "conv1d", "conv2d", "conv3d"):
+        raise UserError(f"network={network!r}: choose mlp, conv, conv1d, conv2d or conv3d")
+    if min(hidden, default=1) < 1:
+        raise UserError(f"hidden holds {min(hidden)}: each number of channels must be at least 1")
+    signal = len(shape) == 2 and 4 * shape[0] <= shape[1]
+    dims = {1: 1, 2: 1 if signal else 2, 3: 2, 4: 3}.get(len(shape), 0) if network == "conv" else int(network[4])
+    if not hidden or dims == 0 or len(shape) not in (dims, dims + 1):
         raise UserError(
-            f"network='conv' needs data of shape (channels, height, width) and at least one hidden layer; "
-            f"found data_shape={tuple(data_shape)}, hidden={tuple(hidden)}; use network='mlp'"
+            f"network={network!r} needs data of one to three sizes, with channels before them or not, and at least one "
+            f"hidden layer; found data_shape={shape}, hidden={tuple(hidden)}; use network='mlp'"
         )
-    return network == "conv"
+    return shape if len(shape) > dims else (1, *shape)
 
 
-def _pyramid(data_shape: Sequence[int], hidden: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Channels and (height, width) at each level of a stack of stride-2 convolutions."""
-    channels, sizes = [data_shape[0]], [(data_shape[1], data_shape[2])]
-    for width in hidden:
-        h, w = sizes[-1]
-        if min(h, w) < 2:
-            raise UserError(f"network='conv': {len(hidden)} halvings are too many for {tuple(data_shape)} data")
-        channels.append(width)
-        sizes.append(((h + 1) // 2, (w + 1) // 2))
+def _pyramid(on: Sequence[int], hidden: Sequence[int]) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Channels and sizes at each level of a stack of stride-2 convolutions; a size of 1 stays 1."""
+    channels, sizes = [on[0], *hidden], [tuple(on[1:])]
+    for _ in hidden:
+        sizes.append(tuple((n + 1) // 2 for n in sizes[-1]))
     return channels, sizes

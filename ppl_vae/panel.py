@@ -18,7 +18,7 @@ from .diagnostics import khat_threshold
 from .errors import UserError
 from .estimate import Estimate, estimates
 from .estimators import JVI2_MOST, STATISTICS
-from .lines import in_one_line
+from .lines import entry_point
 from .proposals import PROPOSALS, Draw
 from .registry import ESTIMATORS
 from .rng import forked
@@ -197,7 +197,7 @@ def _why(e: Estimate) -> str:
     return f"{who}: {'; '.join(parts)}."
 
 
-@in_one_line
+@entry_point
 def panel(
     pair: Any,
     x: Any,

@@ -16,7 +16,7 @@ from . import weights
 from .diagnostics import ess, pareto_khat
 from .errors import PairError, UserError
 from .fields import num_data, rows
-from .lines import in_one_line
+from .lines import entry_point
 from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
@@ -67,7 +67,7 @@ class Posterior:
         return f"Posterior by {self.method}: {sites}; {', '.join(parts)}"
 
 
-@in_one_line
+@entry_point
 def posterior(
     pair: Any,
     x: Any,

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import RankError, UserError
+from .memory import assign
 
 TIMEOUT = timedelta(hours=1)  # for a rank that hangs: as long as a block of data may take; a dead one is seen at once
 T = TypeVar("T")
@@ -197,7 +198,7 @@ def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
 
 def _put_back(flat: Tensor, tensors: list[Tensor]) -> None:
     for t, value in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        t.copy_(value.view(t.shape))
+        assign(t, value.view(t.shape))
 
 
 # ---- decisions, results and errors

@@ -38,7 +38,7 @@ class Run:
     """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree."""
 
     def __init__(self, folder: Path, pair: Pair, settings: dict[str, Any]) -> None:
-        if not checkpoint.state_of(pair):
+        if not pair.state_dict():
             raise RunError("run_dir: this pair has no parameters in modules, so it can't be saved; leave run_dir out")
         self.folder = folder
         self.settings = settings
@@ -89,7 +89,9 @@ class Run:
             tensors["running"] = running.detach().cpu().reshape(1)
         about = {"state": asdict(state), "groups": groups, "slots": plain, "done": done}
         files.write_tensors(self.folder / checkpoint.STATE, tensors, about)
-        files.write_tensors(self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).cpu() for k, v in now.items()}, {})
+        files.write_tensors(
+            self.folder / checkpoint.WEIGHTS, {k: best.get(k, v).detach().cpu() for k, v in now.items()}, {}
+        )
         position = {k: v for k, v in asdict(state).items() if k != "history"}
         files.write_json(self.folder / "train_state.json", {**position, "optimizer": groups, "done": done})
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in map(_jsonable, state.history))

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import generate, weights
 from .estimate import log_likelihood
 from .fields import X, each
-from .lines import in_one_line
+from .lines import entry_point
 from .rng import forked, seed_for
 from .setting import evaluating, home
 
@@ -57,7 +57,7 @@ def _error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-@in_one_line
+@entry_point
 def eubo(
     pair: Any,
     num_data: int = 100,

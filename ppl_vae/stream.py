@@ -69,6 +69,7 @@ class Plan:
     capture: bool | str = "auto"
     precision: str = "float32"
     observed: dict[int, Tensor] = field(default_factory=dict)  # by block: numbers observed of each datum, (B,)
+    products: str | None = None  # the routine of float32 products, where unfinished work has chosen it
     _graphs: dict[int, tuple[Captured, list[str]]] = field(default_factory=dict)  # by the number of particles
 
     @property
@@ -82,7 +83,8 @@ class Plan:
         keep_freed()
         label += "" if self.proposal == "guide" else f", {self.proposal}"
         device = home(self.pair)[0]
-        with evaluating(self.pair), forked(device), fast_products(device), bar(progress) as shown:
+        look = fast_products(device, self.products)
+        with evaluating(self.pair), forked(device), look, bar(progress) as shown:
             task = shown.add_task(label, info="")
             return ranks.each(
                 work, range(0, num_rows(self.x), self.block), lambda starts: shown.track(starts, task_id=task)

@@ -27,6 +27,7 @@ from . import enumeration, stopping
 from .errors import PairError
 from .kinds import bare, has_mask, kind, mean_of, unscorable
 from .lines import marked
+from .numbers import needed
 from .store import Program, frozen, own_store, unmoved
 from .supports import drawn_in, is_discrete, support_of
 
@@ -486,6 +487,7 @@ def terms(
         >>> t.log_w.shape
         torch.Size([4, 3])
     """
+    num_samples = needed("num_samples", num_samples, "int")
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
     with own_store(), unmoved(model, guide):

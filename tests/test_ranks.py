@@ -25,7 +25,7 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import ranks, stream
+from ppl_vae import precision, ranks, stream
 from ppl_vae.data import Batches, Split, visit
 from ppl_vae.rng import forked, reseed, seed_for
 
@@ -649,3 +649,21 @@ def test_a_rank_killed_from_outside_ends_the_command_with_one_line(tmp_path: Pat
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: a rank was lost at step ")
     assert last.endswith("; the run can be resumed with --resume (resume=True)")
+
+
+def multiplied_by(makers: tuple[str, str]) -> str:
+    """The routine of products on a machine whose processors are of these makers, one a rank."""
+    kept = precision.faster
+    precision.faster = lambda before: "medium" if makers[ranks.rank()] == "AMD" else before  # type: ignore[assignment]
+    try:
+        with precision.fast_products(torch.device("cpu")) as now:
+            return now
+    finally:
+        precision.faster = kept
+
+
+def test_all_ranks_multiply_by_the_same_routine(two: Run) -> None:
+    before = torch.get_float32_matmul_precision()
+    both = "medium" if precision.as_exact(before) else before
+    assert two(multiplied_by, ("AMD", "AMD")) == [both, both]
+    assert two(multiplied_by, ("AMD", "Intel")) == two(multiplied_by, ("Intel", "AMD")) == [before, before]

@@ -129,17 +129,13 @@ def test_mistakes_are_named() -> None:
 def test_networks_take_any_leading_dimensions() -> None:
     from ppl_vae.networks import Decoder, Encoder
 
-    for network, shape in (("mlp", (2, 7, 5)), ("conv", (2, 7, 5)), ("conv", (1, 28, 28)), ("conv", (3, 32, 32))):
+    for network, shape in (("mlp", (2, 7, 5)), ("conv", (2, 7, 5)), ("conv", (1, 28, 28)), ("conv", (1, 1, 3))):
         encoder, decoder = Encoder(shape, (4, 6), "relu", network), Decoder(3, shape, (6, 4), "relu", network, 2)
         x, z = torch.rand(2, 3, *shape), torch.rand(5, 2, 3)
         assert encoder(x).shape == (2, 3, encoder.features)
         assert decoder(z).shape == (5, 2, 2, *shape)
         torch.testing.assert_close(encoder(x)[1, 2], encoder(x[1, 2][None])[0])
         torch.testing.assert_close(decoder(z)[1, 1], decoder(z[1, 1][None])[0])
-    with pytest.raises(pv.UserError, match="needs data of shape"):
-        Encoder((9,), (4,), "relu", "conv")
-    with pytest.raises(pv.UserError, match="3 halvings are too many"):
-        Encoder((1, 3, 3), (4, 4, 4), "relu", "conv")
     with pytest.raises(pv.UserError, match="network='rnn'"):
         Encoder((9,), (4,), "relu", "rnn")
 

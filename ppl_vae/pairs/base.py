@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..likelihoods import Likelihood
 from ..networks import Decoder, Encoder
-from ..options import options_of
+from ..numbers import convert, plain
 from ..registry import PAIRS, resolve
 
 
@@ -51,7 +51,7 @@ class Pair(nn.Module):
         guide: Callable[..., Any],
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
-        data_shape: tuple[int, ...] | None = None,
+        data_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         for role, program in (("model", model), ("guide", guide)):
@@ -64,7 +64,7 @@ class Pair(nn.Module):
         self.owners = nn.ModuleList(holders.values())
         self.name = name or "custom"
         self.config = None if config is None else dict(config)
-        self.data_shape = data_shape
+        self.data_shape = None if data_shape is None else checked_shape(data_shape)
         self.template: Any = None  # rows of the data without any: their fields, shapes and types, once data were seen
         self.num_observed: int | None = None  # sites that observe data
 
@@ -173,26 +173,45 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
             f"pair {name!r} needs {', '.join(missing)}"
             + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
         )
-    for key, option in options_of(name).items():
-        if key in options and not _fits(options[key], option.annotation):
-            raise UserError(f"pair {name!r}: {key}={options[key]!r} is not of the type {option.annotation}")
+    for key, value in options.items():
+        kind = str(known[key].annotation)
+        try:
+            options[key] = convert(value, kind)
+        except ValueError:
+            raise UserError(f"pair {name!r}: {key}={plain(value)!r} is not of the type {kind}") from None
+    shape = checked_shape(options["data_shape"])
+    if options.get("data_mean") is not None:
+        try:
+            options["data_mean"] = mean = torch.as_tensor(options["data_mean"])
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"data_mean={options['data_mean']!r:.60}: give a tensor of shape {shape}") from None
+        if mean.shape != shape:
+            raise UserError(f"data_mean has shape {tuple(mean.shape)} for data_shape={shape}; give one mean a number")
     pair = function(**options)
     pair.name = name
     # the mean only sets a bias, which is among the weights: a run is rebuilt without it
-    pair.config = {k: _plain(v) for k, v in options.items() if k != "data_mean"}
+    pair.config = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items() if k != "data_mean"}
     if pair.data_shape is None:
-        pair.data_shape = tuple(options["data_shape"])
+        pair.data_shape = shape
     return pair
 
 
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a value is of a type as a builder's signature writes it: int, float, str, bool, Sequence of them."""
-    if annotation.startswith("Sequence["):
-        inner = annotation.removeprefix("Sequence[").removesuffix("]")
-        return isinstance(value, list | tuple) and all(_fits(v, inner) for v in value)
-    kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
-    return annotation not in kinds or isinstance(value, kinds[annotation])
+def checked_shape(value: Any) -> tuple[int, ...]:
+    """The shape of one datum, as a tuple of Python's ints.
 
+    Raises:
+        UserError: not a sequence of whole numbers from 1 on.
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple | list) else value
+    Example:
+        >>> checked_shape(torch.tensor([1, 8, 8])), checked_shape(())
+        ((1, 8, 8), ())
+    """
+    try:
+        shape: tuple[int, ...] = convert(value, "Sequence[int]")
+    except ValueError:
+        raise UserError(
+            f"data_shape={plain(value)!r}: give whole numbers, such as (1, 28, 28), or () for one"
+        ) from None
+    if any(n < 1 for n in shape):
+        raise UserError(f"data_shape={shape}: each size must be at least 1")
+    return shape

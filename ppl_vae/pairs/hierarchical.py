@@ -85,7 +85,7 @@ def hierarchical(
         likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
             gaussian_network, continuous_bernoulli or discretized.
         sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: mlp or conv, between x and z1.
+        network: mlp, or conv, between x and z1 (conv1d, conv2d, conv3d say over how many dimensions).
         activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
     Raises:

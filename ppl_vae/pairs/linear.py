@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..networks import GaussianHead
+from ..networks import GaussianHead, flat
 from .base import Pair, StandardNormal, data_plate
 
 
@@ -41,7 +41,7 @@ class Model(nn.Module):
         """log p(x) = log N(x; m, W W' + s^2 I), exact, (B,) nats."""
         s2 = self.log_s.exp() ** 2
         covariance = self.W @ self.W.T + s2 * torch.eye(self.W.shape[0], dtype=s2.dtype, device=s2.device)
-        log_px: Tensor = dist.MultivariateNormal(self.m, covariance).log_prob(x.flatten(x.dim() - len(self.data_shape)))
+        log_px: Tensor = dist.MultivariateNormal(self.m, covariance).log_prob(flat(x, len(self.data_shape)))
         return log_px
 
     def posterior(self, x: Tensor) -> Any:
@@ -49,7 +49,7 @@ class Model(nn.Module):
         s2 = self.log_s.exp() ** 2
         precision = self.W.T @ self.W / s2 + torch.eye(self.W.shape[1], dtype=s2.dtype, device=s2.device)
         root = torch.linalg.cholesky(precision)
-        shift = (x.flatten(x.dim() - len(self.data_shape)) - self.m) @ self.W / s2  # (B, L)
+        shift = (flat(x, len(self.data_shape)) - self.m) @ self.W / s2  # (B, L)
         loc = torch.cholesky_solve(shift.unsqueeze(-1), root).squeeze(-1)
         return dist.MultivariateNormal(loc, precision_matrix=precision)
 
@@ -81,7 +81,7 @@ class LinearGuide(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
         with data_plate(x, 1):
-            return pyro.sample("z", self.head(x.flatten(x.dim() - self.event_dim)))
+            return pyro.sample("z", self.head(flat(x, self.event_dim)))
 
 
 class ExactGuide(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from ..networks import activation as make_activation
-from ..networks import glorot, over_batch
+from ..networks import flat, glorot, over_batch
 from .base import Pair, data_plate
 
 
@@ -55,7 +55,7 @@ class Autoregressive(TorchDistribution):
         return Autoregressive(self.net, self.event_shape, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        x = value.flatten(value.dim() - len(self.event_shape))
+        x = flat(value, len(self.event_shape))
         log_p = -binary_cross_entropy_with_logits(over_batch(self.net, x, 1), x, reduction="none").sum(-1)
         return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
 

@@ -65,7 +65,7 @@ def vae(
         likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
             gaussian_network, continuous_bernoulli or discretized.
         sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: mlp or conv.
+        network: mlp, or conv (conv1d, conv2d, conv3d say over how many dimensions).
         activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
     Raises:
