@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Program = Callable[..., Any]
 """A model or a guide: any callable with Pyro statements inside."""
@@ -88,6 +89,27 @@ def modules_of(*programs: Any) -> list[nn.Module]:
     for program in programs:
         look(program)
     return list(found.values())
+
+
+@contextmanager
+def unmoved(*programs: Program) -> Iterator[None]:
+    """Run programs in training mode without moving what they keep: running averages, vectors of a power iteration.
+
+    Inside, modules in training mode hold copies of their buffers; on the way out they hold their own again. Nothing is
+    copied back, which would spoil what autograd has saved of a graph made inside.
+    """
+    modules = {id(m): m for top in modules_of(*programs) for m in top.modules() if m.training and m._buffers}
+    before = [(m, dict(m._buffers)) for m in modules.values()]
+    copies: dict[int, Tensor] = {}  # one for each tensor: two modules may share a buffer
+    try:
+        for module, own in before:
+            for name, value in own.items():
+                if value is not None and not is_lazy(value):
+                    module._buffers[name] = copies.setdefault(id(value), value.clone())
+        yield
+    finally:
+        for module, own in before:
+            module._buffers.update(own)
 
 
 @contextmanager
