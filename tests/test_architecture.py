@@ -37,7 +37,7 @@ def imports(name: str) -> set[str]:
 ORDER = [
     {"errors"},
     {"numbers", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
-    {"__init__", "pairs.__init__"},
+    {"__init__", "pairs.__init__", "identity"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
@@ -45,7 +45,7 @@ ORDER = [
     {"stream", "step_graph"},
     {"estimate"},
     {"check", "draws", "compare", "checkpoint", "feeds"},
-    {"svi"},
+    {"svi", "schedules"},
     {"resume", "tiles", "sandwich", "codec", "mdl"},
     {"annealed"},
     {"fit", "panel", "figures", "posterior"},
