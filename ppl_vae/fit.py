@@ -414,11 +414,12 @@ def describe(loss: Any) -> dict[str, Any]:
 def _check_numbers(whole: Mapping[str, Any], real: Mapping[str, Any]) -> None:
     """Refuse options that are no numbers, or too small."""
     least = {"epochs": 1, "batch_size": 1, "patience": 1, "warmup": 0}
+    none = {"patience", "shards", "clip_norm"}  # may be left out
     for name, value in whole.items():
-        if value is not None and type(value) is not int:
+        if type(value) is not int and not (value is None and name in none):
             raise UserError(f"{name}={value!r}: a whole number is needed")
     for name, value in real.items():
-        if value is not None and (type(value) not in (int, float) or value != value):
+        if (type(value) not in (int, float) or value != value) and not (value is None and name in none):
             raise UserError(f"{name}={value!r}: a number is needed")
     given = {**whole, **real}
     for name, bound in least.items():
