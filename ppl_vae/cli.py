@@ -191,7 +191,8 @@ def train(
     request: dict[str, Any] = {
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "beta": beta,
-        "free_bits": free_bits, "beta_schedule": beta_schedule, "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
+        "free_bits": free_bits, "beta_schedule": beta_schedule, "epochs": epochs, "batch_size": batch_size,
+        "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
         "warmup": warmup, "patience": patience, "shards": shards, "capture": capture, "precision": precision,
         "seed": seed, "device": device, "num_samples": num_samples, "limit": limit, "figures": figures,
     }  # fmt: skip
