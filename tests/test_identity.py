@@ -266,6 +266,16 @@ def test_numbers_of_numpy_and_torch_do_what_pythons_do(name: str, value: Any, tm
     assert config == json.loads((tmp_path / "plain" / "config.json").read_text())
 
 
+def test_a_seed_of_numpy_or_torch_is_the_seed_and_others_are_one_line() -> None:
+    from ppl_vae.rng import seed_for
+
+    assert len({seed_for(s, "train", 1) for s in (3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3))}) == 1
+    pair = pv.build("linear", data_shape=(3,), latent=1)
+    for seed in (0.5, "0", None, torch.ones(2)):
+        with pytest.raises(pv.UserError, match="seed=.*: a whole number"):
+            pv.log_likelihood(pair, torch.zeros(2, 3), num_samples=5, seed=seed)  # type: ignore[arg-type]
+
+
 def test_patience_and_objectives_take_numbers_of_numpy_too() -> None:
     x = torch.randn(30, 3)
     data = pv.load_data(x, valid=0.3, test=0.1, seed=np.int64(0), binarize="none")
