@@ -148,13 +148,18 @@ def train(
         int | None, typer.Option(help="Samples of each datum in a step. [elbo: 1; iwae: 10]")
     ] = None,
     gradient: Annotated[str | None, typer.Option(help="elbo: path, stl; iwae: path, stl, dreg.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the KL: other than 1 trains a beta-VAE.")] = None,
+    free_bits: Annotated[
+        float | None, typer.Option(help="elbo, meanfield: nats of KL of each latent site that cost nothing more.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Data in a step.")] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
     schedule: Annotated[str, typer.Option(help="constant, linear, cosine or iwae.")] = "linear",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or adagrad.")] = "adam",
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight grows to 1.")] = 0.0,
+    warmup: Annotated[float, typer.Option(help="Epochs over which the KL weight grows to beta.")] = 0.0,
+    beta_schedule: Annotated[str, typer.Option(help="A factor on the KL weight: constant or cyclic.")] = "constant",
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without progress.")] = None,
     shards: Annotated[
         int | None, typer.Option(help="Parts of a batch whose gradients are summed. [the ranks of torchrun, or 1]")
@@ -185,8 +190,9 @@ def train(
     data_root = data_root.expanduser().resolve()  # so that the run can be judged from another folder
     request: dict[str, Any] = {
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
-        "objective": objective, "num_particles": num_particles, "gradient": gradient, "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
+        "objective": objective, "num_particles": num_particles, "gradient": gradient, "beta": beta,
+        "free_bits": free_bits, "beta_schedule": beta_schedule, "epochs": epochs, "batch_size": batch_size,
+        "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
         "warmup": warmup, "patience": patience, "shards": shards, "capture": capture, "precision": precision,
         "seed": seed, "device": device, "num_samples": num_samples, "limit": limit, "figures": figures,
     }  # fmt: skip
@@ -200,7 +206,7 @@ def train(
     from .objectives import objective as make_objective
     from .rng import forked, seed_for
 
-    loss_options = {} if request["gradient"] is None else {"gradient": request["gradient"]}
+    loss_options = {k: request[k] for k in ("gradient", "beta", "free_bits") if request[k] is not None}
     loss = make_objective(request["objective"], request["num_particles"], **loss_options)
     if request["shards"] is None:
         request["shards"] = ranks.count()
@@ -233,6 +239,7 @@ def train(
             schedule=request["schedule"],
             clip_norm=request["clip_norm"],
             warmup=request["warmup"],
+            beta_schedule=request["beta_schedule"],
             patience=request["patience"],
             shards=request["shards"],
             capture=CAPTURE[request["capture"]],
@@ -559,6 +566,7 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
     then = read_config(folder).get("request")
     older = {"shards": 1, "capture": "auto", "precision": "float32"}  # of runs before there were such options
     older |= {"num_samples": 5000, "limit": None, "figures": True}
+    older |= {"beta": None, "free_bits": None, "beta_schedule": "constant"}
     then = {**older, **then} if isinstance(then, dict) else {}
     if set(then) != set(request):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")

@@ -28,7 +28,7 @@ class Guard:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stop = torch.zeros((), device=device)
+        self.stop = torch.zeros((), dtype=torch.float32, device=device)  # the kernels know no other
         self.good = torch.zeros((), dtype=torch.int64, device=device)
 
     def look(self, loss: Tensor, norm: Tensor) -> None:

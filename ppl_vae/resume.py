@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from . import checkpoint, files, ranks
 from .errors import RunError
+from .identity import difference
 from .pairs.base import Pair
 
 History = list[dict[str, Any]]
@@ -32,16 +33,26 @@ class State:
     history: History = field(default_factory=list)
     captured: str | None = None  # "all", "full" (batches) or "none": settled at the start, and kept when resumed
     products: str | None = None
+    own_lr: list[float] | None = None  # of each group, without the schedule; None in runs of older versions
+    last_lr: list[float] | None = None  # that the schedule set last; another one was moved by somebody else
+    own_beta: float | None = None  # of the objective, without warm-up
+    scheduler: Any = None  # of a torch scheduler, packed
+    frozen: list[str] | None = None  # parameters without a gradient
 
 
 class Run:
     """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree."""
 
-    def __init__(self, folder: Path, pair: Pair, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, pair: Pair, settings: dict[str, Any], formerly: dict[str, Any], longer: bool
+    ) -> None:
+        """``formerly``: settings as older versions wrote them; ``longer``: whether a fit of more epochs is the same."""
         if not pair.state_dict():
             raise RunError("run_dir: this pair has no parameters in modules, so it can't be saved; leave run_dir out")
         self.folder = folder
         self.settings = settings
+        self.formerly = formerly
+        self.longer = longer
 
     def start(self, pair: Pair, record: dict[str, Any], overwrite: bool) -> None:
         """Make the folder and write the configuration."""
@@ -54,12 +65,19 @@ class Run:
         then = config.get("fit")
         if not isinstance(then, dict):
             raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
-        then = {"shards": 1, "precision": "float32", **then}  # there were runs before there were these
-        longer = settings["schedule"] == "constant"
-        for key, value in settings.items():
-            if then.get(key) != value and not (key == "epochs" and longer):
+        then, now = {"shards": 1, "precision": "float32", **then}, dict(settings)  # there were runs before these
+        if "beta_schedule" not in then:  # nor did objectives, optimisers and schedules tell all of themselves
+            then["beta_schedule"] = "constant"
+            told = then.get("objective")
+            now |= self.formerly
+            if isinstance(told, dict):
+                now["objective"] = {k: settings["objective"].get(k) for k in told}
+        for key in now:
+            found = None if key == "epochs" and self.longer else difference(then.get(key), now[key], key)
+            if found is not None:
+                where, was, asked = found
                 raise RunError(
-                    f"{folder}: the run has {key}={then.get(key)!r} and you ask for {value!r}; resume with the same "
+                    f"{folder}: the run has {where}={was!r} and you ask for {asked!r}; resume with the same "
                     f"options, or start another run"
                 )
         if then["epochs"] != settings["epochs"] and ranks.first():
@@ -116,12 +134,28 @@ class Run:
             for name, value in part["optim"].items():
                 index, key = name.split(".", 1)
                 slots.setdefault(int(index), {})[key] = value
+            slots = _placed(slots, optim, about, path)
             for group, then in zip(saved, about["groups"], strict=True):
                 group.update({k: tuple(v) if isinstance(v, list) else v for k, v in then.items() if k != "params"})
             optim.load_state_dict({"state": slots, "param_groups": saved})
         running = tensors.get("running")
         best = {k: v.to(device) for k, v in part["best"].items()}
         return State(**about["state"]), best, None if running is None else running[0].to(device)
+
+
+def _placed(
+    slots: dict[int, dict[str, Any]], optim: Optimizer, about: Mapping[str, Any], path: Path
+) -> dict[int, dict[str, Any]]:
+    """What an optimiser keeps, by parameter; in runs of older versions it held no frozen ones."""
+    then = [len(group.get("params", ())) for group in about["groups"]]
+    now = [len(group["params"]) for group in optim.param_groups]
+    if then == now:
+        return slots
+    held = [p for group in optim.param_groups for p in group["params"]]
+    live = [i for i, p in enumerate(held) if p.requires_grad]
+    if len(then) != len(now) or sum(then) != len(live) or about["state"].get("frozen") is not None:
+        raise RunError(f"{path}: the optimiser of the run held {then} parameters in its groups, and this one {now}")
+    return {live[i]: values for i, values in slots.items()}
 
 
 def shards_of(folder: Path) -> int:

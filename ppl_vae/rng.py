@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import UserError
+from .numbers import plain
+
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 
@@ -28,6 +31,9 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
         purpose: what the unit is for, such as ``"train"``; purposes never share a stream.
         counters: the position of the unit, such as (block of data, chunk of samples); the last one counts.
 
+    Raises:
+        UserError: the seed is no whole number.
+
     Example:
         >>> seed_for(0, "train", 7) - seed_for(0, "train", 6)
         1
@@ -35,7 +41,10 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
         False
     """
     *outer, last = counters or (0,)
-    return (_hashed(int(seed), purpose, *outer) + last) % 2**32
+    number = plain(seed)
+    if not isinstance(number, int):
+        raise UserError(f"seed={seed!r}: a whole number is needed")
+    return (_hashed(int(number), purpose, *outer) + last) % 2**32
 
 
 @functools.lru_cache(maxsize=64)

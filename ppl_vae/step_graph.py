@@ -33,11 +33,13 @@ class StepGraphs:
         precision: of matrix products.
         prepare: makes the arguments of both programs from those of a call.
         compiled: False runs the traced graphs operation by operation.
+        dtype: of ``beta`` in the graphs, which should be that of the parameters.
     """
 
     def __init__(
         self, objective: Objective, programs: tuple[Program, Program], guard: Guard, precision: str = "float32",
         prepare: Callable[..., tuple[Any, ...]] | None = None, compiled: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         self.objective = objective
         self.programs = programs
@@ -46,7 +48,7 @@ class StepGraphs:
         self.prepare = prepare
         self.compiled = compiled
         self.modules = modules_of(*programs, *([] if prepare is None else [prepare]))
-        self.beta = torch.ones((), device=guard.stop.device)
+        self.beta = torch.ones((), dtype=dtype, device=guard.stop.device)
         self._graphs: dict[Any, tuple[Captured, list[Tensor]]] = {}
 
     def __call__(
@@ -69,7 +71,7 @@ class StepGraphs:
         kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
         o = self.objective
         live = tuple([id(p) for p in params if p.requires_grad])
-        settings = tuple([(k, v) for k, v in vars(o).items() if k != "beta" and isinstance(v, _CONSTANTS)])
+        settings = tuple([(k, v) for k, v in vars(o).items() if k != "_beta" and isinstance(v, _CONSTANTS)])
         key = (kinds, tuple(kwargs), add, live, settings, o.bound, _autocast(), repr(forms))
         if weights.handled():
             raise UncapturableError("it runs inside a handler of Pyro")

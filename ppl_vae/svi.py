@@ -18,10 +18,11 @@ from torch.optim import Optimizer
 from . import ranks, weights
 from .errors import NonFiniteError, PairError, UserError
 from .moves import Adams, Guard
+from .numbers import plain
 from .objectives import Objective, objective, ours
 from .precision import products
 from .step_graph import StepGraphs
-from .store import Program, own_store, with_params
+from .store import Program, own_store, unmoved, with_params
 from .watched import UncapturableError
 
 READ_EVERY = 50  # steps between looks at the device; a look waits for it
@@ -80,6 +81,7 @@ class SVI:
         precision: str = "float32",
         prepare: Callable[..., tuple[Any, ...]] | None = None,
     ) -> None:
+        capture, clip_norm, precision = plain((capture, clip_norm, precision))
         products(precision)  # refuse others now
         if not isinstance(capture, bool):
             raise UserError(f"capture={capture!r}: choose True or False; pv.fit takes 'auto' too")
@@ -89,6 +91,8 @@ class SVI:
         if not isinstance(self.loss, ELBO):
             what = f"the class {loss.__name__}" if isinstance(loss, type) else f"a {type(loss).__name__}"
             raise UserError(f"loss: {what} is not an instance of pyro.infer.ELBO; pass one, such as pv.IWAE()")
+        if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm > 0):
+            raise UserError(f"clip_norm={clip_norm!r}: the largest norm must be positive; leave it out for no clipping")
         if not (isinstance(optim, Optimizer | PyroOptim) or callable(optim)):
             raise UserError(f"optim: {type(optim).__name__} is neither a torch.optim nor a pyro.optim optimiser")
         self.objective: Objective | None = ours(self.loss)
@@ -188,8 +192,8 @@ class SVI:
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The loss in nats, summed over the data; moves nothing."""
-        with own_store(), torch.no_grad():
+        """The loss in nats, summed over the data; moves nothing, neither parameters nor running averages."""
+        with own_store(), torch.no_grad(), unmoved(self.model, self.guide):
             if self.objective is not None:
                 return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
             return _number(self.loss.loss(*self._declared, *args, **kwargs))
@@ -229,7 +233,8 @@ class SVI:
             if self._graphs is None or any(map(operator.is_not, parts, self._parts)):
                 guard, self._parts = self._guarded(params[0].device), parts
                 programs = self.model, self.guide
-                self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare)
+                dtype = torch.promote_types(params[0].dtype, torch.float32)
+                self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare, dtype=dtype)
             loss, norm, moved = self._graphs(params, args, kwargs, add=several)
             return (loss, params, None) if several else (loss, moved, norm)
         except UncapturableError as why:

@@ -1,0 +1,197 @@
+"""What was asked for, in full: objectives, optimisers, schedules and functions as facts that JSON holds."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import functools
+import hashlib
+import inspect
+import math
+import textwrap
+from collections.abc import Mapping
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .numbers import plain
+
+_KNOWN = {"builtins", "math", "cmath", "operator", "functools", "numpy", "torch", "pyro", "ppl_vae"}  # told by version
+_HINTS = {"max_plate_nesting", "max_iarange_nesting"}  # what Pyro counts by itself in the first step
+
+
+def describe(value: Any) -> Any:
+    """A value as JSON-able facts: equal facts mean the same work, whichever process says so.
+
+    Numbers and texts are themselves. A function is its qualified name, the sha256 of its source (without comments and
+    layout), and what it holds: defaults, closure, and plain globals that it reads. A partial is its function and
+    arguments. An object is its class and its plain settings; a tensor, its digest. Nothing here is ever run.
+
+    Example:
+        >>> import functools, torch
+        >>> describe(functools.partial(torch.optim.SGD, momentum=0.9))
+        {'partial': {'name': 'torch.optim.sgd.SGD'}, 'args': [], 'keywords': {'momentum': 0.9}}
+        >>> describe(lambda done: 1 - done) == describe(lambda done: 1.0)
+        False
+    """
+    return _described(value, ())
+
+
+def difference(then: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """Where two descriptions differ first: the path, what was and what is; None where they do not.
+
+    Example:
+        >>> difference({"name": "Elbo", "beta": 1.0}, {"name": "Elbo", "beta": 4.0}, "objective")
+        ('objective.beta', 1.0, 4.0)
+    """
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*then, *now)):
+            found = difference(then.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+            if found is not None:
+                return found
+        return None
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        for i, (one, other) in enumerate(zip(then, now, strict=True)):
+            found = difference(one, other, f"{path}[{i}]")
+            if found is not None:
+                return found
+        return None
+    return None if then == now else (path, then, now)
+
+
+def _described(value: Any, above: tuple[int, ...]) -> Any:
+    value = plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if id(value) in above:  # a function that holds itself
+        return {"name": "itself"}
+    above = (*above, id(value))
+    if isinstance(value, tuple | list):
+        return [_described(v, above) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _described(v, above) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_described(v, above) for v in value), key=repr)
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    if isinstance(value, torch.Tensor | np.ndarray):
+        array = value.detach().cpu() if isinstance(value, torch.Tensor) else value
+        content = repr((str(array.dtype), tuple(array.shape), array.tolist()))
+        return {"shape": list(array.shape), "sha256": _sha256(content)}
+    if isinstance(value, functools.partial):
+        return {
+            "partial": _described(value.func, above), "args": _described(value.args, above),
+            "keywords": _described(value.keywords, above),
+        }  # fmt: skip
+    if isinstance(value, MethodType):
+        return {**_described(value.__func__, above), "of": _described(value.__self__, above)}
+    if isinstance(value, FunctionType):
+        return _function(value, above)
+    if isinstance(value, type):
+        return _class(value)
+    if isinstance(value, BuiltinFunctionType):
+        return {"name": _name(value)}
+    about = _class(type(value))
+    if isinstance(value, nn.Module):  # its weights are the run's, or move
+        return about
+    settings = {k: v for k, v in _attributes(value).items() if not k.startswith("_") and k not in _HINTS}
+    return {**about, "settings": _described(settings, above)} if settings else about
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    slots = [s for c in type(value).__mro__ for s in getattr(c, "__slots__", ()) if isinstance(s, str)]
+    return {s: getattr(value, s) for s in slots if hasattr(value, s)} | dict(getattr(value, "__dict__", {}))
+
+
+def _name(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+
+
+def _is_known(thing: Any) -> bool:
+    """Whether a name and the versions of a run say it all."""
+    return str(getattr(thing, "__module__", None)).split(".")[0] in _KNOWN
+
+
+def _class(cls: type) -> dict[str, Any]:
+    if _is_known(cls):
+        return {"name": _name(cls)}
+    try:
+        source = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(cls))))
+    except (OSError, TypeError, SyntaxError):
+        source = repr([(k, _code(v.__code__)) for k, v in sorted(vars(cls).items()) if isinstance(v, FunctionType)])
+    above = {f"base {b.__qualname__}": _class(b) for b in cls.__bases__ if b is not object and not _is_known(b)}
+    return {"name": _name(cls), "sha256": _sha256(source), **above}
+
+
+def _function(function: FunctionType, above: tuple[int, ...]) -> dict[str, Any]:
+    if _is_known(function):
+        about: dict[str, Any] = {"name": _name(function)}
+    else:
+        about = {"name": _name(function), "sha256": _sha256(_source(function))}
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    if defaults and not _is_known(function):
+        about["defaults"] = _described(defaults, above)
+    code = function.__code__
+    # what it sets itself, such as a counter, says nothing of what it is
+    writes = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "STORE_GLOBAL")}
+    held = {}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            held[name] = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    if not _is_known(function):
+        held |= {n: function.__globals__[n] for n in _names(code) if _tells(function.__globals__.get(n))}
+    held = {k: held[k] for k in sorted(held) if k not in writes}
+    if held:
+        about["holds"] = _described(held, above)
+    return about
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function reads, and the functions within it."""
+    return {*code.co_names}.union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+
+def _tells(value: Any) -> bool:
+    """Whether a global that a function reads is part of what it is."""
+    if isinstance(value, FunctionType):
+        return not _is_known(value)
+    return value is not None and isinstance(value, bool | int | float | str | np.generic)
+
+
+def _source(function: FunctionType) -> str:
+    """The source of a function without comments and layout; of a lambda, only its own part of the line."""
+    try:
+        if function.__name__ != "<lambda>":
+            return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(function))))
+        lines, _ = inspect.findsource(function)
+        nodes = [n for n in ast.walk(ast.parse("".join(lines))) if isinstance(n, ast.Lambda)]
+    except (OSError, TypeError, SyntaxError):
+        return _code(function.__code__)
+    spans = [p for p in function.__code__.co_positions() if None not in p and p[3]]
+    here = [n for n in nodes if n.lineno == function.__code__.co_firstlineno and all(_within(n.body, p) for p in spans)]
+    if not here:
+        return _code(function.__code__)
+    return ast.unparse(min(here, key=lambda n: len(ast.unparse(n))))
+
+
+def _within(node: ast.expr, position: Any) -> bool:
+    line, end_line, column, end_column = position
+    start, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+    return start <= (line, column) and (end_line, end_column) <= end
+
+
+def _code(code: CodeType) -> str:
+    """What a function does where there is no source."""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return repr((code.co_code.hex(), constants, code.co_names, code.co_varnames))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
