@@ -13,7 +13,7 @@ from . import weights
 from .data import Data, as_split
 from .errors import DataError, PairError, UserError
 from .files import digest
-from .kinds import kind
+from .kinds import kind, no_density
 from .supports import refuse_foreign, support_of
 
 ALL = slice(None)
@@ -109,7 +109,7 @@ def refuse_support(t: weights.Terms, cover: bool = False) -> None:
     for name, s in t.sites.items():
         if s.p is None or s.q is None or kind(s.q) == "Delta":
             continue
-        refuse_foreign(name, s.q, s.p, plain)
+        refuse_foreign(name, s.q, s.p, plain, zeros=cover)
         if cover:
             _refuse_masks(name, s)
 
@@ -135,11 +135,7 @@ def refuse_factor(observed: Mapping[str, Any]) -> None:
     for name, s in observed.items():
         fn = s.p if isinstance(s, weights.Site) else s.fn
         if kind(fn) == "Unit" and bool((fn.log_factor != 0).any()):
-            raise PairError(
-                f"site {name!r} is a pyro.factor of the model: training counts it, but it is no part of log p(x); "
-                f"leave it out of the model outside training (if self.training: ...), or, if it is a likelihood, write "
-                f"it as a distribution: pyro.sample({name!r}, ..., obs=...)"
-            )
+            raise PairError(no_density(name))
 
 
 def refuse_outside(t: weights.Terms, first: int = 0) -> None:

@@ -174,6 +174,12 @@ def test_a_factor_of_the_model_is_refused_by_name_in_every_estimate(name: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_log_joint_refuses_a_factor_of_the_model() -> None:
+    semi = Semi("model")
+    with pytest.raises(pv.PairError, match=r"'term' is a pyro.factor of the model"):
+        pv.log_joint(semi.model, X, None, {"z": torch.ones(1, 6, 2)})
+
+
 def test_a_factor_of_zero_changes_nothing() -> None:
     def model(x: Tensor) -> None:
         semi.model(x)
