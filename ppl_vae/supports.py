@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 from torch.distributions.transforms import AffineTransform, ExpTransform, IndependentTransform, identity_transform
 
-from .errors import PairError
+from .errors import NoWeightError, PairError
 from .kinds import flow_of, kind
 
 DRAWS = 4096  # of the prior of a site, at least, that look for a place where a narrower guide never goes
@@ -139,12 +139,12 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
         zeros: let draws lie beyond the model's support where its density is zero, as a weight of zero is legal.
 
     Raises:
-        PairError: names the site and both supports.
+        NoWeightError: names the site and both supports.
     """
     inner, outer = support_of(q), support_of(p)
     known, mine = _described(inner), _described(outer)
     if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine)):
-        raise PairError(_beyond(name, q, p))
+        raise NoWeightError(_beyond(name, q, p))
     same = known is not None and mine is not None and _within(known, mine) and _within(mine, known)
     if same:
         return
@@ -154,12 +154,12 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
             value = q(_some(q))
             out = ~holds(p, value)
             if bool(out.any()) and not (zeros and _vanishes(p, value, out)):
-                raise PairError(_beyond(name, q, p))
+                raise NoWeightError(_beyond(name, q, p))
         if not cover:
             return
         missed = ~holds(q, p(_some(p)))
         if bool(missed.any()):
-            raise PairError(
+            raise NoWeightError(
                 f"site {name!r}: the guide's {kind(q)} on {_named(inner)} leaves out a part of the model's {kind(p)} "
                 f"({float(missed.float().mean()):.2g} of the draws of the prior), so that no number of samples gives "
                 f"log p(x); use a guide on {_named(outer)}, or proposal='defensive'"

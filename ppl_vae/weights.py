@@ -455,7 +455,8 @@ def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
         if name in model_sites:
             raise PairError(f"site {name!r} is drawn by the guide but observed by the model; remove it from the guide")
     rest = [name for name in sorted(latent - drawn) if is_discrete(model_sites[name]["fn"])]
-    discrete = f'; or mark {rest[0]!r} infer={{"enumerate": "parallel"}} to sum it out' if rest else ""
+    mark = 'infer={"enumerate": "parallel"} (pyro.infer.config_enumerate does)'
+    discrete = f"; or mark {rest[0]!r} {mark} to sum it out" if rest else ""
     raise PairError(
         f"the model draws {sorted(latent)} and the guide draws {sorted(drawn)}; the latent names must agree: "
         f"rename {sorted(latent ^ drawn)} so that model and guide use the same names{discrete}"

@@ -13,6 +13,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.data import Split
+from ppl_vae.report import evaluate
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -189,3 +191,12 @@ def test_a_factor_of_zero_changes_nothing() -> None:
     semi = Semi("none")
     one, two = (pv.log_likelihood(pv.Pair(m, semi.guide), X, num_samples=5).log_px for m in (model, semi.model))
     assert torch.equal(one, two)
+
+
+def test_an_evaluation_says_why_there_is_no_log_px_and_does_not_stop() -> None:
+    semi = Semi("model")
+    found, estimate = evaluate(pv.Pair(semi.model, semi.guide), "own", "file", Split(X), 5, 0)
+    assert estimate is None
+    assert found["log_px_mean"] is None
+    assert found["elbo_mean"] is None
+    assert "pyro.factor of the model" in found["note"]

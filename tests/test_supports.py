@@ -270,3 +270,10 @@ def test_an_angle_is_no_real_number(swap: bool) -> None:
     one, two = both[::-1] if swap else both
     with pytest.raises(pv.PairError, match=r"'z'.*(beyond|leaves out a part of) the model's"):
         pv.log_likelihood(pair(one, two), X, num_samples=4)
+
+
+@pytest.mark.parametrize("method", ["hmc", "nuts"])
+def test_no_chain_starts_outside_the_support(method: str) -> None:
+    outside = pair(*FOREIGN["Normal for Gamma"])
+    with pytest.raises(pv.PairError, match=r"'z': the guide draws values outside the support of the model's Gamma"):
+        pv.posterior(outside, X, method=method, num_samples=40, num_chains=10, warmup=2)
