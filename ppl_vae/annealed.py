@@ -122,8 +122,9 @@ def ais(
 
     .. math:: \log \hat p(x) = \log \frac1C \sum_c \prod_t \frac{f_{\beta_t}(z_{c,t-1})}{f_{\beta_{t-1}}(z_{c,t-1})}
 
-    A lower bound in expectation. Discrete sites that the model marks to be summed out are; masked entries of a latent are
-    annealed under their own density, which integrates to one. A first run sets the step sizes for each datum and temperature, and is thrown away.
+    A lower bound in expectation. Discrete sites that the model marks to be summed out are; masked entries of a latent
+    are annealed under their own density, which integrates to one. A first run sets the step sizes for each datum and
+    temperature, and is thrown away.
     Constrained latents move in their unconstrained space. No parameter, mode or generator is changed.
 
     Args:
