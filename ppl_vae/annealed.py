@@ -126,7 +126,9 @@ def ais(
 
     .. math:: \log \hat p(x) = \log \frac1C \sum_c \prod_t \frac{f_{\beta_t}(z_{c,t-1})}{f_{\beta_{t-1}}(z_{c,t-1})}
 
-    A lower bound in expectation. A first run sets the step sizes for each datum and temperature, and is thrown away.
+    A lower bound in expectation. Discrete sites that the model marks to be summed out are; masked entries of a latent
+    are annealed under their own density, which integrates to one. A first run sets the step sizes for each datum and
+    temperature, and is thrown away.
     Constrained latents move in their unconstrained space. No parameter, mode or generator is changed.
 
     Args:
@@ -149,7 +151,8 @@ def ais(
         Estimate, whose ``num_samples`` is the number of chains and whose ``elbo`` is the mean log weight.
 
     Raises:
-        PairError: the pair has no latents, or a discrete or deterministic one.
+        PairError: the pair has no latents, or a discrete or deterministic one, or one under a flat prior; or a guide
+            that can't be the start: on another space, or without an inverse.
         UserError: a setting that makes no sense.
         NonFiniteError: a weight is NaN or +inf; names the datum.
 

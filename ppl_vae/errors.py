@@ -19,6 +19,10 @@ class PairError(UserError):
     """A model and a guide that do not keep the contract of a pair; names the site."""
 
 
+class NoWeightError(PairError):
+    """A pair that keeps its contract, and has no importance weights: there is no log p(x) to estimate."""
+
+
 class RunError(UserError):
     """A run folder that cannot be read, resumed or written; nothing in it was changed."""
 

@@ -224,7 +224,8 @@ def log_likelihood(
         Estimate: per datum log p(x), its standard error, ESS, Pareto k and the ELBO.
 
     Raises:
-        PairError: the guide has a deterministic site, so that there is no weight; or the pair breaks its contract.
+        PairError: there is no weight: the guide has a deterministic site, lives on another space than the prior or on
+            a part of it, or the model has a ``pyro.factor``; or the pair breaks its contract. Names the site.
         DataError: x has no data, or lies outside the support of the likelihood.
         NonFiniteError: a weight is NaN or +inf; names the site and the datum.
         UserError: an estimator or a proposal that is not known, or that do not go together.

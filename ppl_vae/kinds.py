@@ -48,6 +48,15 @@ def mean_of(distribution: Any) -> Tensor | None:
     return None
 
 
+def no_density(name: str) -> str:
+    """Why a ``pyro.factor`` of a model is in no estimate, in a line that names the site."""
+    return (
+        f"site {name!r} is a pyro.factor of the model: training counts it, but it is no part of log p(x); leave it out "
+        f"of the model outside training (if self.training: ...), or, if it is a likelihood, write it as a "
+        f"distribution: pyro.sample({name!r}, ..., obs=...)"
+    )
+
+
 def flow_of(distribution: Any) -> tuple[Any, Any] | None:
     """The base of a zuko flow and its transform from x to the base, under ``ZukoToPyro``; else None."""
     inner = getattr(distribution, "dist", None)

@@ -86,7 +86,8 @@ def description_length(
         seed: seeds each block of data on its own.
 
     Raises:
-        PairError: the guide is deterministic, so that its z has no finite code.
+        PairError: the guide is deterministic, so that its z has no finite code, or lives on another space than the
+            prior; or the model has a ``pyro.factor``.
         DataError: x has no data, or lies outside the support of the likelihood.
 
     Source: Hinton, van Camp: Keeping Neural Networks Simple by Minimizing the Description Length of the Weights, 1993.

@@ -16,7 +16,7 @@ from .errors import PairError
 from .kinds import kind
 from .setting import refuse_factor
 from .store import modules_of
-from .supports import is_discrete, refuse_foreign, unconstraining
+from .supports import holds, is_discrete, refuse_foreign, unconstraining
 from .watched import UncapturableError
 
 LEAPFROG = 10  # steps of one HMC move
@@ -82,6 +82,19 @@ class Path:
         chains = next(iter(values.values())).shape[0]
         found = weights.sites(self.pair.model, self.model_args, num_samples=chains, values=values)
         return {name: draw for name, draw in found.items() if name in self.shapes}
+
+    def refuse_outside(self, values: dict[str, Tensor]) -> None:
+        """Raise where chains would start outside the model's support.
+
+        Raises:
+            PairError: names the site.
+        """
+        for name, draw in self._latents(self.values).items():
+            if not bool(holds(draw.fn, values[name]).all()):
+                raise PairError(
+                    f"site {name!r}: the guide draws values outside the support of the model's {kind(draw.fn)}, where "
+                    f"no chain can start; use a guide on the same support"
+                )
 
     def unconstrained(self, values: dict[str, Tensor]) -> Tensor:
         """Latents by site to u (C, B, n)."""

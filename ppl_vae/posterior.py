@@ -102,7 +102,8 @@ def posterior(
         Posterior.
 
     Raises:
-        PairError: no latents, or latents that the method can't draw.
+        PairError: no latents, or latents that the method can't draw; a guide on another space than the prior, or a
+            ``pyro.factor`` in the model.
         UserError: a method that is not known, or fewer draws than chains.
 
     Source: Rubin: Using the SIR Algorithm to Simulate Posterior Distributions, 1988. Hoffman, Gelman: The No-U-Turn
@@ -185,6 +186,7 @@ def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Te
     path = Path(pair, x, y, chains, "prior")
     drawn = weights.sites(pair.guide, weights.call_args(pair.guide, x, y), num_samples=chains)
     start = {n: drawn[n].value if n in drawn else v for n, v in path.values.items()}
+    path.refuse_outside(start)
     return path, path.unconstrained(start)
 
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from .errors import PairError
+from .errors import NoWeightError
 from .estimate import log_likelihood
 from .files import writable, write_json, write_text
 from .objectives import Elbo
@@ -32,12 +32,11 @@ def evaluate(
         estimate = log_likelihood(
             pair, part.x, part.y, num_samples=num_samples, proposal=proposal, seed=seed, progress=True, **options
         )
-    except PairError as error:
-        if "Delta" not in str(error):
-            raise
+    except NoWeightError as error:
         with evaluating(pair), own_store():
             x = part.x.to(home(pair)[0])
-            bound = float(Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double().mean())
+            bounds = Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double()
+        bound = None if "pyro.factor" in str(error) else float(bounds.mean())  # it counts a factor, which is no ELBO
         nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
         figures = {"n": len(part), "num_samples": num_samples, "seed": seed, **nothing, "elbo_mean": bound}
         return {**about, **figures, "khat_fraction_unreliable": None, "khat_exact": 0, "note": str(error)}, None

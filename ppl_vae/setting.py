@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from . import weights
 from .data import Data, Split
-from .errors import DataError, PairError, UserError
+from .errors import DataError, NoWeightError, UserError
 from .fields import X, device_of, each, leaves, named, num_data, rows, size_of
 from .files import digest
 from .inputs import classes, data, labels
-from .kinds import kind
+from .kinds import kind, no_density
 from .lazy import Lazy, as_floating, is_lazy, opened
 from .rng import forked
 from .supports import refuse_foreign, support_of
@@ -188,7 +188,7 @@ def refuse_unweighable(t: weights.Terms, cover: bool = True) -> None:
     ``cover`` also refuses a guide that leaves out a part of the prior's support, where the weights are p(x, z) / q.
 
     Raises:
-        PairError: names the site.
+        NoWeightError: names the site.
     """
     _refuse_delta(t)
     refuse_support(t, cover)
@@ -201,7 +201,7 @@ def _refuse_delta(t: weights.Terms) -> None:
         # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
         moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
         if kind(s.q) == "Delta" and not moves:
-            raise PairError(
+            raise NoWeightError(
                 f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
                 f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
                 f"guide with noise"
@@ -231,13 +231,13 @@ def refuse_support(t: weights.Terms, cover: bool = False) -> None:
     :math:`E_q[w] = p(x, z \\in \\mathrm{supp}\\, q)`; a mixture with the prior has it, whatever the guide.
 
     Raises:
-        PairError: names the site, and both supports.
+        NoWeightError: names the site, and both supports.
     """
     plain = cover and torch.equal(t.log_q, sum((s.log_q for s in t.sites.values()), torch.zeros_like(t.log_q)))
     for name, s in t.sites.items():
         if s.p is None or s.q is None or kind(s.q) == "Delta":
             continue
-        refuse_foreign(name, s.q, s.p, plain)
+        refuse_foreign(name, s.q, s.p, plain, zeros=cover)
         if cover:
             _refuse_masks(name, s)
 
@@ -248,7 +248,7 @@ def _refuse_masks(name: str, s: weights.Site) -> None:
         return
     none = torch.zeros_like(s.value, dtype=torch.bool)
     if not torch.equal(none if at_p is None else at_p, none if at_q is None else at_q):
-        raise PairError(
+        raise NoWeightError(
             f"site {name!r}: the model and the guide mask different entries, so that p / q is no weight there; put the "
             f"same mask on both"
         )
@@ -258,16 +258,12 @@ def refuse_factor(observed: Mapping[str, Any]) -> None:
     """Raise where the model has a ``pyro.factor`` that is not zero: it is no part of a density of the data.
 
     Raises:
-        PairError: names the site.
+        NoWeightError: names the site.
     """
     for name, s in observed.items():
         fn = s.p if isinstance(s, weights.Site) else s.fn
         if kind(fn) == "Unit" and bool((fn.log_factor != 0).any()):
-            raise PairError(
-                f"site {name!r} is a pyro.factor of the model: training counts it, but it is no part of log p(x); "
-                f"leave it out of the model outside training (if self.training: ...), or, if it is a likelihood, write "
-                f"it as a distribution: pyro.sample({name!r}, ..., obs=...)"
-            )
+            raise NoWeightError(no_density(name))
 
 
 def refuse_outside(t: weights.Terms, first: int = 0) -> None:

@@ -14,9 +14,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Transform, biject_to
-from torch.distributions.transforms import IndependentTransform, identity_transform
+from torch.distributions.transforms import AffineTransform, ExpTransform, IndependentTransform, identity_transform
 
-from .errors import PairError
+from .errors import NoWeightError, PairError
 from .kinds import flow_of, kind
 
 DRAWS = 4096  # of the prior of a site, at least, that look for a place where a narrower guide never goes
@@ -24,6 +24,14 @@ DRAWS = 4096  # of the prior of a site, at least, that look for a place where a 
 
 def support_of(fn: Any) -> Any:
     """The support of a distribution, a constraint; None where it does not say."""
+    if kind(fn) == "VonMises":  # which calls itself real, and has a density on one turn
+        return constraints.independent(constraints.interval(-math.pi, math.pi), len(fn.event_shape))
+    if isinstance(fn, torch.distributions.Independent):
+        inner = support_of(fn.base_dist)
+        return None if inner is None else constraints.independent(inner, fn.reinterpreted_batch_ndims)
+    moved = _moved(fn)
+    if moved is not None:
+        return moved
     try:
         support = fn.support
         return None if constraints.is_dependent(support) else support
@@ -31,11 +39,36 @@ def support_of(fn: Any) -> Any:
         pass
     flow = flow_of(fn)
     if flow is not None:  # of x, where the flow maps x to its base
-        return getattr(flow[1], "domain", None)
+        whole = _described(support_of(flow[0])) is WHOLE
+        return getattr(flow[1], "domain", None) if whole else None
     for name in ("dist", "base_dist"):
         if hasattr(fn, name):
             return support_of(getattr(fn, name))
     return None
+
+
+def _moved(fn: Any) -> Any:
+    """The interval that shifts, scales and exponentials make of another; None for other distributions.
+
+    The codomain of such a transform, which is what a transformed distribution names, may be larger.
+    """
+    if not isinstance(fn, torch.distributions.TransformedDistribution) or not fn.transforms:
+        return None
+    if not all(isinstance(t, AffineTransform | ExpTransform) for t in fn.transforms):
+        return None
+    base = _described(support_of(fn.base_dist))
+    if base is None or base is WHOLE or base[0] != "real":
+        return None
+    low, high = (torch.as_tensor(e, dtype=torch.get_default_dtype()) for e in base[1:])
+    for transform in fn.transforms:
+        low, high = transform(low), transform(high)
+    ends = torch.minimum(low, high), torch.maximum(low, high)
+    whole = [bool(e.isinf().all()) for e in ends]
+    if all(whole):
+        return None
+    one: Any = constraints.less_than(ends[1]) if whole[0] else constraints.interval(*ends)
+    one = constraints.greater_than(ends[0]) if whole[1] else one
+    return constraints.independent(one, len(fn.event_shape)) if fn.event_shape else one
 
 
 def is_discrete(fn: Any) -> bool:
@@ -95,7 +128,7 @@ def unconstraining(name: str, fn: Any) -> Transform:
     return IndependentTransform(transform, rest) if rest > 0 else transform
 
 
-def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True) -> None:
+def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = True) -> None:
     """Raise where the guide's distribution q can't be a proposal for the model's distribution p.
 
     Args:
@@ -103,31 +136,46 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True) -> None:
         q: under the guide.
         p: under the model.
         cover: refuse also a guide that leaves out a part of the model's support.
+        zeros: let draws lie beyond the model's support where its density is zero, as a weight of zero is legal.
 
     Raises:
-        PairError: names the site and both supports.
+        NoWeightError: names the site and both supports.
     """
     inner, outer = support_of(q), support_of(p)
     known, mine = _described(inner), _described(outer)
     if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine)):
-        raise PairError(_beyond(name, q, p))
+        raise NoWeightError(_beyond(name, q, p))
     same = known is not None and mine is not None and _within(known, mine) and _within(mine, known)
     if same:
         return
     with torch.no_grad():
         inside = known is not None and mine is not None and _within(known, mine)
-        if not inside and not bool(holds(p, q(torch.Size((256,)))).all()):
-            raise PairError(_beyond(name, q, p))
+        if not inside:
+            value = q(_some(q))
+            out = ~holds(p, value)
+            if bool(out.any()) and not (zeros and _vanishes(p, value, out)):
+                raise NoWeightError(_beyond(name, q, p))
         if not cover:
             return
-        shape = torch.Size((max(1, DRAWS // max(1, p.batch_shape.numel())),))
-        missed = ~holds(q, p(shape)) if inner is not None else torch.zeros(())
+        missed = ~holds(q, p(_some(p)))
         if bool(missed.any()):
-            raise PairError(
+            raise NoWeightError(
                 f"site {name!r}: the guide's {kind(q)} on {_named(inner)} leaves out a part of the model's {kind(p)} "
                 f"({float(missed.float().mean()):.2g} of the draws of the prior), so that no number of samples gives "
                 f"log p(x); use a guide on {_named(outer)}, or proposal='defensive'"
             )
+
+
+def _some(fn: Any) -> torch.Size:
+    return torch.Size((max(1, DRAWS // max(1, fn.batch_shape.numel())),))
+
+
+def _vanishes(fn: Any, value: Tensor, out: Tensor) -> bool:
+    """Whether a density says zero of values beyond its support; some say NaN, or anything."""
+    try:
+        return bool((fn.log_prob(value)[out] == -math.inf).all())
+    except ValueError:  # it validates
+        return False
 
 
 def _beyond(name: str, q: Any, p: Any) -> str:

@@ -25,7 +25,7 @@ from torch.distributions import constraints
 
 from . import enumeration, stopping
 from .errors import PairError
-from .kinds import bare, has_mask, kind, mean_of, unscorable
+from .kinds import bare, has_mask, kind, mean_of, no_density, unscorable
 from .lines import marked
 from .numbers import needed
 from .store import Program, frozen, own_store, unmoved
@@ -392,8 +392,7 @@ def _scored(
     size = _batch(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
     whole = (particles, size)
     if summed:
-        supports = {n: enumeration.support_values(n, sites[n]["fn"]) for n in summed}
-        assigned, count = enumeration.assignments(supports)
+        assigned, count = _assigned(sites, summed)
         particles *= count
         sites = _sampled(run(particles, enumeration.repeated(values, assigned, whole)))
     found: dict[str, Tensor] = {}
@@ -421,6 +420,29 @@ def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
     return total
 
 
+def _assigned(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    return enumeration.assignments({n: enumeration.support_values(n, sites[n]["fn"]) for n in summed})
+
+
+def _classes(
+    sites: dict[str, Any],
+    particles: int,
+    summed: tuple[str, ...],
+    run: Callable[..., Any],
+    values: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """A draw (K, B, *event) of the sites that are summed out, given the values of others and what is observed."""
+    assigned, count = _assigned(sites, summed)
+    whole = _batch(next(iter(sites.values())), particles)
+    again = _sampled(run(count * particles, enumeration.repeated(values, assigned, whole)))
+    shape = (count * particles, whole[1])
+    log_ps = [_bare_log_prob(again[n], shape) for n in summed]
+    log_ps += [_log_prob(s, shape) for n, s in again.items() if s["is_observed"] or n in values]
+    log_p = _total(log_ps, log_ps[0]).reshape(count, *whole)
+    chosen = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()  # (K, B)
+    return {n: v[chosen.to(v.device)] for n, v in assigned.items()}
+
+
 def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
     """``poutine.replay`` accepts differing names in silence, and then trains something else."""
     auxiliary = {name for name, site in guide_sites.items() if site["infer"].get("is_auxiliary")}
@@ -437,7 +459,8 @@ def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
         if name in model_sites:
             raise PairError(f"site {name!r} is drawn by the guide but observed by the model; remove it from the guide")
     rest = [name for name in sorted(latent - drawn) if is_discrete(model_sites[name]["fn"])]
-    discrete = f'; or mark {rest[0]!r} infer={{"enumerate": "parallel"}} to sum it out' if rest else ""
+    mark = 'infer={"enumerate": "parallel"} (pyro.infer.config_enumerate does)'
+    discrete = f"; or mark {rest[0]!r} {mark} to sum it out" if rest else ""
     raise PairError(
         f"the model draws {sorted(latent)} and the guide draws {sorted(drawn)}; the latent names must agree: "
         f"rename {sorted(latent ^ drawn)} so that model and guide use the same names{discrete}"
@@ -505,7 +528,7 @@ def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str,
         latents: a value (K, B, *event) for each latent site, in its constrained space.
 
     Raises:
-        PairError: a latent site has no value.
+        PairError: a latent site has no value, or the model has a ``pyro.factor``.
 
     Example:
         >>> import torch, ppl_vae as pv
@@ -514,7 +537,7 @@ def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str,
         torch.Size([4, 3])
     """
     with unmoved(model):
-        likelihood, prior = log_densities(model, call_args(model, x, y), latents)
+        likelihood, prior = log_densities(model, call_args(model, x, y), latents, factors=False)
     return likelihood + prior
 
 
@@ -525,12 +548,14 @@ def log_densities(
     particles: int | None = None,
     unmasked: bool = False,
     anywhere: bool = False,
+    factors: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
 
     Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site but those that are
     summed out. ``unmasked`` gives what is masked at latent sites its own density. ``anywhere`` expects values that
-    another program drew, outside the support too, where a density of zero may be computed as NaN.
+    another program drew, outside the support too, where a density of zero may be computed as NaN. ``factors`` says
+    whether a ``pyro.factor`` is legal.
 
     Raises:
         PairError: a latent site has no value.
@@ -550,6 +575,8 @@ def log_densities(
         for name, site in sites.items():
             if not site["is_observed"] and name not in held and name not in summed:
                 raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
+            if not factors and kind(site["fn"]) == "Unit" and bool((site["fn"].log_factor != 0).any()):
+                raise PairError(no_density(name))
         values = {n: v for n, v in held.items() if n in sites and not sites[n]["is_observed"]}
         sites, found = _scored(sites, particles, summed, partial(_run, program, args, {}), values, unmasked, anywhere)
     observed = [found[n] for n, s in sites.items() if s["is_observed"]]
@@ -699,19 +726,26 @@ def sites(
         num_samples: the number K of particles.
         values: values (K, B, *event) to put at sites instead of drawing them, as :func:`terms` takes them.
         means: put each site's mean instead of a draw, where it has one.
-        uncondition: draw the observed sites too, as for sampling from a model that needs data to run.
+        uncondition: draw the observed sites too, as for sampling from a model that needs data to run. Sites that are
+            summed out are then drawn given the values and the data, where there are any.
 
     Returns:
         The sites; draws come from torch's global generators.
     """
+    given, kwargs = program, kwargs or {}
     if uncondition:
         program = poutine.uncondition(program)
     with own_store():
         if means:
             with _Fill(lambda name, fn: mean_of(fn)):
-                trace = _run(program, args, kwargs or {}, num_samples, values)
+                trace = _run(program, args, kwargs, num_samples, values)
         else:
-            trace = _run(program, args, kwargs or {}, num_samples, values)
+            trace = _run(program, args, kwargs, num_samples, values)
+        if uncondition and isinstance(values, dict) and (loose := _summed(_sampled(trace), values)):
+            held = {n: v for n, v in values.items() if n in trace.nodes}
+            run = partial(_run, given, args, kwargs)
+            found = _classes(_sampled(run(num_samples, held)), num_samples, loose, run, held)
+            trace = _run(program, args, kwargs, num_samples, {**held, **found})
     return {
         name: Draw(
             site["value"],

@@ -375,7 +375,7 @@ def test_zero_weights_are_legal_and_nan_is_named() -> None:
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(torch.zeros(1), 1.0).to_event(1), obs=x)
-            pyro.factor("positive", torch.where(z[..., 0] > 0, 0.0, -math.inf))
+            pyro.sample("positive", dist.Delta((z[..., 0] > 0).float()), obs=torch.ones(len(x)))
 
     def normal(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):

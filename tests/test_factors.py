@@ -13,6 +13,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.data import Split
+from ppl_vae.report import evaluate
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -174,6 +176,12 @@ def test_a_factor_of_the_model_is_refused_by_name_in_every_estimate(name: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_log_joint_refuses_a_factor_of_the_model() -> None:
+    semi = Semi("model")
+    with pytest.raises(pv.PairError, match=r"'term' is a pyro.factor of the model"):
+        pv.log_joint(semi.model, X, None, {"z": torch.ones(1, 6, 2)})
+
+
 def test_a_factor_of_zero_changes_nothing() -> None:
     def model(x: Tensor) -> None:
         semi.model(x)
@@ -183,3 +191,12 @@ def test_a_factor_of_zero_changes_nothing() -> None:
     semi = Semi("none")
     one, two = (pv.log_likelihood(pv.Pair(m, semi.guide), X, num_samples=5).log_px for m in (model, semi.model))
     assert torch.equal(one, two)
+
+
+def test_an_evaluation_says_why_there_is_no_log_px_and_does_not_stop() -> None:
+    semi = Semi("model")
+    found, estimate = evaluate(pv.Pair(semi.model, semi.guide), "own", "file", Split(X), 5, 0)
+    assert estimate is None
+    assert found["log_px_mean"] is None
+    assert found["elbo_mean"] is None
+    assert "pyro.factor of the model" in found["note"]

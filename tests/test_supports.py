@@ -251,3 +251,29 @@ def test_what_a_distribution_does_not_say_is_not_guessed() -> None:
     assert unconstraining("z", silent)(torch.ones(2)).tolist() == [1.0, 1.0]
     with pytest.raises(pv.PairError, match=r"'z'.*has no map from unconstrained numbers"):
         unconstraining("z", dist.ProjectedNormal(ONE))
+
+
+def test_a_shifted_interval_is_known_where_the_transform_calls_itself_real() -> None:
+    shift = dist.transforms.AffineTransform(1.0, -2.0)
+    bounded = dist.TransformedDistribution(dist.Uniform(ZERO, ONE), [shift]).to_event(1)
+    assert support_of(bounded).base_constraint.lower_bound.tolist() == [-1.0, -1.0, -1.0]
+    half = dist.TransformedDistribution(dist.HalfNormal(ONE), [shift])
+    assert float(support_of(half).upper_bound) == 1.0
+    narrow = pair(lambda: dist.Normal(ZERO, ONE).to_event(1), lambda x: bounded)
+    with pytest.raises(pv.PairError, match=r"leaves out a part of the model's Normal"):
+        pv.log_likelihood(narrow, X, num_samples=4)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_an_angle_is_no_real_number(swap: bool) -> None:
+    both = [lambda *_: dist.Normal(ZERO, 2.0).to_event(1), lambda *_: dist.VonMises(ZERO, ONE).to_event(1)]
+    one, two = both[::-1] if swap else both
+    with pytest.raises(pv.PairError, match=r"'z'.*(beyond|leaves out a part of) the model's"):
+        pv.log_likelihood(pair(one, two), X, num_samples=4)
+
+
+@pytest.mark.parametrize("method", ["hmc", "nuts"])
+def test_no_chain_starts_outside_the_support(method: str) -> None:
+    outside = pair(*FOREIGN["Normal for Gamma"])
+    with pytest.raises(pv.PairError, match=r"'z': the guide draws values outside the support of the model's Gamma"):
+        pv.posterior(outside, X, method=method, num_samples=40, num_chains=10, warmup=2)
