@@ -25,6 +25,7 @@ from .files import digest
 from .ledger import Ledger
 from .path import ACCEPT, LEAPFROG, Path, move
 from .progress import bar
+from .quantity import name_of, refuse_binarised
 from .rng import forked, reseed, seed_for
 from .running import Running, weighed
 from .sandwich import Sandwich
@@ -159,6 +160,7 @@ def ais(
         torch.Size([2])
     """
     betas = _setting(num_chains, num_temperatures, start, schedule)
+    refuse_binarised(pair, x)
     x, y = as_data(x, y, seed)
     captured = _captured(capture, pair, x, num_chains, num_temperatures, block)
     device, _ = home(pair)
@@ -199,7 +201,7 @@ def ais(
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     dims = math.prod(x.shape[1:])
     whole |= {"num_dims": dims, "block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
-    whole |= {"num_temperatures": num_temperatures, "estimator": "ais"}
+    whole |= {"num_temperatures": num_temperatures, "estimator": "ais", "name": name_of(pair, x, y)}
     return Estimate(**whole, num_samples=num_chains, seed=seed)
 
 
@@ -342,4 +344,4 @@ def bdmc(
         down = run(2, exact, steps, reverse=True).log_w
         lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)
         upper = math.log(num_chains) - torch.logsumexp(down.double(), 0)
-    return Sandwich(x.cpu(), lower.cpu(), upper.cpu(), seed)
+    return Sandwich(x.cpu(), lower.cpu(), upper.cpu(), seed, name_of(pair, x, y))

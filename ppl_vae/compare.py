@@ -19,7 +19,7 @@ LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
 def compare(
     pairs: Mapping[str, Any],
-    x: Tensor,
+    x: Any,
     y: Tensor | None = None,
     *,
     num_samples: int = 5000,
@@ -44,7 +44,7 @@ def compare(
 
     Args:
         pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data.
-        x: data (N, *shape), at least two.
+        x: data (N, *shape), at least two; or a split of `load_data`, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K of each estimate.
         seed: of each estimate.
@@ -76,11 +76,10 @@ def compare(
         name: pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
         for name, pair in pairs.items()
     }
-    if len({e.conditional for e in estimates.values()}) > 1:
-        given = [name for name, e in estimates.items() if e.conditional]
-        raise UserError(
-            f"compare: {', '.join(given)} estimate log p(x|y) and the others log p(x); compare like with like"
-        )
+    names = {e.name: name for name, e in estimates.items()}
+    if len(names) > 1:
+        found = "; ".join(f"{name} estimates {quantity}" for quantity, name in names.items())
+        raise UserError(f"compare: {found}; compare like with like")
     return tabulate(estimates)
 
 
@@ -121,6 +120,7 @@ def tabulate(estimates: Mapping[str, Estimate]) -> Any:
         attrs={
             "num_samples": first.num_samples,
             "seed": first.seed,
+            "quantity": first.name,
             "bound": "log_px is a lower bound in expectation",
             "units": "nats",
         },

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import weights
+from .quantity import LOG_PX, name_of
 from .rng import forked, reseed, seed_for
 from .setting import as_data, evaluating, home, placed, refuse_delta, refuse_outside
 
@@ -31,6 +32,7 @@ class DescriptionLength:
         seed: the seed.
         is_code: whether the data are discrete, so that the bits can be had by ``pv.compress``; those of a density are
             relative to a unit of x, and may be negative.
+        name: the log density that the code is for, see :class:`~ppl_vae.Estimate`.
     """
 
     bits_z: Tensor
@@ -41,6 +43,7 @@ class DescriptionLength:
     num_samples: int
     seed: int
     is_code: bool
+    name: str = LOG_PX
 
     @property
     def total(self) -> Tensor:
@@ -54,9 +57,10 @@ class DescriptionLength:
 
     def __str__(self) -> str:
         by_site = ", ".join(f"{n} {float(v.mean()):.2f}" for n, v in self.sites.items())
+        code = "" if self.name == LOG_PX else f" for {self.name}"
         relative = "" if self.is_code else "; x is continuous: bits relative to a unit of x, no code"
         return (
-            f"{float(self.total.mean()):.2f} bits a datum ({self.bits_per_dim:.4f} bits/dim): z "
+            f"{float(self.total.mean()):.2f} bits a datum{code} ({self.bits_per_dim:.4f} bits/dim): z "
             f"{float(self.bits_z.mean()):.2f}{f' ({by_site})' if len(self.sites) > 1 else ''}, x given z "
             f"{float(self.bits_x.mean()):.2f}{relative} ({len(self.bits_x)} data, K = {self.num_samples}, "
             f"seed {self.seed})"
@@ -115,4 +119,6 @@ def description_length(
     sites = {k.removeprefix("z."): v for k, v in whole.items() if k.startswith("z.")}
     bits_z = torch.stack(list(sites.values())).sum(0) if sites else torch.zeros_like(whole["x"])
     dims = math.prod(x.shape[1:])
-    return DescriptionLength(bits_z, whole["x"], whole["se"], sites, dims, num_samples, seed, is_code)
+    return DescriptionLength(
+        bits_z, whole["x"], whole["se"], sites, dims, num_samples, seed, is_code, name_of(pair, x, y)
+    )

@@ -35,12 +35,27 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {"errors", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
+    {
+        "errors",
+        "rng",
+        "lowering",
+        "memory",
+        "precision",
+        "kinds",
+        "moves",
+        "registry",
+        "ranks",
+        "progress",
+        "watched",
+        "lineage",
+        "tables",
+    },
     {"__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
+    {"quantity"},
     {"stream", "step_graph"},
     {"estimate"},
     {"check", "draws", "compare", "checkpoint", "feeds"},
