@@ -151,13 +151,13 @@ def test_a_users_own_likelihood_is_told_by_its_support(name: str) -> None:
         lambda: pv.ais(pair, data.test, num_chains=2, num_temperatures=2),
     ):
         if not binary:
-            with pytest.raises(pv.DataError, match="site 'pixels'.*is no Bernoulli"):
+            with pytest.raises(pv.DataError, match=r"site 'pixels'.*is no Bernoulli"):
                 work()
 
 
 def test_a_bernoulli_on_grey_tables_is_refused_in_one_line() -> None:
     data = pv.load_data(real(40, 6))
-    with pytest.raises(pv.DataError, match="outside the support.*binarise it.*or choose another likelihood"):
+    with pytest.raises(pv.DataError, match=r"outside the support.*binarise it.*or choose another likelihood"):
         pv.fit(pv.build("vae", data=data, latent=2, hidden=(8,)), data, epochs=1)
 
 
