@@ -13,10 +13,12 @@ from torch import Tensor
 
 from .errors import UserError
 from .estimate import Estimate, log_likelihood
+from .numbers import plainly
 
 LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
 
+@plainly
 def compare(
     pairs: Mapping[str, Any],
     x: Any,

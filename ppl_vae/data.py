@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
+from .numbers import plainly
 from .rng import seed_for, uniform
 from .sources import SPLITS, Array, Labelled, Parts, Source, labelled, read, refuse, x_and_y
 
@@ -185,6 +186,7 @@ class Data:
         }
 
 
+@plainly
 def load_data(
     source: Source,
     *,
@@ -251,6 +253,7 @@ def load_data(
     return Data(**splits, name=name, seed=seed, binarize="none", reading=reading).binarized(binarize)
 
 
+@plainly
 def load_split(
     source: Source,
     *,

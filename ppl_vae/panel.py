@@ -19,6 +19,7 @@ from .diagnostics import khat_threshold
 from .errors import DataError, RunError, UserError
 from .estimate import Estimate, estimates, refuse_mismatch
 from .estimators import JVI2_MOST, STATISTICS
+from .numbers import plainly
 from .proposals import PROPOSALS, Draw
 from .quantity import refuse_binarised
 from .registry import ESTIMATORS
@@ -227,6 +228,7 @@ def _why(e: Estimate, index: Tensor | None = None) -> str:
     return f"{who}: {'; '.join(parts)}."
 
 
+@plainly
 def panel(
     pair: Any,
     x: Any,

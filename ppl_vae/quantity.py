@@ -25,15 +25,19 @@ def _looked_at(pair: Any, x: Any, y: Any) -> tuple[weights.Terms, Lineage]:
 
     The latents are drawn from the prior, beforehand: what they were made from is no matter of the densities at them.
     """
-    model, prior = pair.model, weights.prior_of(pair.model)
     x, y = placed(pair, x, y, slice(2))
     roots = {name: tree_map(_copied, value) for name, value in (("x", x), ("y", y)) if value is not None}
     x, y = roots["x"], roots.get("y")
     with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
-        drawn = weights.terms(model, prior, x, y)
+        try:
+            guide = weights.prior_of(pair.model)
+            drawn = weights.terms(pair.model, guide, x, y)
+        except NotImplementedError:  # a prior that can't be drawn from, such as an improper one
+            guide = pair.guide
+            drawn = weights.terms(pair.model, guide, x, y)
         values = {name: site.value.clone() for name, site in drawn.sites.items()}
         with Lineage(roots) as lineage:
-            found = weights.terms(model, prior, x, y, values=values)
+            found = weights.terms(pair.model, guide, x, y, values=values)
     return found, lineage
 
 

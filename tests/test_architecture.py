@@ -35,21 +35,9 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    {
-        "errors",
-        "rng",
-        "lowering",
-        "memory",
-        "precision",
-        "kinds",
-        "moves",
-        "registry",
-        "ranks",
-        "progress",
-        "watched",
-        "lineage",
-        "tables",
-    },
+    {"errors"},
+    {"numbers", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
+    {"lineage", "tables"},
     {"__init__", "pairs.__init__"},
     {"sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping", "diagnostics"},
     {"capture", "files", "estimators", "quantiles", "tempering"},

@@ -215,3 +215,18 @@ def test_new_data_are_binarised_as_the_runs_test_data_were(binarize: str) -> Non
     if binarize != "none":
         with pytest.raises(pv.DataError, match=r"outside \[0, 1\]|values up to"):
             pv.load_split(images(30, 255)[:, None] / 100.0, like=data)
+
+
+def test_numbers_of_numpy_are_options_of_reading_and_of_tables() -> None:
+    x = rows(60)
+    plain = pv.load_data(x, seed=3, valid=0.25, test=10)
+    other = pv.load_data(x, seed=np.int64(3), valid=np.float32(0.25), test=torch.tensor(10))
+    assert plain.record() == json.loads(json.dumps(other.record()))
+    pair = pv.build("linear", data_shape=(4,), latent=2)
+    one = pv.panel(pair, plain.test, estimators="iwae", num_samples=20, seed=1).table()
+    two = pv.panel(pair, other.test, estimators="iwae", num_samples=np.int32(20), seed=np.uint8(1)).table()
+    for table_ in (one, two):
+        del table_[0]["seconds"]
+    assert json.loads(json.dumps(two)) == one
+    attrs = pv.compare({"a": pair}, plain.test, num_samples=np.int64(5), seed=torch.tensor(2)).attrs
+    assert json.loads(json.dumps(attrs))["seed"] == 2
