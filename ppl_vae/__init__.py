@@ -19,7 +19,7 @@ _NAMES = {
     "ppl_vae.codec": ("compress", "decompress"),
     "ppl_vae.compare": ("compare",),
     "ppl_vae.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
-    "ppl_vae.data": ("Batches", "Data", "Split", "load_data"),
+    "ppl_vae.data": ("Batches", "Data", "Split", "load_data", "load_split"),
     "ppl_vae.draws": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "ppl_vae.errors": ("DataError", "NonFiniteError", "PairError", "RankError", "RunError", "UserError"),
     "ppl_vae.estimate": ("Curve", "Estimate", "bound_curve", "log_likelihood", "log_weights"),
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .data import Data as Data
     from .data import Split as Split
     from .data import load_data as load_data
+    from .data import load_split as load_split
     from .diagnostics import ess as ess
     from .diagnostics import khat_threshold as khat_threshold
     from .diagnostics import min_samples as min_samples

@@ -28,6 +28,7 @@ from .ledger import Ledger
 from .lines import entry_point
 from .path import ACCEPT, LEAPFROG, Path, move
 from .progress import bar
+from .quantity import name_of, refuse_binarised
 from .rng import forked, reseed, seed_for
 from .running import Running, weighed
 from .sandwich import Sandwich
@@ -166,6 +167,7 @@ def ais(
         torch.Size([2])
     """
     betas = _setting(num_chains, num_temperatures, start, schedule)
+    refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
     captured = _captured(capture, pair, x, num_chains, num_temperatures, block)
     device, _ = home(pair)
@@ -209,7 +211,7 @@ def ais(
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     whole["num_dims"] = mean_size(whole["num_dims"])
     whole |= {"block": block, "chunk": num_chains, "proposal": f"annealed {start}"}
-    whole |= {"num_temperatures": num_temperatures, "estimator": "ais"}
+    whole |= {"num_temperatures": num_temperatures, "estimator": "ais", "name": name_of(pair, x, y)}
     return Estimate(**whole, num_samples=num_chains, seed=seed)
 
 
@@ -355,4 +357,4 @@ def bdmc(
         down = run(2, exact, steps, reverse=True).log_w
         lower = torch.logsumexp(up.double(), 0) - math.log(num_chains)
         upper = math.log(num_chains) - torch.logsumexp(down.double(), 0)
-    return Sandwich(each(Tensor.cpu, x), lower.cpu(), upper.cpu(), seed)
+    return Sandwich(each(Tensor.cpu, x), lower.cpu(), upper.cpu(), seed, name_of(pair, x, y))

@@ -53,7 +53,11 @@ CaptureOpt = Annotated[
     str, typer.Option("--capture", help="Run the work as a compiled graph: auto (where it pays), on or off.")
 ]
 PrecisionOpt = Annotated[str, typer.Option("--precision", help="Of matrix products: float32 or bf16.")]
-SplitOpt = Annotated[str, typer.Option("--split", help="train, valid or test.")]
+SplitOpt = Annotated[
+    str | None, typer.Option("--split", help="train, valid or test, of data that have splits. [test; a file: all]")
+]
+ColumnsOpt = Annotated[str | None, typer.Option("--columns", help="Of a table: the columns to take, as a,b,c. [all]")]
+LabelOpt = Annotated[str | None, typer.Option("--label", help="Of a table: the column of labels.")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -141,7 +145,11 @@ def train(
     *,
     data: Annotated[str, typer.Option("--data", help=f"{', '.join(DATASETS)}, or a path.")] = "digits",
     data_root: RootOpt = Path("data"),
-    binarize: Annotated[str, typer.Option(help="dynamic, static or none.")] = "dynamic",
+    binarize: Annotated[
+        str, typer.Option(help="auto (grey images, for a Bernoulli likelihood), dynamic, static or none.")
+    ] = "auto",
+    columns: ColumnsOpt = None,
+    label: LabelOpt = None,
     valid: Annotated[str | None, typer.Option(help="Validation data: a share or a count.")] = None,
     objective: Annotated[str, typer.Option(help=f"{', '.join(OBJECTIVES)}.")] = "elbo",
     num_particles: Annotated[
@@ -190,6 +198,7 @@ def train(
     data_root = data_root.expanduser().resolve()  # so that the run can be judged from another folder
     request: dict[str, Any] = {
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
+        "columns": columns, "label": label,
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "beta": beta,
         "free_bits": free_bits, "beta_schedule": beta_schedule, "epochs": epochs, "batch_size": batch_size,
         "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
@@ -204,6 +213,7 @@ def train(
 
     from . import build, fit, load_data, ranks, report
     from .objectives import objective as make_objective
+    from .quantity import settled
     from .rng import forked, seed_for
 
     loss_options = {k: request[k] for k in ("gradient", "beta", "free_bits") if request[k] is not None}
@@ -214,17 +224,22 @@ def train(
         lambda: load_data(
             request["data"],
             root=request["data_root"],
-            binarize=request["binarize"],
+            binarize="none" if request["binarize"] == "auto" else request["binarize"],
             seed=request["seed"],
             valid=_share(request["valid"]),
+            columns=request["columns"],
+            label=request["label"],
         )
     )
-    if resume:
-        _check_same_data(out, loaded)
     with forked(seed=seed_for(request["seed"], "build")):
         built = build(request["pair"], data=loaded, **pair_args)
+    if request["binarize"] == "auto":
+        loaded = settled(built, loaded)
+    if resume:
+        _check_same_data(out, loaded)
     folder = out or ranks.told(lambda: _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}"))
     log.print(f"training {request['pair']} on {request['data']} ({len(loaded.train)} data), run folder {folder}")
+    log.print(f"binarisation: {loaded.binarize}{' (auto)' if request['binarize'] == 'auto' else ''}")
     try:
         history = fit(
             built,
@@ -268,7 +283,7 @@ def train(
     if json_:
         _print_json(result)
     else:
-        screen.print(report.table(result, len(drawn), estimate is not None and estimate.conditional))
+        screen.print(report.table(result, len(drawn)))
 
 
 @command
@@ -281,7 +296,7 @@ def evaluate(
     num_samples: SamplesOpt = 5000,
     proposal: ProposalOpt = "guide",
     limit: LimitOpt = None,
-    split: SplitOpt = "test",
+    split: SplitOpt = None,
     data: DataOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
@@ -311,7 +326,7 @@ def evaluate(
         pair, config, part = _open(run, data, data_root, split, limit, device)
         try:
             judged = panel(
-                pair, part.x, part.y, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
+                pair, part, None, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
                 num_temperatures=num_temperatures, seed=seed, progress=True, resume=target, **switches,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -325,10 +340,10 @@ def evaluate(
         _print_json(result)
     elif estimator or draw:
         screen.print(report.panel_table(judged))
-        typer.echo("\n".join([*judged.sentences(), *result.get("figures", [])]))
-        typer.echo(f"nats; {len(part)} {split} data, seed {seed}; a lower bound is one in expectation")
+        typer.echo("\n".join([*judged.left_out(), *judged.sentences(), *result.get("figures", [])]))
+        typer.echo(f"nats; {report.which(result)}, seed {seed}; a lower bound is one in expectation")
     else:
-        screen.print(report.table(result, given_labels=estimate.conditional, proposal=proposal))
+        screen.print(report.table(result, proposal=proposal))
 
 
 @command
@@ -338,7 +353,7 @@ def score(
     num_samples: SamplesOpt = 5000,
     proposal: ProposalOpt = "guide",
     limit: LimitOpt = None,
-    split: SplitOpt = "test",
+    split: SplitOpt = None,
     data: DataOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
@@ -348,7 +363,7 @@ def score(
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Write log p(x) of each datum to log_px.csv, least likely first on the screen."""
+    """Write log p(x) of each datum to log_px.csv, least likely first on the screen; of a file, of all its data."""
     from . import ranks, report
 
     switches = _switches(capture, precision)
@@ -357,15 +372,16 @@ def score(
     )
     path = ranks.told(lambda: report.write_csv(target, estimate, part))
     order = estimate.log_px.argsort()[:10].tolist()
+    index = part.rows.tolist()
     if json_:
-        lowest = [{"index": i, "log_px": float(estimate.log_px[i])} for i in order]
+        lowest = [{"index": index[i], "log_px": float(estimate.log_px[i])} for i in order]
         _print_json({**result, "csv": str(path), "lowest": lowest})
         return
-    table = Table("index", "label", "log p(x)", "± se", "ESS", "Pareto k", title="least likely data")
+    table = Table("index", "label", estimate.name, "± se", "ESS", "Pareto k", title="least likely data")
     for i in order:
         label = "" if part.y is None else str(part.y[i].item())
         row = (estimate.log_px[i], estimate.std_error[i], estimate.ess[i], estimate.khat[i])
-        table.add_row(str(i), label, *(f"{float(v):.2f}" for v in row))
+        table.add_row(str(index[i]), label, *(f"{float(v):.2f}" for v in row))
     screen.print(table)
     typer.echo(f"{len(estimate)} rows in {path}; {report.side(result)}, K = {num_samples}, seed {seed}")
 
@@ -404,8 +420,8 @@ def sample(
 def reconstruct(
     run: RunArg,
     *,
-    num: Annotated[int, typer.Option("--num", "-n", help="How many.")] = 10,
-    split: SplitOpt = "test",
+    num: Annotated[int | None, typer.Option("--num", "-n", help="How many. [10; of a file: all]")] = None,
+    split: SplitOpt = None,
     data: DataOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
@@ -416,7 +432,7 @@ def reconstruct(
     """Encode data and decode them again: reconstructions.npy and reconstructions.png."""
     from . import draws, figures
 
-    pair, _, part = _open(run, data, data_root, split, num, device)
+    pair, _, part = _open(run, data, data_root, split, num, device, few=10)
     x_hat = draws.reconstruct(pair, part.x, part.y, seed=seed).cpu()
     figure = figures.reconstructions(part.x[:SHOWN], x_hat[:SHOWN], n=min(len(part), 20))
     _write_images(out or run, "reconstructions", x_hat, figure, json_, {"n": len(part), "seed": seed})
@@ -427,8 +443,10 @@ def figures(
     run: RunArg,
     *,
     num_samples: SamplesOpt = 1000,
-    limit: LimitOpt = 1000,
-    split: SplitOpt = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Use the first N data only. [1000; of a file: all]")
+    ] = None,
+    split: SplitOpt = None,
     data: DataOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
@@ -440,7 +458,7 @@ def figures(
     from . import ranks, report
     from .figures import save_all
 
-    pair, config, part = _open(run, data, data_root, split, limit, device)
+    pair, config, part = _open(run, data, data_root, split, limit, device, few=1000)
     _, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     try:
         lines = (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else []
@@ -461,7 +479,7 @@ def compare(
     *,
     num_samples: SamplesOpt = 5000,
     limit: LimitOpt = None,
-    split: SplitOpt = "test",
+    split: SplitOpt = None,
     data: DataOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
@@ -482,14 +500,20 @@ def compare(
     if len(set(names)) < len(names):
         raise UserError("a run is given twice; give different run folders")
     opened = {name: _open(run, data, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)}
-    prints = {config["data"]["sha256"] for _, config, _ in opened.values()}
-    if data is None and len(prints) > 1:
-        about = "; ".join(f"{n}: {c['data']['name']}, seed {c['data']['seed']}" for n, (_, c, _) in opened.items())
+    configs = {name: config for name, (_, config, _) in opened.items()}
+    if data is None and len({c["data"]["sha256"] for c in configs.values()}) > 1:
+        about = "; ".join(f"{n}: {c['data']['name']}, seed {c['data']['seed']}" for n, c in configs.items())
         raise UserError(f"the runs were made on different data ({about}); train them on the same data and data seed")
+    ways = {n: (c["data"].get("binarize", "none") != "none", c["data"].get("reading")) for n, c in configs.items()}
+    if any(way != ways[names[0]] for way in ways.values()):
+        about = "; ".join(f"{n}: binarize={c['data'].get('binarize')}" for n, c in configs.items())
+        raise UserError(
+            f"the runs read {data} in different ways ({about}), so their figures would be of different data"
+        )
     part = next(iter(opened.values()))[2]
     pairs = {name: pair for name, (pair, _, _) in opened.items()}
     table = compare_pairs(
-        pairs, part.x, part.y, num_samples=num_samples, seed=seed, progress=not json_, **_switches(capture, precision)
+        pairs, part, num_samples=num_samples, seed=seed, progress=not json_, **_switches(capture, precision)
     )
     numeric = ("elbo", "elbo_se", "log_px", "log_px_se", "ess", "khat", "unreliable", "diff", "diff_se")
     rows = [
@@ -500,7 +524,15 @@ def compare(
         }
         for i, name in enumerate(names)
     ]
-    result = {"n": len(part), "split": split, "num_samples": num_samples, "seed": seed, "strategies": rows}
+    quantity = str(table.attrs["quantity"])
+    result = {
+        "quantity": quantity,
+        "n": len(part),
+        "split": part.name,
+        "num_samples": num_samples,
+        "seed": seed,
+        "strategies": rows,
+    }
     if out is not None:
         from .files import writable, write_json
 
@@ -509,7 +541,7 @@ def compare(
         _print_json(result)
         return
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("run", "ELBO", "log p(x)", "min ESS", "unreliable", "difference", "verdict"):
+    for title in ("run", "ELBO", quantity, "min ESS", "unreliable", "difference", "verdict"):
         shown.add_column(title, no_wrap=True)
     for r in rows:
         shown.add_row(
@@ -519,7 +551,7 @@ def compare(
         )  # fmt: skip
     screen.print(shown)
     typer.echo(
-        f"nats; {len(part)} {split} data, K = {num_samples}, seed {seed}; log p(x) is a lower bound in expectation, "
+        f"nats; {report.which(result)}, K = {num_samples}, seed {seed}; {quantity} is a lower bound in expectation, "
         f"unreliable where Pareto k is not below its threshold.\n"
         f"Differences are paired by datum. Each run is one training run: a verdict is on these weights."
     )
@@ -527,7 +559,7 @@ def compare(
     if doubtful:
         typer.echo(
             f"The verdict on {', '.join(doubtful)} is on the {num_samples}-sample bounds: more than 5 % of the data "
-            f"are unreliable, and log p(x) may lie well above the bound."
+            f"are unreliable, and {quantity} may lie well above the bound."
         )
 
 
@@ -565,7 +597,7 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
 
     then = read_config(folder).get("request")
     older = {"shards": 1, "capture": "auto", "precision": "float32"}  # of runs before there were such options
-    older |= {"num_samples": 5000, "limit": None, "figures": True}
+    older |= {"num_samples": 5000, "limit": None, "figures": True, "columns": None, "label": None}
     older |= {"beta": None, "free_bits": None, "beta_schedule": "constant"}
     then = {**older, **then} if isinstance(then, dict) else {}
     if set(then) != set(request):
@@ -619,30 +651,49 @@ def _load(run: Path, device: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _open(
-    run: Path, data: str | None, data_root: Path | None, split: str, limit: int | None, device: str
+    run: Path,
+    data: str | None,
+    data_root: Path | None,
+    split: str | None,
+    limit: int | None,
+    device: str,
+    few: int | None = None,
 ) -> tuple[Any, dict[str, Any], Any]:
-    """A run's pair, its configuration, and the data to judge it on."""
-    from .data import load_data
+    """A run's pair, its configuration, and the data to judge it on: a split of its own, or a file as a whole.
+
+    ``few`` is the limit on the run's own data where none is given.
+    """
+    from .data import load_data, load_split
 
     pair, config = _load(run, device)
     request, record = config.get("request"), config.get("data")
     if not isinstance(request, dict) or not isinstance(record, dict):
         raise RunError(f"{run}: this run does not record its data; evaluate it from Python")
     try:
-        loaded = load_data(
-            data or request["data"],
-            root=data_root or request["data_root"],
-            binarize=request["binarize"],
-            seed=request["seed"],
-            valid=_share(request["valid"]) if data is None else None,
-        )
+        root, seed = data_root or request["data_root"], request["seed"]
+        if data is None or (data in DATASETS and data == request["data"]):
+            loaded = load_data(
+                request["data"],
+                root=root,
+                binarize=str(record.get("binarize", request["binarize"])),
+                seed=seed,
+                valid=_share(request["valid"]),
+                columns=request.get("columns"),
+                label=request.get("label"),
+            )
+            if loaded.record()["sha256"] != record.get("sha256"):
+                what = f"the data at {request['data']!r} are no longer those of the run; name others by --data"
+                raise RunError(f"{run}: {what}")
+            part = loaded.split(split or "test").fixed(seed)
+            limit = few if limit is None else limit
+        else:
+            part = load_split(data, split=split, like=record, root=root)
     except KeyError as error:
         raise RunError(f"{run}: config.json has no {error} in its request; it was edited") from None
-    if data is None and loaded.record()["sha256"] != record.get("sha256"):
-        raise RunError(f"{run}: the data at {request['data']!r} are no longer those of the run; name others by --data")
-    if pair.data_shape is not None and loaded.data_shape != tuple(pair.data_shape):
-        raise UserError(f"data of shape {loaded.data_shape} for a pair that was made for {tuple(pair.data_shape)}")
-    return pair, config, loaded.split(split).fixed(request["seed"]).limit(limit)
+    shape = tuple(part.x.shape[1:])
+    if pair.data_shape is not None and shape != tuple(pair.data_shape):
+        raise UserError(f"data of shape {shape} for a pair that was made for {tuple(pair.data_shape)}")
+    return pair, config, part.limit(limit)
 
 
 def _switches(capture: str, precision: str) -> dict[str, Any]:
@@ -656,8 +707,8 @@ def _switches(capture: str, precision: str) -> dict[str, Any]:
 
 
 def _judged(
-    run: Path, data: str | None, data_root: Path | None, split: str, limit: int | None, device: str, out: Path | None,
-    num_samples: int, seed: int, proposal: str, switches: dict[str, Any],
+    run: Path, data: str | None, data_root: Path | None, split: str | None, limit: int | None, device: str,
+    out: Path | None, num_samples: int, seed: int, proposal: str, switches: dict[str, Any],
 ) -> tuple[Path, Any, dict[str, Any], Any]:  # fmt: skip
     """Where to write, the data, the evaluation and the estimate of a run that has one."""
     from . import report
@@ -686,9 +737,7 @@ def _trust_figures(pair: Any, part: Any, folder: Path, num_samples: int, seed: i
     asked = [e for e in judged.rows if e in PROPOSALS]
     for proposal in dict.fromkeys(("guide", "prior", "defensive", "qmc", *asked)):
         try:
-            curves[proposal] = bound_curve(
-                pair, part.x, part.y, num_samples, proposal=proposal, seed=seed, progress=True
-            )
+            curves[proposal] = bound_curve(pair, part, None, num_samples, proposal=proposal, seed=seed, progress=True)
         except PairError as error:
             log.print(f"no curve for {proposal}: {error}")
     weighed = next((e for e in judged.rows.values() if e.estimator != "ais"), None)

@@ -21,7 +21,7 @@ LEVEL = 0.05  # two-sided, over all pairs of strategies together
 @entry_point
 def compare(
     pairs: Mapping[str, Any],
-    x: Tensor,
+    x: Any,
     y: Tensor | None = None,
     *,
     num_samples: int = 5000,
@@ -46,7 +46,7 @@ def compare(
 
     Args:
         pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data.
-        x: data (N, *shape), at least two.
+        x: data (N, *shape), at least two; or a split of `load_data`, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K of each estimate.
         seed: of each estimate.
@@ -74,15 +74,14 @@ def compare(
     options: dict[str, Any] = {"seed": seed, "progress": progress, "capture": capture, "precision": precision}
     estimates: dict[str, Estimate] = {}
     for name, pair in pairs.items():
-        found = pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
-        if len(found) < 2:
-            raise UserError(f"compare: {len(found)} data give no error for a mean difference; give at least 2")
-        estimates[name] = found
-    if len({e.conditional for e in estimates.values()}) > 1:
-        given = [name for name, e in estimates.items() if e.conditional]
-        raise UserError(
-            f"compare: {', '.join(given)} estimate log p(x|y) and the others log p(x); compare like with like"
-        )
+        made = pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
+        if len(made) < 2:
+            raise UserError(f"compare: {len(made)} data give no error for a mean difference; give at least 2")
+        estimates[name] = made
+    names = {e.name: name for name, e in estimates.items()}
+    if len(names) > 1:
+        found = "; ".join(f"{name} estimates {quantity}" for quantity, name in names.items())
+        raise UserError(f"compare: {found}; compare like with like")
     return tabulate(estimates)
 
 
@@ -123,6 +122,7 @@ def tabulate(estimates: Mapping[str, Estimate]) -> Any:
         attrs={
             "num_samples": first.num_samples,
             "seed": first.seed,
+            "quantity": first.name,
             "bound": "log_px is a lower bound in expectation",
             "units": "nats",
         },

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import Tensor
 from .errors import DataError
 from .fields import X, device_of, each, named, num_data, rows, shape_of
 from .inputs import missing
+from .lines import entry_point
 from .rng import seed_for, uniform
 from .sources import SPLITS, Array, Labelled, Parts, Source, labelled, read, refuse, x_and_y
 
-_BINARIZE = ("dynamic", "static", "none")
+_BINARIZE = ("auto", "dynamic", "static", "none")
+WHOLE = "all"  # the name of a split that is a whole source
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,26 +33,37 @@ class Split:
         y: the labels, (N,), int64 where they are integers, or vectors (N, D); None without labels.
         binarize: ``"dynamic"`` where ``x`` holds probabilities, and each visit draws x' ~ Bernoulli(x) anew.
         name: what messages call it; also names the stream of `fixed`.
+        index: (N,) int64, where each datum stands in the source (in its file, or in that split of it); None where it
+            did not come from one.
+        drawn: whether ``x`` is a draw of Bernoulli(x), of values that were not 0 or 1.
 
     Example:
         >>> split = Split(torch.full((4, 2), 0.5), binarize="dynamic")
         >>> len(split.limit(3)), split.fixed(seed=0)
-        (3, Split(data: x (4, 2) float32, no labels, binarize='none'))
+        (3, Split(data: x (4, 2) float32, no labels, binarised once))
     """
 
     x: X
     y: Tensor | None = None
     binarize: str = "none"
     name: str = "data"
+    index: Tensor | None = None
+    drawn: bool = False
 
     def __len__(self) -> int:
         return num_data(self.x)
+
+    @property
+    def rows(self) -> Tensor:
+        """(N,) int64 on the CPU: ``index``, or 0, 1, ... where there is none."""
+        return torch.arange(len(self)) if self.index is None else self.index.cpu()
 
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else f"y {str(self.y.dtype).removeprefix('torch.')}"
         x = ", ".join(f"{n} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for n, t in named(self.x))
         gaps = "".join(f", {float(nan.double().mean()):.1%} of {n} missing" for n, nan in missing(self.x))
-        return f"Split({self.name}: {x}{gaps}, {labels}, binarize={self.binarize!r})"
+        how = "binarised once" if self.drawn else f"binarize={self.binarize!r}"
+        return f"Split({self.name}: {x}{gaps}, {labels}, {how})"
 
     def limit(self, n: int | None) -> Split:
         """The first ``n`` data, or all where there are no more or ``n`` is None.
@@ -61,7 +75,8 @@ class Split:
             return self
         if n < 1:
             raise DataError(f"a limit of {n} leaves no data of {self.name}: give 1 or more")
-        return replace(self, x=rows(self.x, slice(n)), y=None if self.y is None else self.y[:n])
+        index = None if self.index is None else self.index[:n]
+        return replace(self, x=rows(self.x, slice(n)), y=None if self.y is None else self.y[:n], index=index)
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on ``device``."""
@@ -73,7 +88,7 @@ class Split:
             return self
         generator = torch.Generator().manual_seed(seed_for(seed, f"binarize/{self.name}"))
         x = torch.bernoulli(self.x.cpu(), generator=generator).to(self.x.device)
-        return replace(self, x=x, binarize="none")
+        return replace(self, x=x, binarize="none", drawn=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +101,12 @@ class Data:
         test: the test split.
         name: a name of ``ppl-vae list``, the path of a file, or ``"array"``.
         seed: the seed of the division and of the fixed draws.
-        binarize: ``"dynamic"``, ``"static"`` or ``"none"``, as `load_data` was asked.
+        binarize: what was done: ``"dynamic"``, ``"static"`` or ``"none"``.
+        reading: how the source was read, so that new data can be read like it; for JSON.
+
+    Example:
+        >>> load_data("digits")
+        Data(digits: train 1258, valid 180, test 359; x (1, 8, 8) float32, labels, binarize='dynamic', seed 0)
     """
 
     train: Split
@@ -95,6 +115,33 @@ class Data:
     name: str
     seed: int
     binarize: str
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(self.split(name))}" for name in SPLITS)
+        x = f"x {self.data_shape} {str(self.train.x.dtype).removeprefix('torch.')}"
+        labels = "no labels" if self.train.y is None else "labels"
+        return f"Data({self.name}: {sizes}; {x}, {labels}, binarize={self.binarize!r}, seed {self.seed})"
+
+    def binarized(self, how: str) -> Data:
+        """The same data, which hold grey values, with Bernoulli draws of them; ``how`` as for `load_data`.
+
+        ``"auto"`` is ``"dynamic"`` for grey images and ``"none"`` for all else.
+
+        Raises:
+            DataError: values outside [0, 1], or no such way.
+        """
+        if how not in _BINARIZE:
+            raise DataError(f"binarize={how!r}: choose one of {', '.join(_BINARIZE)}")
+        splits = [self.split(name) for name in SPLITS]
+        how = ("dynamic" if _are_grey_images([s.x for s in splits]) else "none") if how == "auto" else how
+        if how == "none" or self.binarize != "none":
+            return self
+        for split in splits:
+            _refuse_range(split.x, f"{self.name} ({split.name})")
+        drawn = {s.name: replace(s, binarize="dynamic") for s in splits}
+        drawn |= {n: s.fixed(self.seed) for n, s in drawn.items() if (how, n) != ("dynamic", "train")}
+        return replace(self, train=drawn["train"], valid=drawn["valid"], test=drawn["test"], binarize=how)
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -143,24 +190,29 @@ class Data:
             "seed": self.seed,
             "sizes": {name: len(self.split(name)) for name in SPLITS},
             "shape": _listed(self.data_shape),
+            "reading": dict(self.reading),
             "sha256": digest.hexdigest(),
         }
 
 
+@entry_point
 def load_data(
     source: Source,
     *,
     root: str | os.PathLike[str] = "data",
-    binarize: str = "dynamic",
+    binarize: str = "auto",
     seed: int = 0,
     valid: float | int | None = None,
     test: float | int | None = None,
     download: bool = True,
+    columns: str | Sequence[str] | None = None,
+    label: str | None = None,
 ) -> Data:
     """Train, valid and test splits of a named data set, a file, a folder of images, or arrays.
 
     Pixels of images are scaled to [0, 1], (N, C, H, W). Arrays keep their shape (N, *shape) and their floating type,
     with two exceptions for uint8: (N, H, W) becomes (N, 1, H, W), and values are divided by 255 unless none exceeds 1.
+    A table is (N, D), a column each; its missing cells are NaN.
 
     A source with a test split of its own (every downloaded data set, ``x_train`` and ``x_test``) keeps it, and gives
     one twelfth of the rest, at most 5,000, for validation. Any other source gives 20 % for test and 10 % for
@@ -169,15 +221,19 @@ def load_data(
     Args:
         source: a name that ``ppl-vae list`` prints; the path of a ``.npy`` file (x), of a ``.npz`` file (``x`` and
             perhaps ``y``, or ``x_train``, ``x_test`` and perhaps ``x_valid``, ``y_train``, ...; nothing pickled is
-            read), or of a folder of images (sub-folders are classes, in sorted order); an array; ``(x, y)``; or a dict
-            with the keys of a ``.npz``.
+            read), of a table (``.csv``, ``.tsv``, ``.parquet``), or of a folder of images (sub-folders are classes, in
+            sorted order); an array; ``(x, y)``; or a dict with the keys of a ``.npz``.
         root: the folder of downloaded data, in torchvision's layout.
         binarize: ``"dynamic"``: train holds probabilities that are drawn anew at each visit, valid and test are one
-            draw; ``"static"``: all three are one draw; ``"none"``: values stay as they are.
+            draw; ``"static"``: all three are one draw; ``"none"``: values stay as they are. ``"auto"`` is ``"dynamic"``
+            for grey images, (N, 1, H, W) in [0, 1] and not bits already, and ``"none"`` for all else: binarised data
+            are for a Bernoulli likelihood, and any other refuses them.
         seed: of the division and the draws.
         valid: a fraction in (0, 1) or a count, of all data (of train, where test has a split of its own).
         test: likewise; only for a source that has no test split of its own.
         download: fetch a named data set that is not under ``root``.
+        columns: of a table, the columns to take, in this order; None takes all but the label.
+        label: of a table, the column of labels; text becomes the place of a label among the sorted ones.
 
     Raises:
         DataError: the source is missing, broken, not finite, outside [0, 1] where it is to be binarised, or too small
@@ -185,33 +241,91 @@ def load_data(
 
     Example:
         >>> data = load_data((torch.rand(100, 3), torch.arange(100) % 4), seed=1)
-        >>> len(data.train), len(data.valid), len(data.test), data.data_shape, data.num_classes
-        (70, 10, 20, (3,), 4)
-        >>> sorted(set(data.test.x.flatten().tolist())), data.train.binarize
+        >>> len(data.train), len(data.valid), len(data.test), data.data_shape, data.num_classes, data.binarize
+        (70, 10, 20, (3,), 4, 'none')
+        >>> data.test.index.shape  # where each datum stands in the source
+        torch.Size([20])
+        >>> images = load_data(torch.rand(100, 1, 8, 8))
+        >>> sorted(set(images.test.x.flatten().tolist())), images.train.binarize
         ([0.0, 1.0], 'dynamic')
     """
     if binarize not in _BINARIZE:
         raise DataError(f"binarize={binarize!r}: choose one of {', '.join(_BINARIZE)}")
-    name, parts = read(source, Path(root).expanduser(), download)
+    name, parts, reading = read(source, Path(root).expanduser(), download, columns=columns, label=label)
     shapes = {part: shape_of(x) for part, (x, _) in parts.items()}
     if len(set(map(str, shapes.values()))) > 1:
         raise DataError(f"{name}: the splits differ in the shape of a datum ({shapes}): give all three one shape")
-    splits = {}
-    if binarize != "none":
-        mend = "scale the values, or keep them with binarize='none' (--binarize none)"
-        for part, (x, y) in parts.items():
-            where = name if part == "all" else f"{name} ({part})"
-            if not torch.is_tensor(x):
-                raise DataError(f"{where} has several fields, which are not binarised: give binarize='none'")
-            if not x.is_floating_point():
-                x = x.to(torch.get_default_dtype())
-                parts[part] = x, y
-            refuse(x.isnan(), f"{where} has a NaN or an infinity", "repair or drop that datum, or give binarize='none'")
-            refuse((x < 0) | (x > 1), f"{where} has values from {x.min():g} to {x.max():g}, outside [0, 1]", mend)
-    for part, (x, y) in _divide(parts, valid, test, seed, name).items():
-        split = Split(x, y, "none" if binarize == "none" else "dynamic", part)
-        splits[part] = split if (binarize, part) == ("dynamic", "train") else split.fixed(seed)
-    return Data(splits["train"], splits["valid"], splits["test"], name=name, seed=seed, binarize=binarize)
+    if binarize in ("dynamic", "static"):
+        for part, (x, _) in parts.items():
+            _refuse_range(x, name if part == "all" else f"{name} ({part})")
+    splits = _divide(parts, valid, test, seed, name)
+    return Data(**splits, name=name, seed=seed, binarize="none", reading=reading).binarized(binarize)
+
+
+@entry_point
+def load_split(
+    source: Source,
+    *,
+    split: str | None = None,
+    like: Data | Mapping[str, Any] | None = None,
+    root: str | os.PathLike[str] = "data",
+    columns: str | Sequence[str] | None = None,
+    label: str | None = None,
+    download: bool = True,
+) -> Split:
+    """A whole source as one split: every datum, in the order of the source. For new data, which are not divided.
+
+    Args:
+        source: as for `load_data`.
+        split: which split, where the source has splits of its own; None takes test.
+        like: the data that a pair was trained on (what `load_data` gave, or its ``record()``): the source is scaled,
+            binarised and its columns chosen as those were. None keeps values, and scales bytes as `load_data` does.
+        root: the folder of downloaded data.
+        columns: of a table, see `load_data`; with ``like``, those of the other table are taken.
+        label: likewise.
+        download: fetch a named data set that is not under ``root``.
+
+    Returns:
+        Split: with ``index`` 0, 1, ..., N - 1.
+
+    Raises:
+        DataError: the source is missing, broken, or can't be read like the other; a split that it does not have.
+
+    Example:
+        >>> data = load_data(torch.randn(100, 3))
+        >>> load_split(torch.randn(1, 3), like=data)
+        Split(all: x (1, 3) float32, no labels, binarize='none')
+    """
+    record: Mapping[str, Any] = {} if like is None else like.record() if isinstance(like, Data) else like
+    reading = record.get("reading")
+    name, parts, _ = read(source, Path(root).expanduser(), download, reading, columns, label)
+    if split is not None and split not in parts:
+        has = "has no splits: all of it is used; leave the split out" if "all" in parts else f"has {', '.join(parts)}"
+        raise DataError(f"{name}: no split {split!r}; it {has}")
+    part = split or ("all" if "all" in parts else "test")
+    x, y = parts[part]
+    found = Split(x, y, name=WHOLE if part == "all" else part, index=torch.arange(num_data(x)))
+    if record.get("binarize", "none") == "none":
+        return found
+    _refuse_range(x, name)
+    return replace(found, binarize="dynamic").fixed(record["seed"])
+
+
+def _refuse_range(x: X, where: str) -> None:
+    """Refuse data that can't be binarised."""
+    if not torch.is_tensor(x):
+        raise DataError(f"{where} has several fields, which are not binarised: give binarize='none'")
+    mend = "scale the values, or keep them with binarize='none' (--binarize none)"
+    refuse(x.isnan(), f"{where} has a NaN or an infinity", "repair or drop that datum, or give binarize='none'")
+    refuse((x < 0) | (x > 1), f"{where} has values from {x.min():g} to {x.max():g}, outside [0, 1]", mend)
+
+
+def _are_grey_images(xs: Sequence[Tensor]) -> bool:
+    """Whether all are images (N, 1, H, W) of one channel in [0, 1], and some pixel is neither 0 nor 1."""
+    if not all(torch.is_tensor(x) and x.dim() == 4 and x.shape[1] == 1 and min(x.shape[2:]) > 1 for x in xs):
+        return False
+    inside = all(bool(((x >= 0) & (x <= 1)).all()) for x in xs)
+    return inside and any(bool(((x > 0) & (x < 1)).any()) for x in xs)
 
 
 def _listed(shape: Any) -> Any:
@@ -307,7 +421,9 @@ class Batches:
 # ---- dividing
 
 
-def _divide(parts: Parts, valid: float | int | None, test: float | int | None, seed: int, where: str) -> Parts:
+def _divide(
+    parts: Parts, valid: float | int | None, test: float | int | None, seed: int, where: str
+) -> dict[str, Split]:
     for part, share in (("valid", valid), ("test", test)):
         if part in parts and share is not None:
             raise DataError(f"{where} has a {part} split of its own: leave {part}={share} out")
@@ -320,15 +436,14 @@ def _divide(parts: Parts, valid: float | int | None, test: float | int | None, s
         counts["valid"] = default if valid is None else _count(valid, n, f"{where}: valid")
     if sum(counts.values()) >= n:
         raise DataError(f"{where}: {counts} of {n} data leave an empty train split: take fewer, or give more data")
+    whole = {p: Split(*held, name=p, index=torch.arange(len(held[0]))) for p, held in parts.items() if p != "all"}
     if not counts:
-        return parts
+        return whole
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_for(seed, "split"))).to(device_of(x))
-    divided = dict(parts)
-    divided.pop("all", None)
     for part, count in (*counts.items(), ("train", n)):
         index, order = order[:count], order[count:]
-        divided[part] = rows(x, index), None if y is None else y[index]
-    return divided
+        whole[part] = Split(rows(x, index), None if y is None else y[index], name=part, index=index)
+    return whole
 
 
 def _count(share: float | int, n: int, where: str) -> int:

@@ -8,26 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
-from . import proposals, weights
+from . import proposals
 from .diagnostics import khat_threshold, min_samples
 from .errors import UserError
 from .estimators import STATISTICS, check_jackknife, curve
-from .fields import X, device_of, rows
-from .lazy import Lazy
 from .ledger import Ledger
 from .lines import entry_point
 from .precision import choose
 from .proposals import INDEPENDENT, PROPOSALS, Draw
+from .quantity import LOG_PX, name_of
 from .registry import ESTIMATORS
-from .rng import forked
 from .running import Running
-from .setting import evaluating, fingerprint, home, placed
+from .setting import fingerprint, home
 from .stream import plan as make_plan
 
 
@@ -50,7 +47,8 @@ class Estimate:
         num_dims: numbers that are observed of one datum, on average: without missing entries and what is masked.
         block: data scored together; with ``chunk`` it is part of what the seed means.
         chunk: particles scored together.
-        conditional: whether labels moved the weights, so that ``log_px`` is log p(x | y).
+        name: what ``log_px`` is: ``"log p(x)"``, ``"log p(x | y)"`` where labels only condition the model, or
+            ``"log p(x, y)"`` where the model observes them.
         proposal: where the particles came from; under another than the guide, ``elbo`` is of that proposal.
         estimator: what was made of the weights.
         num_temperatures: of annealing; 0 without.
@@ -68,7 +66,7 @@ class Estimate:
     num_dims: float
     block: int
     chunk: int
-    conditional: bool = False
+    name: str = LOG_PX
     proposal: str = "guide"
     estimator: str = "iwae"
     max_share: Tensor | None = None
@@ -77,6 +75,11 @@ class Estimate:
 
     def __len__(self) -> int:
         return len(self.log_px)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the number is a density given something, such as labels."""
+        return "|" in self.name
 
     @property
     def unreliable(self) -> Tensor:
@@ -126,6 +129,7 @@ class Estimate:
         finite = self.khat[torch.isfinite(self.khat)]
         n = len(self)
         return {
+            "quantity": self.name,
             "n": n,
             "num_samples": self.num_samples,
             "seed": self.seed,
@@ -147,7 +151,6 @@ class Estimate:
         how = "" if self.estimator in ("iwae", "ais") else f"{self.estimator}, "
         how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         how += "" if self.precision == "float32" else f"{self.precision} products, "
-        name = "log p(x|y)" if self.conditional else "log p(x)"
         mean = "ELBO" if self.proposal == "guide" else "mean log weight"
         threshold = khat_threshold(self.num_samples)
         if bool(self.khat.isnan().all()):
@@ -156,7 +159,7 @@ class Estimate:
             trust = f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f})"
             trust += f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
         lines = [
-            f"{name} {s['log_px_mean']:.3f} ± {se} nats ({SIDES[self.side]}; {how}K = {self.num_samples}, "
+            f"{self.name} {s['log_px_mean']:.3f} ± {se} nats ({SIDES[self.side]}; {how}K = {self.num_samples}, "
             f"seed {self.seed}, {len(self)} data)",
             f"{mean} {s['elbo_mean']:.3f} nats; {s['bits_per_dim']:.4f} bits/dim; smallest ESS {s['ess_min']:.1f}",
             trust,
@@ -266,7 +269,7 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass: by name."""
     plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block, capture, precision)
-    _refuse_mismatch(estimators, plan.proposal, num_samples)
+    refuse_mismatch(estimators, plan.proposal, num_samples)
     about = {"work": "log_likelihood", **plan.setting, "estimators": sorted(estimators), "precision": precision}
     if resume is not None:
         about["data"] = fingerprint(pair, plan.x, plan.y)
@@ -289,7 +292,7 @@ def estimates(
     common: dict[str, Any] = {k: whole[k] for k in ("ess", "khat", "elbo", "max_share")} | plan.setting
     common["num_dims"] = mean_size(whole["num_dims"])
     common["precision"] = precision
-    common["conditional"] = plan.y is not None and _labels_matter(pair, plan.x, plan.y)
+    common["name"] = name_of(pair, plan.x, plan.y)
     return {
         e: Estimate(log_px=whole[f"{e}.log_px"], std_error=whole[f"{e}.std_error"], estimator=e, **common)
         for e in estimators
@@ -391,7 +394,12 @@ def mean_size(num_dims: Tensor) -> float | int:
     return int(mean) if mean.is_integer() else mean
 
 
-def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int) -> None:
+def refuse_mismatch(estimators: Sequence[str], proposal: str | Draw, num_samples: int) -> None:
+    """Refuse estimators that a proposal or a number of samples can't serve.
+
+    Raises:
+        UserError: names the first of them.
+    """
     for name in estimators:
         if name not in STATISTICS:
             more = "; pv.ais anneals" if name == "ais" else f"; proposal={name!r} is that" if name in PROPOSALS else ""
@@ -405,24 +413,6 @@ def _refuse_mismatch(estimators: Sequence[str], proposal: str, num_samples: int)
             )
         if name.startswith("jvi"):  # before the weights are paid for
             check_jackknife(num_samples, int(name[3:]))
-
-
-def _labels_matter(pair: Any, x: X | Lazy, y: Tensor) -> bool:
-    """Whether other labels change the weights of a few data: a pair may take labels and ignore them."""
-    if not weights.takes_labels(pair.model) or isinstance(x, Lazy):
-        return False
-    kinds = torch.unique(y)
-    if len(kinds) == 1:
-        return hasattr(pair.model, "num_classes")
-    first = (y == kinds[0]).nonzero()[0, 0], (y == kinds[1]).nonzero()[0, 0]
-    few = torch.stack(first)
-    found = []
-    for labels in (y[few], y[few].flip(0)):
-        with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
-            found.append(
-                weights.terms(pair.model, pair.guide, *placed(pair, rows(x, few.to(device_of(x))), labels)).log_w
-            )
-    return not torch.equal(*found)
 
 
 def _fields(total: Running, held: Tensor, estimators: Sequence[str], scrambled: bool) -> dict[str, Tensor]:

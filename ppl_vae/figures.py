@@ -54,7 +54,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     Example:
         >>> figure = loss_curves([{"epoch": 1, "train_bound": -30.0}, {"epoch": 2, "train_bound": -25.0}])
         >>> figure.axes[0].get_ylabel()
-        'bound on log p(x) (nats per datum)'
+        'bound on the log-likelihood (nats per datum)'
     """
     need(len(history) > 0, "loss_curves: the history is empty; give the rows that fit returns")
 
@@ -88,7 +88,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         hidden = int((drawn < bottom).any(0).sum())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="epoch" + (f" (the first {hidden} reach below the frame)" if hidden else ""))
-    ax.set(xlim=(0.5, epoch.max() + 0.5), ylabel="bound on log p(x) (nats per datum)")
+    ax.set(xlim=(0.5, epoch.max() + 0.5), ylabel="bound on the log-likelihood (nats per datum)")
     ax.legend(frameon=False)
     return figure
 
@@ -316,8 +316,10 @@ def log_px_histogram(log_px: Estimate) -> Figure:
         ax.legend(frameon=False)
     side = "exact" if about["khat_exact"] == n else "lower bound in expectation"
     hidden = f"\nnot finite, so not shown: {n - len(shown)}" if len(shown) < n else ""
-    ax.set_title(f"log p(x) of n = {n} data, K = {log_px.num_samples}, seed {log_px.seed}: {side}{hidden}", fontsize=11)
-    ax.set(xlabel="log p(x) (nats)", ylabel="number of data")
+    ax.set_title(
+        f"{log_px.name} of n = {n} data, K = {log_px.num_samples}, seed {log_px.seed}: {side}{hidden}", fontsize=11
+    )
+    ax.set(xlabel=f"{log_px.name} (nats)", ylabel="number of data")
     return figure
 
 
@@ -416,7 +418,9 @@ def sandwich(found: Sandwich) -> Figure:
     ax.set(xlabel="simulated data, in order of their gap", ylabel="upper bound less lower bound (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = text(float(found.lower.mean()), ".2f"), text(float(found.upper.mean()), ".2f")
-    ax.set_title(f"{len(gap)} simulated data: mean log p(x) between {low} and {high} nats, in expectation", fontsize=11)
+    ax.set_title(
+        f"{len(gap)} simulated data: mean {found.name} between {low} and {high} nats, in expectation", fontsize=11
+    )
     ax.legend(frameon=False)
     return figure
 

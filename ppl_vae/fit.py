@@ -40,6 +40,7 @@ from .objectives import objective as objective_by_name
 from .pairs.base import Pair
 from .precision import fast_products
 from .progress import bar
+from .quantity import refuse_binarised
 from .resume import History, Run, State, shards_of
 from .rng import forked, reseed, seed_for
 from .schedules import BETA_SCHEDULES, SCHEDULES, Rates, Weight, advance, by_step, factor, named, packed, unpacked
@@ -545,6 +546,7 @@ def _first_look(pair: Pair, source: Feed, loss: Any, device: torch.device) -> No
         return
     split = source.split
     few = split.limit(min(3, len(split))).fixed().to(device)
+    refuse_binarised(pair, split)
     with evaluating(pair):
         check_pair(pair.model, pair.guide, few.x, few.y, objective=loss)
         with pyro.validation_enabled(False):

@@ -91,12 +91,12 @@ def _of_objects(array: Any, where: str) -> Any:
         raise DataError(f"{where} holds Python objects: give a tensor or a NumPy array of real numbers") from error
 
 
-def data(value: Any, where: str = "x") -> X:
+def data(value: Any, where: str = "x", scale: int | None = None) -> X:
     """Data as tensors (N, *shape): one, or a dictionary or tuple of them with one leading size.
 
-    Bytes are pixels: divided by 255 unless none exceeds 1; (N, H, W) becomes (N, 1, H, W). Whole numbers stay whole
-    (int64), booleans become 0 and 1, but stay what they are in a dictionary, where they are masks. NaN is a missing
-    entry, which the likelihood has to know about; an infinity is refused.
+    Bytes are pixels: divided by 255 unless none exceeds 1 (and ``scale`` is not 255); (N, H, W) becomes (N, 1, H, W).
+    Whole numbers stay whole (int64), booleans become 0 and 1, but stay what they are in a dictionary, where they are
+    masks. NaN is a missing entry, which the likelihood has to know about; an infinity is refused.
 
     Raises:
         DataError: no data, not numbers, an infinity, or fields of different lengths.
@@ -106,11 +106,11 @@ def data(value: Any, where: str = "x") -> X:
         (torch.float64, torch.int64, torch.bool)
     """
     if isinstance(value, Mapping):
-        found: X = {key: _part(v, f"{where}[{key!r}]") for key, v in value.items()}
+        found: X = {key: _part(v, f"{where}[{key!r}]", scale) for key, v in value.items()}
     elif isinstance(value, tuple) and not all(isinstance(v, int | float) for v in value):
-        found = tuple(_part(v, f"{where}[{i}]") for i, v in enumerate(value))
+        found = tuple(_part(v, f"{where}[{i}]", scale) for i, v in enumerate(value))
     else:
-        t = _field(value, where)
+        t = _field(value, where, scale)
         return t.to(torch.get_default_dtype()) if t.dtype == torch.bool else t
     if not leaves(found):
         raise DataError(f"{where} holds no data; give tensors of shape (N, *shape) with N >= 1")
@@ -121,12 +121,12 @@ def data(value: Any, where: str = "x") -> X:
     return found
 
 
-def _part(value: Any, where: str) -> X:
+def _part(value: Any, where: str, scale: int | None) -> X:
     nested = isinstance(value, Mapping) or (isinstance(value, tuple) and any(hasattr(v, "shape") for v in value))
-    return data(value, where) if nested else _field(value, where)
+    return data(value, where, scale) if nested else _field(value, where, scale)
 
 
-def _field(value: Any, where: str) -> Tensor:
+def _field(value: Any, where: str, scale: int | None) -> Tensor:
     t = tensor(value, where)
     if t.ndim < 1 or not t.numel():
         raise DataError(
@@ -135,7 +135,9 @@ def _field(value: Any, where: str) -> Tensor:
     if t.dtype == torch.uint8:
         t = t.unsqueeze(1) if t.ndim == 3 else t
         floating = torch.get_default_dtype()
-        t = t.to(floating) / 255 if t.max() > 1 else t.to(floating)  # 8-bit 0/1 data are bits, not nearly black
+        t = (
+            t.to(floating) / 255 if scale == 255 or t.max() > 1 else t.to(floating)
+        )  # 8-bit 0/1 data are bits, not nearly black
     elif t.dtype in WHOLE:
         t = t.long()
     if t.is_floating_point() and bool((bad := t.isinf()).any()):

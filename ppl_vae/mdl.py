@@ -13,6 +13,7 @@ from torch import Tensor
 from . import weights
 from .estimate import mean_size
 from .lines import entry_point
+from .quantity import LOG_PX, name_of
 from .rng import forked, reseed, seed_for
 from .setting import as_data, evaluating, home, num_rows, placed, refuse_outside, refuse_unweighable
 from .supports import is_discrete
@@ -34,6 +35,7 @@ class DescriptionLength:
         seed: the seed.
         is_code: whether the data are discrete, so that the bits can be had by ``pv.compress``; those of a density are
             relative to a unit of x, and may be negative.
+        name: the log density that the code is for, see :class:`~ppl_vae.Estimate`.
     """
 
     bits_z: Tensor
@@ -44,6 +46,7 @@ class DescriptionLength:
     num_samples: int
     seed: int
     is_code: bool
+    name: str = LOG_PX
 
     @property
     def total(self) -> Tensor:
@@ -57,9 +60,10 @@ class DescriptionLength:
 
     def __str__(self) -> str:
         by_site = ", ".join(f"{n} {float(v.mean()):.2f}" for n, v in self.sites.items())
+        code = "" if self.name == LOG_PX else f" for {self.name}"
         relative = "" if self.is_code else "; x is continuous: bits relative to a unit of x, no code"
         return (
-            f"{float(self.total.mean()):.2f} bits a datum ({self.bits_per_dim:.4f} bits/dim): z "
+            f"{float(self.total.mean()):.2f} bits a datum{code} ({self.bits_per_dim:.4f} bits/dim): z "
             f"{float(self.bits_z.mean()):.2f}{f' ({by_site})' if len(self.sites) > 1 else ''}, x given z "
             f"{float(self.bits_x.mean()):.2f}{relative} ({len(self.bits_x)} data, K = {self.num_samples}, "
             f"seed {self.seed})"
@@ -121,4 +125,6 @@ def description_length(
     sites = {k.removeprefix("z."): v for k, v in whole.items() if k.startswith("z.")}
     bits_z = torch.stack(list(sites.values())).sum(0) if sites else torch.zeros_like(whole["x"])
     dims = mean_size(whole["num_dims"])
-    return DescriptionLength(bits_z, whole["x"], whole["se"], sites, dims, num_samples, seed, is_code)
+    return DescriptionLength(
+        bits_z, whole["x"], whole["se"], sites, dims, num_samples, seed, is_code, name_of(pair, x, y)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from . import weights
 from .annealed import ais
+from .data import Split
 from .diagnostics import khat_threshold
-from .errors import UserError
-from .estimate import Estimate, estimates
+from .errors import DataError, RunError, UserError
+from .estimate import Estimate, estimates, refuse_mismatch
 from .estimators import JVI2_MOST, STATISTICS
 from .lines import entry_point
 from .proposals import PROPOSALS, Draw
+from .quantity import refuse_binarised
 from .registry import ESTIMATORS
 from .rng import forked
 from .setting import as_data, evaluating, home, placed
@@ -33,22 +35,39 @@ class Panel:
     """Estimates of log p(x) for the same data, by estimator, and the seconds that each took.
 
     Estimators of the same weights share one pass, and its time.
+
+    Attributes:
+        rows: the estimates by name.
+        seconds: of each.
+        reasons: why an estimator that was asked for has no row: it does not apply to the pair or the setting.
+        index: where each datum stands in its source, for the sentences; None counts from 0.
     """
 
     rows: dict[str, Estimate]
     seconds: dict[str, float]
+    reasons: dict[str, str] = field(default_factory=dict)
+    index: Tensor | None = None
 
     def __getitem__(self, name: str) -> Estimate:
+        if name in self.reasons:
+            raise UserError(f"the panel has no {name}: {self.reasons[name]}")
         return self.rows[name]
+
+    @property
+    def name(self) -> str:
+        """What is estimated, see :class:`~ppl_vae.Estimate`."""
+        return next(iter(self.rows.values())).name
 
     def table(self) -> list[dict[str, Any]]:
         """One JSON-able row an estimator: its side, mean, both standard errors, diagnostics and time.
 
-        ``log_px_se`` is the error from the choice of data, ``mc_error`` that from the draws.
+        ``log_px_se`` is the error from the choice of data, ``mc_error`` that from the draws. ``reason`` says why an
+        estimator has no figures.
         """
-        return [
+        rows = [
             {
                 "estimator": name,
+                "quantity": e.name,
                 "side": e.side,
                 "proposal": e.proposal,
                 "num_samples": e.num_samples,
@@ -59,9 +78,14 @@ class Panel:
                 "unreliable": None if e.estimator == "ais" else int(e.unreliable.sum()),
                 "ess_min": _finite(float(e.ess.min())),
                 "seconds": self.seconds[name],
+                "reason": None,
             }
             for name, e in self.rows.items()
         ]
+        nothing = dict.fromkeys(rows[0])
+        side = {name: ESTIMATORS[name][0] for name in self.reasons}
+        rows += [{**nothing, "estimator": n, "side": side[n], "reason": why} for n, why in self.reasons.items()]
+        return rows
 
     def at_least(self) -> tuple[str, float]:
         r"""The best lower confidence limit of the mean log p(x), at 97.5 %, and the estimator that gives it.
@@ -88,12 +112,12 @@ class Panel:
         first = next(iter(self.rows.values()))
         found: list[str] = []
         if first.side == "exact":
-            return ["Every weight equals p(x): the figures are exact."]
+            return [f"Every weight equals {first.name.removeprefix('log ')}: the figures are exact."]
         if any(e.side == "lower" for e in self.rows.values()):
             name, limit = self.at_least()
             found.append(
-                f"At least: the mean log p(x) of these {len(first)} data is above {limit:.3f} nats (97.5 %, by {name} "
-                f"and Markov's inequality, whatever the tails of the weights)."
+                f"At least: the mean {first.name} of these {len(first)} data is above {limit:.3f} nats (97.5 %, by "
+                f"{name} and Markov's inequality, whatever the tails of the weights)."
             )
         weighed: dict[str, Estimate] = {}  # one row for each set of weights
         for e in sorted(self.rows.values(), key=lambda e: e.estimator == "jvi2"):
@@ -107,8 +131,8 @@ class Panel:
                 "seen: eubo and bdmc look for it."
             )
         elif weighed:
-            found.append("From above: nothing. log p(x) may lie well above the rows whose k is bad.")
-        found += [_why(e) for e in weighed.values() if bool(e.unreliable.any())]
+            found.append(f"From above: nothing. {first.name} may lie well above the rows whose k is bad.")
+        found += [_why(e, self.index) for e in weighed.values() if bool(e.unreliable.any())]
         found += [text for text in (self._remedy(weighed, bool(good)), self._rivals()) if text]
         doubtful = [int((~(e.khat < 0.25)).sum()) for e in self.rows.values() if e.estimator == "cubo"]
         if doubtful and doubtful[0]:
@@ -131,7 +155,9 @@ class Panel:
             )
         if "ais" in self.rows:
             return "Believe ais before the rest: it does not live on the guide's weights."
-        rest = [e for e in ("defensive", "tempered", "ais") if e not in self.rows]
+        rest = [e for e in ("defensive", "tempered", "ais") if e not in self.rows and e not in self.reasons]
+        if not rest:
+            return "Remedy: train the guide longer, or make it richer."
         return f"Remedy: try {', '.join(rest)}; or train the guide longer, or make it richer."
 
     def _rivals(self) -> str:
@@ -146,9 +172,9 @@ class Panel:
         return ""
 
     def cells(self) -> list[tuple[str, ...]]:
-        """The table as text, its head first."""
-        rows: list[tuple[str, ...]] = [("estimator", "side", "log p(x)", "± data", "± draws", "unreliable", "K", "s")]
-        for r in self.table():
+        """The table as text, its head first; an estimator without a row is in ``reasons``."""
+        rows: list[tuple[str, ...]] = [("estimator", "side", self.name, "± data", "± draws", "unreliable", "K", "s")]
+        for r in self.table()[: len(self.rows)]:
             numbers = (r["log_px_mean"], r["log_px_se"], r["mc_error"])
             shown = ["-" if v is None else f"{v:.3f}" for v in numbers]
             bad = "-" if r["unreliable"] is None else str(r["unreliable"])
@@ -159,8 +185,12 @@ class Panel:
         return rows
 
     def __str__(self) -> str:
-        left = "{:<10} {:<8}{:>11}{:>9}{:>9}{:>12}{:>9}{:>9}"
-        return "\n".join([*(left.format(*row) for row in self.cells()), *self.sentences()])
+        left = "{:<10} {:<8}{:>13}{:>9}{:>9}{:>12}{:>9}{:>9}"
+        return "\n".join([*(left.format(*row) for row in self.cells()), *self.left_out(), *self.sentences()])
+
+    def left_out(self) -> list[str]:
+        """A line for each estimator that has no row, with its reason."""
+        return [f"{name:<10} not applicable: {why}" for name, why in self.reasons.items()]
 
 
 def _upper_end(e: Estimate) -> float:
@@ -173,11 +203,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _why(e: Estimate) -> str:
+def _why(e: Estimate, index: Tensor | None = None) -> str:
     """Which data are unreliable under a proposal, and what K they would need."""
     bad = torch.nonzero(e.unreliable)[:, 0]
     k = e.khat[bad]
-    listed = ", ".join(map(str, bad[:8].tolist())) + (", ..." if len(bad) > 8 else "")
+    where = bad[:8] if index is None else index.cpu()[bad[:8]]
+    listed = ", ".join(map(str, where.tolist())) + (", ..." if len(bad) > 8 else "")
     who, limit = f"The {e.proposal} weights", khat_threshold(e.num_samples)
     none = int(k.isnan().sum())
     if none == len(e):
@@ -234,10 +265,11 @@ def panel(
         precision: of the matrix products of weights; annealing stays in float32.
 
     Returns:
-        Panel: by name the estimates; ``print`` shows the table and the sentences.
+        Panel: by name the estimates; ``print`` shows the table and the sentences. An estimator that does not apply
+        to the pair or the setting is in ``.reasons``, and the others are made all the same.
 
     Raises:
-        UserError: an estimator that is not known, is named twice, or does not go with the proposal.
+        UserError: an estimator that is not known or is named twice; or none applies.
 
     Example:
         >>> import torch, ppl_vae as pv
@@ -255,30 +287,55 @@ def panel(
         raise UserError(f"an estimator is named twice: {', '.join(estimators)}")
     if proposal != "guide" and not any(e in STATISTICS for e in estimators):
         raise UserError(f"proposal={proposal!r} is for {', '.join(STATISTICS)}, and none of them was asked for")
+    refuse_binarised(pair, x)
+    index = x.index if isinstance(x, Split) else None
     x, y = as_data(pair, x, y, seed)
     common: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume, "capture": capture}
-    shared = [e for e in estimators if e in STATISTICS]
-    short = [e for e in shared if e == "jvi2" and num_samples > JVI2_MOST]
-    jobs: list[tuple[list[str], Callable[[], list[Estimate]]]] = []
-
-    def weigh(names: Sequence[str], size: int, proposal: str | Draw) -> Callable[[], list[Estimate]]:
-        options = {**common, "proposal": proposal, "precision": precision}
-        return lambda: list(estimates(pair, x, y, size, names, **options).values())
-
-    for names, size in (([e for e in shared if e not in short], num_samples), (short, JVI2_MOST)):
-        if names:
-            jobs.append((names, weigh(names, size, proposal)))
-    jobs += [([e], weigh(("iwae",), num_samples, e)) for e in estimators if e in PROPOSALS]
-    if "ais" in estimators:
-        setting: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
-        jobs.append((["ais"], lambda: [ais(pair, x, y, start=_start(pair, x, y), **setting, **common)]))
     rows: dict[str, Estimate] = {}
     seconds: dict[str, float] = {}
-    for names, run in jobs:
+    failed: dict[str, UserError] = {}
+
+    def attempt(names: Sequence[str], work: Callable[[], Any]) -> None:
+        """Make the rows of one pass, or keep the reason why it does not apply."""
         began = time.perf_counter()
-        rows |= dict(zip(names, run(), strict=True))
-        seconds |= dict.fromkeys(names, time.perf_counter() - began)
-    return Panel({e: rows[e] for e in estimators}, seconds)
+        try:
+            made = work()
+        except (DataError, RunError):  # at fault whatever the estimator
+            raise
+        except UserError as error:
+            failed.update(dict.fromkeys(names, error))
+        except NotImplementedError as error:  # of a distribution
+            failed.update(dict.fromkeys(names, UserError(f"a distribution of the pair can't do it ({error})")))
+        else:
+            rows.update(zip(names, made, strict=True))
+            seconds.update(dict.fromkeys(names, time.perf_counter() - began))
+
+    def weigh(names: Sequence[str], size: int, proposal: str | Draw) -> None:
+        options = {**common, "proposal": proposal, "precision": precision}
+        made = [n if n in STATISTICS else "iwae" for n in names]
+        attempt(names, lambda: estimates(pair, x, y, size, made, **options).values())
+
+    shared: list[str] = []
+    for name in (e for e in estimators if e in STATISTICS):
+        try:
+            refuse_mismatch((name,), proposal, min(num_samples, JVI2_MOST) if name == "jvi2" else num_samples)
+            shared.append(name)
+        except UserError as error:
+            failed[name] = error
+    short = [e for e in shared if e == "jvi2" and num_samples > JVI2_MOST]
+    for names, size in (([e for e in shared if e not in short], num_samples), (short, JVI2_MOST)):
+        if names:
+            weigh(names, size, proposal)
+    for name in (e for e in estimators if e in PROPOSALS):
+        weigh([name], num_samples, name)
+    if "ais" in estimators:
+        setting: dict[str, Any] = {"num_chains": num_chains, "num_temperatures": num_temperatures}
+        attempt(["ais"], lambda: [ais(pair, x, y, start=_start(pair, x, y), **setting, **common)])
+    if not rows:
+        raise failed[estimators[0]]
+    kept = [e for e in estimators if e in rows]
+    reasons = {e: str(failed[e]) for e in estimators if e in failed}
+    return Panel({e: rows[e] for e in kept}, {e: seconds[e] for e in kept}, reasons, index)
 
 
 def _start(pair: Any, x: Tensor, y: Tensor | None) -> str:

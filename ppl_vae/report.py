@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from .data import WHOLE
 from .errors import NoWeightError
 from .estimate import log_likelihood
 from .files import writable, write_json, write_text
@@ -30,7 +31,7 @@ def evaluate(
     about |= {} if proposal == "guide" else {"proposal": proposal}
     try:
         estimate = log_likelihood(
-            pair, part.x, part.y, num_samples=num_samples, proposal=proposal, seed=seed, progress=True, **options
+            pair, part, num_samples=num_samples, proposal=proposal, seed=seed, progress=True, **options
         )
     except NoWeightError as error:
         with evaluating(pair), own_store():
@@ -38,7 +39,14 @@ def evaluate(
             bounds = Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double()
         bound = None if "pyro.factor" in str(error) else float(bounds.mean())  # it counts a factor, which is no ELBO
         nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
-        figures = {"n": len(part), "num_samples": num_samples, "seed": seed, **nothing, "elbo_mean": bound}
+        figures = {
+            "quantity": None,
+            "n": len(part),
+            "num_samples": num_samples,
+            "seed": seed,
+            **nothing,
+            "elbo_mean": bound,
+        }
         return {**about, **figures, "khat_fraction_unreliable": None, "khat_exact": 0, "note": str(error)}, None
     return {**about, **{k: finite(v) for k, v in estimate.summary().items()}}, estimate
 
@@ -65,14 +73,16 @@ def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> No
 
 
 def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
-    """log_px.csv: a row a datum."""
+    """log_px.csv: a row a datum; ``index`` is its row in the source."""
     writable(folder)
     columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
     unreliable = estimate.unreliable.tolist()
-    rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable"]
+    rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable,quantity"]
+    quantity, index = f'"{estimate.name}"', part.rows.tolist()
     for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         label = "" if part.y is None else str(part.y[i].item())
-        rows.append(",".join([str(i), label, *map(repr, values), "no" if unreliable[i] else "yes"]))
+        reliable = "no" if unreliable[i] else "yes"
+        rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, quantity]))
     write_text(folder / "log_px.csv", "\n".join(rows) + "\n")
     return folder / "log_px.csv"
 
@@ -80,6 +90,12 @@ def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
 def side(result: dict[str, Any]) -> str:
     """Which side of the truth a figure lies on."""
     return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
+
+
+def which(result: dict[str, Any]) -> str:
+    """How many data of which split."""
+    n, split = result["n"], result["split"]
+    return f"all {n} data" if split == WHOLE else f"{n} {split} data"
 
 
 def panel_table(panel: Any) -> Table:
@@ -93,18 +109,18 @@ def panel_table(panel: Any) -> Table:
     return shown
 
 
-def table(result: dict[str, Any], figures: int = 0, given_labels: bool = False, proposal: str = "guide") -> Table:
+def table(result: dict[str, Any], figures: int = 0, proposal: str = "guide") -> Table:
     """The table at the end of an evaluation."""
     shown = Table(show_header=False, box=None)
     r = result
-    about = f"{r['n']} {r['split']} data, K = {r['num_samples']}, seed {r['seed']}"
+    about = f"{which(r)}, K = {r['num_samples']}, seed {r['seed']}"
     about += "" if proposal == "guide" else f", {proposal} proposal"
     shown.add_row("ELBO" if proposal == "guide" else "mean log weight", f"{r['elbo_mean']:.3f} nats", about)
     if r["log_px_mean"] is None:
         shown.add_row("log p(x)", "none", Text(str(r["note"])))
     else:
         se = "" if r["log_px_se"] is None else f" ± {r['log_px_se']:.3f}"
-        shown.add_row("log p(x|y)" if given_labels else "log p(x)", f"{r['log_px_mean']:.3f}{se} nats", side(r))
+        shown.add_row(r["quantity"], f"{r['log_px_mean']:.3f}{se} nats", side(r))
         shown.add_row("bits per dimension", f"{r['bits_per_dim']:.4f}", "")
         shown.add_row("smallest ESS", f"{r['ess_min']:.1f}", f"of {r['num_samples']}")
         bad = f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable"

@@ -14,6 +14,7 @@ from . import generate, weights
 from .estimate import log_likelihood
 from .fields import X, each
 from .lines import entry_point
+from .quantity import LOG_PX
 from .rng import forked, seed_for
 from .setting import evaluating, home
 
@@ -27,12 +28,14 @@ class Sandwich:
         lower: forward estimates, a lower bound in expectation.
         upper: reverse estimates from exact posterior draws, an upper bound in expectation.
         seed: the seed.
+        name: what lies between them, see :class:`~ppl_vae.Estimate`.
     """
 
     x: X
     lower: Tensor
     upper: Tensor
     seed: int
+    name: str = LOG_PX
 
     @property
     def gap(self) -> float:
@@ -46,7 +49,7 @@ class Sandwich:
 
     def __str__(self) -> str:
         return (
-            f"on {len(self.lower)} simulated data (seed {self.seed}), mean log p(x) lies in expectation between "
+            f"on {len(self.lower)} simulated data (seed {self.seed}), mean {self.name} lies in expectation between "
             f"{float(self.lower.mean()):.3f} ± {_error(self.lower):.3f} and {float(self.upper.mean()):.3f} ± "
             f"{_error(self.upper):.3f} nats: a gap of {self.gap:.3f} ± {self.gap_se:.3f} (errors over the data)"
         )
@@ -105,4 +108,4 @@ def eubo(
         at_truth = weights.terms(pair.model, pair.guide, x, y, values=z).log_w[0].double().cpu()
     below = log_likelihood(pair, x, y, num_samples=num_samples, seed=seed, progress=progress)
     total = torch.logaddexp(below.log_px + math.log(num_samples), at_truth)
-    return Sandwich(each(Tensor.cpu, x), below.log_px, total - math.log(num_samples + 1), seed)
+    return Sandwich(each(Tensor.cpu, x), below.log_px, total - math.log(num_samples + 1), seed, below.name)

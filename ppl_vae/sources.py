@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import inputs
+from . import inputs, tables
 from .errors import DataError
 from .fields import X, device_of, num_data
 from .registry import DATASETS
@@ -24,29 +24,81 @@ Array: TypeAlias = Tensor | npt.NDArray[Any]
 Source: TypeAlias = str | os.PathLike[str] | Array | tuple[Array, Array | None] | Mapping[str, Array]
 Labelled: TypeAlias = tuple[X, Tensor | None]  # x (N, *shape), y (N,)
 Parts: TypeAlias = dict[str, Labelled]  # {"all"}, or the splits that the source has of its own
+Reading: TypeAlias = dict[str, Any]  # how a source was read, for JSON: what new data of its kind must be read by
 
 SPLITS = ("train", "valid", "test")
 _IDX_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}  # as torchvision names them
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
-def read(source: Any, root: Path, download: bool) -> tuple[str, Parts]:
-    """The name of a source, and the parts that it has."""
+def read(
+    source: Any,
+    root: Path,
+    download: bool,
+    like: Mapping[str, Any] | None = None,
+    columns: Any = None,
+    label: Any = None,
+) -> tuple[str, Parts, Reading]:
+    """The name of a source, the parts that it has, and how it was read: as ``like`` says, where that is given.
+
+    ``scale`` of a reading is what bytes were divided by, None where there were none. A table has its columns, its
+    label column and the classes of that.
+    """
+    tabular = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in tables.SUFFIXES
+    if tabular and Path(source).expanduser().is_file():
+        x, y, reading = tables.read_table(Path(source).expanduser(), columns, label, like)
+        return str(source), {"all": labelled(x, y, str(source))}, reading
+    if columns is not None or label is not None:
+        raise DataError(
+            f"columns and label are for tables ({', '.join(tables.SUFFIXES)}), which {_shown(source)} is not"
+        )
+    scale = None if like is None else like.get("scale")
+    name, parts, used = _read(source, root, download, scale)
+    if like is not None and "scale" in like:
+        _refuse_other_scale(name, parts, scale, used)
+    return name, parts, {"scale": used}
+
+
+def _shown(source: Any) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
+
+
+def _refuse_other_scale(name: str, parts: Parts, wanted: int | None, found: int | None) -> None:
+    """Refuse new data whose values stand for something else than those of the data that they are to be read like."""
+    top = max(float(x.max()) for x, _ in parts.values())
+    if wanted == 255 and top > 1:
+        raise DataError(
+            f"{name} has values up to {top:g}, and the data it is read like are pixels in [0, 1]: divide it by 255, or "
+            f"save it as 8-bit numbers"
+        )
+    if wanted == 1 and found != 1 and bool(any(((x != 0) & (x != 1)).any() for x, _ in parts.values())):
+        raise DataError(f"{name} has grey values, and the data it is read like are bits, 0 or 1: binarise it first")
+    if wanted is None and found == 255:
+        raise DataError(
+            f"{name} holds 8-bit numbers, and the data it is read like are not: save it in the type and on the scale "
+            f"of those"
+        )
+
+
+def _read(source: Any, root: Path, download: bool, scale: int | None) -> tuple[str, Parts, int | None]:
     if isinstance(source, str) and source in DATASETS:
         if source == "digits":
             bunch = quiet_import("sklearn.datasets").load_digits()
-            return source, {"all": labelled((bunch.images[:, None] / 16).astype(np.float32), bunch.target, source)}
+            x = (bunch.images[:, None] / 16).astype(np.float32)
+            return source, {"all": labelled(x, bunch.target, source)}, 255
         if source in _IDX_CLASS:
-            return source, _idx_dataset(source, root, download)
-        return source, (_omniglot if source == "omniglot" else _cifar10)(root, download)
+            return source, _idx_dataset(source, root, download), 255
+        return source, (_omniglot if source == "omniglot" else _cifar10)(root, download), 255
     if not isinstance(source, str | os.PathLike):
-        return "array", _arrays(source, "array")
+        return "array", *_arrays(source, "array", scale)
     path = Path(source).expanduser()
     if path.is_dir():
-        return str(source), _folder(path)
+        return str(source), _folder(path), 255
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
-        return str(source), _numpy_file(path)
-    what = "is not a .npy file, a .npz file or a folder of images" if path.exists() else "does not exist"
+        return str(source), *_numpy_file(path, scale)
+    what = "does not exist"
+    if path.exists():
+        what = "is not a .npy or .npz file, a table (.csv, .tsv, .parquet) or a folder of images"
     raise DataError(f"{source} {what}, nor is it a data set: give one, or a name of {', '.join(DATASETS)}")
 
 
@@ -55,9 +107,12 @@ def x_and_y(source: Any) -> tuple[Any, Any]:
     return source if isinstance(source, tuple) and len(source) == 2 else (source, None)
 
 
-def _arrays(arrays: Any, where: str) -> Parts:
+def _arrays(arrays: Any, where: str, scale: int | None) -> tuple[Parts, int | None]:
+    """The parts of arrays, and what their bytes were divided by: the same in every part."""
     if not isinstance(arrays, Mapping) or not _names_splits(arrays):
-        return {"all": labelled(*x_and_y(arrays), where)}
+        x, y = x_and_y(arrays)
+        used = _byte_scale([x], scale)
+        return {"all": labelled(x, y, where, used)}, used
     keys = {part: f"_{part}" for part in SPLITS if f"x_{part}" in arrays} or {"all": ""}
     if ("x" in arrays) != ("all" in keys) or ("all" not in keys and not {"train", "test"} <= set(keys)):
         found = ", ".join(map(str, arrays)) or "nothing"
@@ -65,7 +120,9 @@ def _arrays(arrays: Any, where: str) -> Parts:
     absent = [f"y{key}" for key in keys.values() if f"y{key}" not in arrays]
     if 0 < len(absent) < len(keys):
         raise DataError(f"{where} has labels, but no {', '.join(absent)}: label every split, or none")
-    return {p: labelled(arrays[f"x{k}"], arrays.get(f"y{k}"), f"{where}: x{k}") for p, k in keys.items()}
+    xs = {p: arrays[f"x{k}"] for p, k in keys.items()}
+    used = _byte_scale(list(xs.values()), scale)
+    return {p: labelled(xs[p], arrays.get(f"y{k}"), f"{where}: x{k}", used) for p, k in keys.items()}, used
 
 
 def _names_splits(arrays: Any) -> bool:
@@ -76,11 +133,19 @@ def _names_splits(arrays: Any) -> bool:
     )
 
 
-def _numpy_file(path: Path) -> Parts:
+def _byte_scale(arrays: list[Any], scale: int | None) -> int | None:
+    """What to divide bytes by, None where there are none: as asked, or 255 unless all are bits."""
+    tops = [int(x.max()) for x in arrays if str(getattr(x, "dtype", "")).endswith("uint8") and 0 not in x.shape]
+    if not tops:
+        return None
+    return 255 if scale == 255 or max(tops) > 1 else 1  # 8-bit 0/1 data are bits, not nearly black
+
+
+def _numpy_file(path: Path, scale: int | None) -> tuple[Parts, int | None]:
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)  # never a pickle: reading one can run code
-            return _arrays(loaded, str(path))
+            return _arrays(loaded, str(path), scale)
     except DataError:
         raise
     except Exception as error:
@@ -89,9 +154,9 @@ def _numpy_file(path: Path) -> Parts:
         raise DataError(f"{path} {objects if 'Object arrays' in str(error) else broken}") from error
 
 
-def labelled(x: Any, y: Any, where: str) -> Labelled:
-    """Data and labels as tensors, checked, of one length."""
-    data = inputs.data(x, where)
+def labelled(x: Any, y: Any, where: str, scale: int | None = None) -> Labelled:
+    """Data and labels as tensors, checked, of one length; bytes divided by ``scale``, or 255 unless bits."""
+    data = inputs.data(x, where, scale)
     return data, inputs.labels(y, num_data(data), f"{where} (labels)", device_of(data))
 
 

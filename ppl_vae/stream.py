@@ -25,6 +25,7 @@ from .precision import fast_products, products
 from .progress import bar
 from .proposals import PROPOSALS, Draw
 from .quantiles import net_size
+from .quantity import refuse_binarised
 from .rng import forked, reseed, seed_for
 from .running import Running, Weighed, rounding_of, weighed
 from .setting import (
@@ -222,6 +223,7 @@ def plan(
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
     draw, name = _proposal(proposal)
+    refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
     even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
     chunk = min(num_samples, chunk or (net_size(num_samples, NET) if draw is proposals.qmc else even))

@@ -37,7 +37,7 @@ def imports(name: str) -> set[str]:
 ORDER = [
     {"errors"},
     {"numbers", "rng", "lowering", "memory", "precision", "kinds", "moves", "registry", "ranks", "progress", "watched"},
-    {"fields"},
+    {"lineage", "tables", "fields"},
     {"lines", "inputs"},
     {"__init__", "pairs.__init__", "identity"},
     {"lazy", "sources", "data", "networks", "distributions", "likelihoods", "options", "store", "stopping"},
@@ -45,7 +45,7 @@ ORDER = [
     {"capture", "files", "estimators", "quantiles", "tempering"},
     {"weights", "pairs.base", "ledger"},
     {"objectives", "proposals", "running", "setting", "path", *(f for f in FILES if f.startswith("pairs."))},
-    {"generate"},
+    {"generate", "quantity"},
     {"stream", "step_graph"},
     {"estimate"},
     {"check", "draws", "compare", "checkpoint", "feeds"},

@@ -20,7 +20,7 @@ from ppl_vae.registry import DATASETS, OBJECTIVES, PAIRS
 
 KEYS = {
     "pair", "data", "split", "n", "num_samples", "seed", "log_px_mean", "log_px_se", "elbo_mean", "bits_per_dim",
-    "ess_min", "khat_max", "khat_fraction_unreliable", "khat_exact",
+    "ess_min", "khat_max", "khat_fraction_unreliable", "khat_exact",  "quantity",
 }  # fmt: skip
 FAST = ["--epochs", "2", "--hidden", "16", "--latent", "3", "--num-samples", "30", "--limit", "40", "--device", "cpu"]
 
@@ -143,7 +143,7 @@ def test_score_writes_a_row_a_datum(runs: Path, tmp_path: Path) -> None:
     with Path(found["csv"]).open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
-    assert list(rows[0]) == ["index", "label", "log_px", "std_error", "ess", "khat", "elbo", "reliable"]
+    assert list(rows[0]) == ["index", "label", "log_px", "std_error", "ess", "khat", "elbo", "reliable", "quantity"]
     assert sum(float(r["log_px"]) for r in rows) / 20 == pytest.approx(found["log_px_mean"])
     lowest = min(rows, key=lambda r: float(r["log_px"]))
     assert found["lowest"][0]["index"] == int(lowest["index"])
@@ -339,7 +339,7 @@ def test_few_samples_are_not_called_exact(runs: Path) -> None:
 
 
 def test_a_likelihood_given_labels_is_called_so(runs: Path) -> None:
-    assert "log p(x|y)" in call("evaluate", runs / "cvae", "--num-samples", "50", "--limit", "20").stdout
+    assert "log p(x | y)" in call("evaluate", runs / "cvae", "--num-samples", "50", "--limit", "20").stdout
     assert "log p(x|y)" not in call("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20").stdout
     result = call("compare", runs / "vae", runs / "cvae", "--num-samples", "50", "--limit", "20", code=2)
     assert "compare like with like" in result.stderr

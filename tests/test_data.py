@@ -192,7 +192,7 @@ def test_fixed_draws():
 
 def test_the_fixed_splits_of_a_source_follow_the_seed():
     x = torch.full((100, 50), 0.5)
-    first, again, other = (load_data(x, seed=seed).test.x for seed in (0, 0, 1))
+    first, again, other = (load_data(x, seed=seed, binarize="dynamic").test.x for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -208,12 +208,13 @@ def test_binary_data_are_left_as_they_are():
 def test_values_outside_the_unit_interval_are_not_binarised(rows, value):
     x = rows[0].clone()
     x[17, 1] = value
-    assert "index 17" in fails(r"outside \[0, 1\].*--binarize none", x)
-    assert (everything(load_data(x, binarize="none")) == torch.tensor(value)).any()
+    assert "index 17" in fails(r"outside \[0, 1\].*--binarize none", x, binarize="dynamic")
+    for kept in ("none", "auto"):
+        assert (everything(load_data(x, binarize=kept)) == torch.tensor(value)).any()
 
 
 def test_an_unknown_binarisation_is_refused(rows):
-    fails("dynamic, static, none", rows, binarize="Dynamic")
+    fails("auto, dynamic, static, none", rows, binarize="Dynamic")
 
 
 # ---- global generators
@@ -464,7 +465,7 @@ def test_npz_with_splits_of_its_own(tmp_path, rows):
     data = load_data(tmp_path / "three.npz", binarize="none", seed=8)
     assert [data.split(name).y.tolist() for name in SPLITS] == [y[:60].tolist(), y[60:70].tolist(), y[70:].tolist()]
     two = {"x_train": x[:60], "x_test": x[60:]}
-    data = load_data(two, valid=0.5)
+    data = load_data(two, valid=0.5, binarize="dynamic")
     assert [len(data.split(name)) for name in SPLITS] == [30, 30, 40]
     assert len(load_data(two).valid) == 5
     assert set(data.test.x[:, 0].tolist()) <= {0.0, 1.0}
@@ -472,7 +473,7 @@ def test_npz_with_splits_of_its_own(tmp_path, rows):
     fails("valid split of its own", tmp_path / "three.npz", valid=0.2)
     fails("no y_test: label", three)
     fails(r"one shape", {"x_train": x, "x_test": x[:, :1]})
-    fails(r"array \(test\).*outside", {"x_train": x, "x_test": x + 1})
+    fails(r"array \(test\).*outside", {"x_train": x, "x_test": x + 1}, binarize="static")
     fails(r"x_test \(labels\): 3 labels for 40 data", two | {"y_train": y[:60], "y_test": y[:3]})
 
 
@@ -515,8 +516,8 @@ def test_names_that_are_nothing(tmp_path):
     line = fails("does not exist", "minst")
     assert all(name in line for name in DATASETS)
     fails("does not exist", tmp_path / "no.npy")
-    (tmp_path / "x.csv").write_text("1,2")
-    assert "digits" in fails("x.csv is not a .npy file", tmp_path / "x.csv")
+    (tmp_path / "x.xls").write_text("1,2")
+    assert "digits" in fails("x.xls is not a .npy or .npz file", tmp_path / "x.xls")
 
 
 # ---- folders of images

@@ -569,7 +569,7 @@ def test_splits_and_arrays_are_data_too() -> None:
     assert torch.equal(est.log_px, pv.log_likelihood(pair, test.x, test.y, num_samples=20).log_px)
     assert torch.equal(est.log_px, pv.log_likelihood(pair, test.x.numpy(), test.y, num_samples=20).log_px)
     assert est.conditional
-    assert str(est).startswith("log p(x|y)")
+    assert str(est).startswith("log p(x | y)")
     assert len(pv.log_likelihood(pair, data.train.limit(5), num_samples=5)) == 5  # drawn once, fixed by the seed
     vae = pv.build("vae", data=data, latent=2, hidden=(8,))
     assert not pv.log_likelihood(vae, test, num_samples=20).conditional

@@ -114,7 +114,7 @@ def test_dynamic_binarisation_is_drawn_anew_and_validation_is_fixed() -> None:
             self.guide(x)
 
     pair = pv.build("vae", data_shape=(9,), latent=2, hidden=(8,))
-    data = pv.load_data(torch.full((100, 9), 0.3), seed=0)
+    data = pv.load_data(torch.full((100, 9), 0.3), seed=0, binarize="dynamic")
     history = fit(pv.Pair(pair.model, Spy(pair.guide)), data, lr=1e-12)
     assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in seen)
     means = [float(x.mean()) for x in seen]

@@ -1,0 +1,82 @@
+"""Which tensors were computed from which: read off the operations while a program runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# these take a tensor for its shape or its type alone
+_SHAPED = {
+    f"aten::{name}"
+    for name in (
+        "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
+        "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided",
+    )
+}  # fmt: skip
+
+
+class Lineage(TorchDispatchMode):
+    """While it is entered, follow tensors through every operation: what is made from a followed one is followed.
+
+    A tensor is known by its storage, so views of it are it. Every followed storage is kept alive, so that no other
+    takes its place in memory. A number that is read back to the host (``int(y[0])``) can't be followed further;
+    ``escaped`` names what it was read from.
+
+    Args:
+        roots: what to follow, by name: a tensor, or tensors in dictionaries, tuples or lists. Two names must not share
+            storage.
+
+    Example:
+        >>> y = torch.ones(3)
+        >>> with Lineage({"y": y}) as lineage:
+        ...     made, other = y * 2, torch.zeros_like(y) + 1
+        >>> lineage.of(made), lineage.of(other)
+        ({'y'}, set())
+    """
+
+    def __init__(self, roots: Mapping[str, Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.escaped: set[str] = set()
+        self._names: dict[int, set[str]] = {}
+        self._kept: list[Any] = []
+        for name, root in roots.items():
+            for leaf in filter(torch.is_tensor, tree_leaves(root)):
+                self._mark(leaf, {name})
+
+    def of(self, tensor: Any) -> set[str]:
+        """The names of the roots that a tensor was made from."""
+        return set(self._names.get(_key(tensor), ())) if torch.is_tensor(tensor) else set()
+
+    def _mark(self, tensor: Tensor, names: set[str]) -> None:
+        if _key(tensor) not in self._names:
+            self._names[_key(tensor)] = set()
+            self._kept.append(tensor.untyped_storage())
+        self._names[_key(tensor)] |= names
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
+        names = set().union(*(self.of(leaf) for leaf in given))
+        result = func(*args, **kwargs)
+        if not names or func._schema.name in _SHAPED:
+            return result
+        made = [leaf for leaf in tree_leaves(result) if torch.is_tensor(leaf)]
+        for leaf in made:
+            self._mark(leaf, names)
+        if not made and not func._schema.is_mutable:
+            self.escaped |= names
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for leaf in tree_leaves(value):
+                    if torch.is_tensor(leaf):
+                        self._mark(leaf, names)
+        return result
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
