@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types doctest readme docs check bench clean
+.PHONY: demo test lint types doctest readme figures docs check bench clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train
@@ -22,6 +22,10 @@ doctest: .venv/ready-dev
 
 readme: .venv/ready-dev
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/blocks.py
+
+# the figures of the README and of the docs; make figures FIGURES="--only demo", or "--all --data-root DIR"
+figures: .venv/ready-dev
+	$(BIN)/python docs/figures.py $(FIGURES)
 
 docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
