@@ -272,7 +272,7 @@ def test_a_seed_of_numpy_or_torch_is_the_seed_and_others_are_one_line() -> None:
     assert len({seed_for(s, "train", 1) for s in (3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3))}) == 1
     pair = pv.build("linear", data_shape=(3,), latent=1)
     for seed in (0.5, "0", None, torch.ones(2)):
-        with pytest.raises(pv.UserError, match="seed=.*: a whole number"):
+        with pytest.raises(pv.UserError, match=r"seed=.*: a whole number"):
             pv.log_likelihood(pair, torch.zeros(2, 3), num_samples=5, seed=seed)  # type: ignore[arg-type]
 
 
