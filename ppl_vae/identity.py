@@ -114,7 +114,8 @@ def _name(thing: Any) -> str:
 
 def _is_known(thing: Any) -> bool:
     """Whether a name and the versions of a run say it all."""
-    return str(getattr(thing, "__module__", None)).split(".")[0] in _KNOWN
+    package = str(getattr(thing, "__module__", None)).split(".")[0]
+    return package in _KNOWN and "<lambda>" not in getattr(thing, "__qualname__", "")
 
 
 def _class(cls: type) -> dict[str, Any]:

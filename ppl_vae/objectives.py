@@ -298,9 +298,9 @@ class Elbo(_Elbos):
     Args:
         num_particles: particles to average over.
         gradient: ``"path"``, or ``"stl"`` to stop the score term, whose mean is zero.
-        vectorize: score the particles together.
         beta: the weight of the KL term; other than 1, the bound is none of log p(x).
         free_bits: nats of KL of each latent site, as a mean over the step's data, that cost nothing more.
+        vectorize: score the particles together.
 
     Raises:
         UserError: an argument that makes no sense.
@@ -317,8 +317,8 @@ class Elbo(_Elbos):
     """
 
     def __init__(
-        self, num_particles: int = 1, gradient: str = "path", vectorize: bool = True, *, beta: float = 1.0,
-        free_bits: float = 0.0,
+        self, num_particles: int = 1, gradient: str = "path", beta: float = 1.0, free_bits: float = 0.0, *,
+        vectorize: bool = True,
     ) -> None:  # fmt: skip
         grad = _choose(gradient, ("path", "stl"))
         super().__init__(elbo, free_bits, num_particles=num_particles, grad=grad, vectorize=vectorize, beta=beta)
@@ -329,9 +329,9 @@ class MeanField(_Elbos):
 
     Args:
         num_particles: particles to average over.
-        vectorize: score the particles together.
         beta: the weight of the KL term.
         free_bits: as in :class:`Elbo`, with the KL in closed form.
+        vectorize: score the particles together.
 
     Raises:
         PairError: the guide samples a site before its model parent; the value would not be the ELBO.
@@ -344,7 +344,7 @@ class MeanField(_Elbos):
     """
 
     def __init__(
-        self, num_particles: int = 1, vectorize: bool = True, *, beta: float = 1.0, free_bits: float = 0.0
+        self, num_particles: int = 1, beta: float = 1.0, free_bits: float = 0.0, *, vectorize: bool = True
     ) -> None:
         super().__init__(meanfield, free_bits, num_particles=num_particles, vectorize=vectorize, beta=beta)
         self._seen: tuple[Program, Program] | None = None
@@ -398,7 +398,7 @@ class IWAE(Objective):
         >>> loss.backward()
     """
 
-    def __init__(self, num_particles: int = 10, gradient: str = "path", *, beta: float = 1.0) -> None:
+    def __init__(self, num_particles: int = 10, gradient: str = "path", beta: float = 1.0) -> None:
         kind = _choose(gradient, ("path", "stl", "dreg"))
         self.gradient = kind
 

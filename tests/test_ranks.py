@@ -224,7 +224,7 @@ def made(kind: str = "vae") -> tuple[pv.Pair, Any]:
         kind, x = "vae", (torch.rand(32, 9) > 0.5).float()
         data: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=16, shuffle=True)
     else:
-        data = pv.load_data(torch.rand(57 if kind == "norm" else 47, 9), seed=0)
+        data = pv.load_data(torch.rand(57 if kind == "norm" else 47, 9), seed=0, binarize="dynamic")
     pair = pv.build("vae", data_shape=(9,), latent=2, hidden=(6,))
     return (pv.Pair(pair.model, Centred()) if kind == "norm" else pair), data
 
