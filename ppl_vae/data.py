@@ -139,7 +139,7 @@ class Data:
             return self
         for split in splits:
             _refuse_range(split.x, f"{self.name} ({split.name})")
-        drawn = {s.name: replace(s, binarize="dynamic") for s in splits}
+        drawn = {s.name: replace(s, x=_probabilities(s.x), binarize="dynamic") for s in splits}
         drawn |= {n: s.fixed(self.seed) for n, s in drawn.items() if (how, n) != ("dynamic", "train")}
         return replace(self, train=drawn["train"], valid=drawn["valid"], test=drawn["test"], binarize=how)
 
@@ -308,7 +308,12 @@ def load_split(
     if record.get("binarize", "none") == "none":
         return found
     _refuse_range(x, name)
-    return replace(found, binarize="dynamic").fixed(record["seed"])
+    return replace(found, x=_probabilities(found.x), binarize="dynamic").fixed(record["seed"])
+
+
+def _probabilities(x: Tensor) -> Tensor:
+    """Whole zeros and ones as floating ones."""
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def _refuse_range(x: X, where: str) -> None:
