@@ -86,7 +86,10 @@ FIGURES = {
     "tests": Figure(
         "python -m pytest -q -n 2 {root}/tests", {"CONTRIBUTING.md#Contributing": "(?!)"}, timed=True, slow=True
     ),
-    **{page: Figure(f"{BLOCKS} docs/{page}.md", {}) for page in ("concepts", "trust", "index", "information")},
+    **{
+        page: Figure(f"{BLOCKS} {page}", {})
+        for page in ("docs/concepts.md", "docs/trust.md", "docs/index.md", "docs/information.md")
+    },
 }  # fmt: skip
 
 
