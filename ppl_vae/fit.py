@@ -522,7 +522,7 @@ def _count_plates(svi: SVI, source: Feed) -> None:
     batch = next(source.visits(0, 0), None)
     if batch is not None and svi.prepare is not None:
         with own_store(), pyro.validation_enabled(False), torch.no_grad():
-            args = svi.prepare(*batch, torch.zeros((), dtype=torch.int64, device=batch.x.device))
+            args = svi.prepare(*batch, torch.zeros((), dtype=torch.int64, device=device_of(batch.x)))
             loss._guess_max_plate_nesting(svi.model, svi.guide, args, {})
 
 
