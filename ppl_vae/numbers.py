@@ -100,7 +100,7 @@ def plainly(function: F) -> F:
 
     Example:
         >>> @plainly
-        ... def draw(n: "int") -> str:
+        ... def draw(n: int) -> str:
         ...     return repr(n)
         >>> draw(np.int64(3))
         '3'

@@ -56,6 +56,8 @@ class Run:
 
     def start(self, pair: Pair, record: dict[str, Any], overwrite: bool) -> None:
         """Make the folder and write the configuration."""
+        checkpoint.state_of(pair)  # what a file can't hold is refused before there is a folder
+        files.as_json({**record, "fit": self.settings})
         checkpoint.make_folder(self.folder, overwrite)
         checkpoint.write_config(self.folder, pair, {**record, "fit": self.settings})
 

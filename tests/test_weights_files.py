@@ -251,6 +251,17 @@ def test_what_a_file_cannot_hold_is_refused_in_one_line_when_it_is_saved(kind: s
     assert not (tmp_path / "run").exists()
 
 
+def test_a_fit_that_cannot_be_kept_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"epochs": 1, "progress": False, "device": "cpu", "run_dir": tmp_path / "run"}
+    with pytest.raises(pv.RunError, match="get_extra_state"):
+        pv.fit(pv.Pair(Model(Extra(2, D)), Guide(nn.Linear(D, 2))), X, **how)
+    with pytest.raises(pv.UserError, match="JSON"):
+        pv.fit(pair_of("tied"), X, record={"note": object()}, **how)
+    assert not (tmp_path / "run").exists()
+    pv.fit(pair_of("lazy"), X, record={"n": np.int64(3), "sizes": np.array([1, 2])}, **how)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["sizes"] == [1, 2]
+
+
 def test_numbers_of_another_kind_are_refused(tmp_path: Path) -> None:
     whole, real = (buffer(lambda t=t: t) for t in (torch.arange(D), torch.randn(D)))
     run = pv.save(tmp_path / "run", pv.Pair(Model(real()), Guide(nn.Linear(D, 2))))
