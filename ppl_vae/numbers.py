@@ -111,13 +111,15 @@ def plainly(function: F) -> F:
     signature = inspect.signature(function)
     kinds = {name: str(p.annotation) for name, p in signature.parameters.items()}
     kinds = {name: kind for name, kind in kinds.items() if set(kind.split(" | ")) & set(NEEDED)}
+    choices = {name for name, kind in kinds.items() if "str" in kind.split(" | ")}  # the function says what it takes
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs)
         for name, kind in kinds.items():
             if name in given.arguments:
-                given.arguments[name] = needed(name, given.arguments[name], kind)
+                value = plain(given.arguments[name])
+                given.arguments[name] = value if name in choices else needed(name, value, kind)
         return function(*given.args, **given.kwargs)
 
     return cast(F, wrapped)
