@@ -93,7 +93,7 @@ def shapes(x: X) -> str:
 
     Example:
         >>> shapes(torch.zeros(3, 2)), shapes({"a": torch.zeros(3, 2), "b": torch.zeros(3)})
-        ('shape (3, 2)', "shapes a (3, 2), b (3,)")
+        ('shape (3, 2)', 'shapes a (3, 2), b (3,)')
     """
     if torch.is_tensor(x):
         return f"shape {tuple(x.shape)}"
