@@ -502,7 +502,10 @@ def compare(
     opened = {name: _open(run, data, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)}
     configs = {name: config for name, (_, config, _) in opened.items()}
     if data is None and len({c["data"]["sha256"] for c in configs.values()}) > 1:
-        about = "; ".join(f"{n}: {c['data']['name']}, seed {c['data']['seed']}" for n, c in configs.items())
+        keys = ("name", "seed", "binarize", "shape", "sizes", "reading")
+        known = {n: {k: c["data"].get(k) for k in keys} for n, c in configs.items()}
+        differ = [k for k in keys if len({str(v[k]) for v in known.values()}) > 1] or ["name"]
+        about = "; ".join(f"{n}: " + ", ".join(f"{k} {v.get(k)}" for k in differ) for n, v in known.items())
         raise UserError(f"the runs were made on different data ({about}); train them on the same data and data seed")
     ways = {n: (c["data"].get("binarize", "none") != "none", c["data"].get("reading")) for n, c in configs.items()}
     if any(way != ways[names[0]] for way in ways.values()):

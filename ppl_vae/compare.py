@@ -69,6 +69,8 @@ def compare(
         >>> sorted(table.verdict.values.tolist())[0]
         'best'
     """
+    if not isinstance(pairs, Mapping):
+        raise UserError(f"compare: the pairs are a {type(pairs).__name__}; give a dictionary from name to pair")
     if not pairs:
         raise UserError("compare: no pair was given")
     options: dict[str, Any] = {"seed": seed, "progress": progress, "capture": capture, "precision": precision}

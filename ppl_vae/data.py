@@ -16,6 +16,7 @@ from .errors import DataError
 from .fields import X, device_of, each, named, num_data, rows, shape_of
 from .inputs import missing
 from .lines import entry_point
+from .numbers import needed
 from .rng import seed_for, uniform
 from .sources import SPLITS, Array, Labelled, Parts, Source, labelled, read, refuse, x_and_y
 
@@ -73,6 +74,7 @@ class Split:
         """
         if n is None:
             return self
+        n = needed("limit", n, "int")
         if n < 1:
             raise DataError(f"a limit of {n} leaves no data of {self.name}: give 1 or more")
         index = None if self.index is None else self.index[:n]
@@ -119,7 +121,8 @@ class Data:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(self.split(name))}" for name in SPLITS)
-        x = f"x {self.data_shape} {str(self.train.x.dtype).removeprefix('torch.')}"
+        fields = [(n, tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for n, t in named(self.train.x)]
+        x = ", ".join(f"{name} {shape} {dtype}" for name, shape, dtype in fields)
         labels = "no labels" if self.train.y is None else "labels"
         return f"Data({self.name}: {sizes}; {x}, {labels}, binarize={self.binarize!r}, seed {self.seed})"
 
@@ -340,7 +343,7 @@ def _listed(shape: Any) -> Any:
     return [_listed(v) if isinstance(v, tuple) else v for v in shape]
 
 
-def as_split(data: Data | Split | Array | tuple[Array, Array | None]) -> Split:
+def as_split(data: Data | Split | Array | tuple[Array, Array | None], scale: int | None = None) -> Split:
     """Whatever holds data, as one split: the train split of `Data`, a split itself, ``x``, or ``(x, y)``.
 
     Raises:
@@ -352,7 +355,7 @@ def as_split(data: Data | Split | Array | tuple[Array, Array | None]) -> Split:
     """
     if isinstance(data, Data):
         return data.train
-    return data if isinstance(data, Split) else Split(*labelled(*x_and_y(data), "data"))
+    return data if isinstance(data, Split) else Split(*labelled(*x_and_y(data), "data", scale))
 
 
 def visit(x: Tensor, binarize: str, key: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,15 +103,32 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = 
         >>> pv.decode(pair, {"z": torch.zeros(3, 2)}).shape
         torch.Size([3, 1, 8, 8])
     """
-    if not latents:
+    if not isinstance(latents, Mapping) or not latents or any(np.ndim(z) == 0 for z in latents.values()):
         raise UserError("decode: give the latents, as a dictionary from site to values (n, *event)")
-    given = {name: tensor(z, f"latents[{name!r}]") for name, z in latents.items()}
-    n = len(next(iter(given.values())))
-    device, dtype = home(pair)
-    values = {name: z.to(device, dtype if z.is_floating_point() else None).unsqueeze(0) for name, z in given.items()}
+    given, _ = placed(pair, {name: tensor(z, f"latents[{name!r}]") for name, z in latents.items()})
+    n = num_data(given)
     y = check_labels(pair, n, y)
-    with evaluating(pair), forked(device, None if seed is None else seed_for(seed, "decode")):
-        return assembled(run(pair, n, y, values, like), mean_or_value)
+    with evaluating(pair), forked(home(pair)[0], None if seed is None else seed_for(seed, "decode")):
+        drawn = run(pair, n, y, {name: z.unsqueeze(0) for name, z in given.items()}, like)
+        _refuse_strange(given, {k: d for k, d in drawn.sites.items() if k not in drawn.data and not d.is_observed})
+        return assembled(drawn, mean_or_value)
+
+
+def _refuse_strange(given: dict[str, Tensor], latents: dict[str, weights.Draw]) -> None:
+    """Refuse values for sites that the model does not have, and of another shape than theirs.
+
+    Raises:
+        UserError: names the site.
+    """
+    n = num_data(given)
+    for name, z in given.items():
+        if name not in latents:
+            raise UserError(f"decode: the model draws no site {name!r}; its latents are {', '.join(latents)}")
+        wanted = (n, *latents[name].fn.event_shape)
+        if tuple(z.shape) != wanted:
+            raise UserError(
+                f"decode: latents[{name!r}] has shape {tuple(z.shape)} where (n, *event) = {wanted} is needed"
+            )
 
 
 @entry_point
@@ -224,7 +242,7 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
                 )
             values = {k: d.value for k, d in drawn.items()}
             draws = weights.sites(pair.model, weights.call_args(pair.model, xb, yb), values=values, uncondition=True)
-            parts.append(assembled(rerun(draws, xb, yb), mean_or_value))
+            parts.append(assembled(rerun(draws, xb), mean_or_value))
     return joined(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,8 +15,7 @@ from .data import Batches, Split, as_split
 from .errors import DataError
 from .fields import X, device_of, each, filled, leaves, num_data
 from .rng import reseed, seed_for
-
-Settle = Callable[[X, Tensor | None], tuple[X, Tensor | None]]  # data and labels as the pair takes them
+from .setting import Needs
 
 
 class Batch(NamedTuple):
@@ -75,7 +74,7 @@ class TensorFeed(Feed):
     """One tensor, on the device where it fits; a batch is a slice of a permutation."""
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Settle
+        self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs
     ) -> None:
         if len(split) == 0:
             raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
@@ -104,7 +103,7 @@ class TensorFeed(Feed):
 class LoaderFeed(Feed):
     """Any ``DataLoader``: data that do not fit, or that are made on the way."""
 
-    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype, needs: Settle) -> None:
+    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> None:
         self.loader = loader
         self.needs = needs
         self.seed = seed
@@ -128,10 +127,14 @@ class LoaderFeed(Feed):
         i = 0
         while True:
             reseed(seed_for(self.seed, "load", epoch, i))
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except TypeError as error:  # of torch's collation
+                what = " ".join(str(error).split())[:150]
+                raise DataError(f"the loader makes no batch of its items: {what}; let them be tensors") from error
             if batch is None:
                 return
-            x, y = lazy.unpacked(batch)
+            x, y = lazy.unpacked(batch, self.needs.scale_of)
             self.seen += num_data(x)
             if i >= start:
                 x, y = cast(*self.needs(x, y), self.dtype)
@@ -142,7 +145,7 @@ class LoaderFeed(Feed):
         return t.to(self.device, non_blocking=True)
 
 
-def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Settle) -> Feed:
+def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> Feed:
     """Whatever holds training data, as a feed.
 
     Raises:
@@ -153,7 +156,7 @@ def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: tor
     if isinstance(data, Dataset):
         shuffle = not isinstance(data, IterableDataset)
         return LoaderFeed(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype, needs)
-    return TensorFeed(as_split(data), batch_size, seed, device, dtype, needs)
+    return TensorFeed(as_split(data, needs.scale_of(data)), batch_size, seed, device, dtype, needs)
 
 
 def cast(x: X, y: Tensor | None, dtype: torch.dtype) -> tuple[X, Tensor | None]:

@@ -97,5 +97,6 @@ def shapes(x: X) -> str:
     """
     if torch.is_tensor(x):
         return f"shape {tuple(x.shape)}"
-    short = {name.removeprefix("x['").removesuffix("']"): tuple(t.shape) for name, t in named(x)}
+    names = [(name, name.removeprefix("x['").removesuffix("']"), t) for name, t in named(x)]
+    short = {(name if "[" in inner else inner): tuple(t.shape) for name, inner, t in names}
     return "shapes " + ", ".join(f"{name} {shape}" for name, shape in short.items())

@@ -15,6 +15,7 @@ from .errors import UserError
 from .fields import X, device_of, each, filled, leaves, named, num_data, rows
 from .inputs import labels
 from .kinds import mean_of
+from .lineage import Lineage
 from .setting import Needs, everything, home, placed
 from .weights import Draw, call_args
 
@@ -53,10 +54,11 @@ def run(pair: Any, n: int, y: Tensor | None, latents: weights.Values | None = No
     found = None
     if free:
         found = weights.sites(pair.model, call_args(pair.model, None, y), {"n": n}, values=latents, uncondition=True)
+        _refuse_dependent(pair, call_args(pair.model, None, y), {"n": n}, found)
         if "x" in found and (shown is None or torch.is_tensor(shown)) and not _several(pair):
             return Drawn(found, {"x": found["x"]}, None, False)
     if shown is None:
-        data = {name: d for name, d in (found or {}).items() if d.is_observed}
+        data = {name: d for name, d in (found or {}).items() if d.is_observed and not d.kept}
         if not data:
             raise UserError(
                 'the model has no site for the data: write pyro.sample("x", ..., obs=x), or let the pair see data '
@@ -65,17 +67,38 @@ def run(pair: Any, n: int, y: Tensor | None, latents: weights.Values | None = No
         return Drawn(found or {}, data, None, False)
     values = latents if found is None else {name: d.value for name, d in found.items() if not d.is_observed}
     at = weights.sites(pair.model, call_args(pair.model, shown, y), values=values, uncondition=True)
-    places = {name: d for name, d in at.items() if d.is_observed and not _is_label(d, y)}
+    places = {name: d for name, d in at.items() if d.is_observed and not d.kept}
     if found is None:
+        _refuse_dependent(pair, call_args(pair.model, shown, y), {}, at)
         return Drawn(at, places, shown, like is not None)
     data = {name: replace(found[name], given=d.given) for name, d in places.items() if name in found}
     return Drawn(found, data, shown, False)
 
 
-def rerun(sites: dict[str, Draw], x: X, y: Tensor | None) -> Drawn:
+def rerun(sites: dict[str, Draw], x: X) -> Drawn:
     """The sites of a model that was run on data x, unconditioned, as a run whose data are to be put together."""
-    data = {name: d for name, d in sites.items() if d.is_observed and not _is_label(d, y)}
+    data = {name: d for name, d in sites.items() if d.is_observed and not d.kept}
     return Drawn(sites, data, x, False)
+
+
+def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, Draw]) -> None:
+    """Refuse labels that the model observes after what is drawn: running it forwards draws nothing given them.
+
+    Raises:
+        UserError: names the site of the labels, and what it depends on.
+    """
+    if not any(d.kept for d in sites.values()):
+        return
+    drawn = {name: d.value.clone() for name, d in sites.items() if not d.kept}
+    with Lineage(drawn) as lineage:
+        again = weights.sites(pair.model, args, kwargs, values=drawn, uncondition=True)
+        above = {n: lineage.of(d.fn.log_prob(d.value)) & set(drawn) for n, d in again.items() if d.kept}
+    for name, names in above.items():
+        if names:
+            raise UserError(
+                f"site {name!r} observes the labels and depends on {', '.join(map(repr, sorted(names)))}, so that "
+                f"running the model forwards draws nothing given them: leave y out"
+            )
 
 
 def _several(pair: Any) -> bool:
@@ -98,15 +121,6 @@ def _like(pair: Any, n: int, like: Any) -> X | None:
     if pair.data_shape is None:
         return None
     return torch.zeros(n, *pair.data_shape, device=device, dtype=dtype)
-
-
-def _is_label(draw: Draw, y: Tensor | None) -> bool:
-    """Whether an observed site observes the labels."""
-    given = draw.given
-    if y is None or given is None:
-        return False
-    same = given.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
-    return same or (given.shape == y.shape and bool((given == y).all()))
 
 
 def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> None:

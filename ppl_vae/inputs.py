@@ -30,6 +30,8 @@ def tensor(value: Any, where: str) -> Tensor:
         torch.int64
     """
     if torch.is_tensor(value):
+        if value.is_nested or value.is_meta:
+            raise DataError(f"{where} is a {'nested' if value.is_nested else 'meta'} tensor: give numbers of one shape")
         if value.is_complex():
             raise DataError(f"{where} is of {value.dtype}: give a tensor or a NumPy array of real numbers")
         dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
@@ -94,7 +96,8 @@ def _of_objects(array: Any, where: str) -> Any:
 def data(value: Any, where: str = "x", scale: int | None = None) -> X:
     """Data as tensors (N, *shape): one, or a dictionary or tuple of them with one leading size.
 
-    Bytes are pixels: divided by 255 unless none exceeds 1 (and ``scale`` is not 255); (N, H, W) becomes (N, 1, H, W).
+    Bytes are pixels: divided by 255 unless none exceeds 1, or as ``scale`` (255, or 1 for bits) says; (N, H, W)
+    becomes (N, 1, H, W). In a dictionary, bytes (N,) or (N, D) are whole numbers.
     Whole numbers stay whole (int64), booleans become 0 and 1, but stay what they are in a dictionary, where they are
     masks. NaN is a missing entry, which the likelihood has to know about; an infinity is refused.
 
@@ -123,27 +126,40 @@ def data(value: Any, where: str = "x", scale: int | None = None) -> X:
 
 def _part(value: Any, where: str, scale: int | None) -> X:
     nested = isinstance(value, Mapping) or (isinstance(value, tuple) and any(hasattr(v, "shape") for v in value))
-    return data(value, where, scale) if nested else _field(value, where, scale)
+    return data(value, where, scale) if nested else _field(value, where, scale, inside=True)
 
 
-def _field(value: Any, where: str, scale: int | None) -> Tensor:
+def _field(value: Any, where: str, scale: int | None, inside: bool = False) -> Tensor:
     t = tensor(value, where)
     if t.ndim < 1 or not t.numel():
         raise DataError(
             f"{where} has shape {tuple(t.shape)}, which holds no data: give (N, *shape), with at least one datum"
         )
-    if t.dtype == torch.uint8:
+    if t.dtype == torch.uint8 and inside and t.ndim < 3:
+        t = t.long()  # a count, a mask, a covariate
+    elif t.dtype == torch.uint8:
+        if scale == 1 and t.max() > 1:
+            raise DataError(
+                f"{where} holds bytes up to {int(t.max())}, and those given before were bits, 0 or 1: give floating "
+                f"numbers, divided by 255 where they are pixels"
+            )
         t = t.unsqueeze(1) if t.ndim == 3 else t
         floating = torch.get_default_dtype()
-        t = (
-            t.to(floating) / 255 if scale == 255 or t.max() > 1 else t.to(floating)
-        )  # 8-bit 0/1 data are bits, not nearly black
+        pixels = scale == 255 or t.max() > 1  # 8-bit 0/1 data are bits, not nearly black
+        t = t.to(floating) / 255 if pixels else t.to(floating)
     elif t.dtype in WHOLE:
         t = t.long()
     if t.is_floating_point() and bool((bad := t.isinf()).any()):
         index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
         raise DataError(f"{where} has an infinity, first at index {index}: repair or drop that datum")
     return t
+
+
+def byte_scale(value: Any) -> int | None:
+    """What bytes are to be divided by: 255, or 1 where all are 0 or 1; None for other data."""
+    if str(getattr(value, "dtype", "")) not in ("uint8", "torch.uint8") or 0 in value.shape:
+        return None
+    return 255 if int(value.max()) > 1 else 1
 
 
 def missing(x: X) -> list[tuple[str, Tensor]]:

@@ -126,7 +126,7 @@ def _one_chunk(pair: Any, x: Tensor, y: Tensor | None, z: dict[str, Tensor], siz
     args = weights.call_args(pair.model, x, y)
     likelihood, prior = weights.log_densities(pair.model, args, z)
     put("sample_stats", "lp", likelihood + prior)
-    predicted = rerun(weights.sites(pair.model, args, num_samples=size, values=z, uncondition=True), x, y)
+    predicted = rerun(weights.sites(pair.model, args, num_samples=size, values=z, uncondition=True), x)
     names = {name: _called(name, predicted.data) for name in predicted.data}
     for name, site in predicted.data.items():
         put("posterior_predictive", names[name], site.value)

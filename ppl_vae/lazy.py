@@ -13,17 +13,21 @@ from . import inputs
 from .errors import DataError
 from .fields import X, each, num_data
 
+ScaleOf = Callable[[Any], int | None]
+
 
 class Lazy:
     """The rows of a data set, in its own order; nothing is held but the data set.
 
     Args:
         dataset: has a length and items x, or (x, y).
+        scale_of: what the bytes of a batch are divided by.
         collate: makes a batch of a list of items.
     """
 
-    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+    def __init__(self, dataset: Any, scale_of: ScaleOf, collate: Callable[[list[Any]], Any] = default_collate) -> None:
         self.dataset = dataset
+        self.scale_of = scale_of
         self.collate = collate
         self.floating = False  # whether the pair takes whole numbers as floating ones
         self.num_classes: int | None = None
@@ -34,7 +38,7 @@ class Lazy:
     def take(self, part: slice) -> tuple[X, Tensor | None]:
         """Some rows, as tensors: x (B, *shape) and labels."""
         items = [self.dataset[i] for i in range(*part.indices(len(self)))]
-        x, y = unpacked(_batch(items, self.collate))
+        x, y = unpacked(_batch(items, self.collate), self.scale_of)
         x = as_floating(x) if self.floating else x
         return x, y if y is None or self.num_classes is None else inputs.classes(y, self.num_classes)
 
@@ -44,7 +48,7 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data, Dataset | DataLoader)
 
 
-def opened(data: Any) -> Lazy | tuple[X, Tensor | None]:
+def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
     """A data set or a loader as rows to be read later; what can only be read through is read now.
 
     A loader's order and its dropped remainder are for training: the rows are those of its data set, in its order.
@@ -56,7 +60,7 @@ def opened(data: Any) -> Lazy | tuple[X, Tensor | None]:
     dataset = data if loader is None else loader.dataset
     if isinstance(dataset, IterableDataset):
         batches = loader if loader is not None else DataLoader(dataset, batch_size=256)
-        parts = [unpacked(batch) for batch in batches]
+        parts = [unpacked(batch, scale_of) for batch in batches]
         if not parts:
             raise DataError("the data set gave no data; give at least one datum")
         from .fields import joined
@@ -66,7 +70,7 @@ def opened(data: Any) -> Lazy | tuple[X, Tensor | None]:
     if not len(dataset):  # type: ignore[arg-type]
         raise DataError("the data set holds no data; give at least one datum")
     plain = loader is None or loader.batch_size is None or loader.collate_fn is None
-    return Lazy(dataset) if plain else Lazy(dataset, loader.collate_fn)  # type: ignore[union-attr]
+    return Lazy(dataset, scale_of) if plain else Lazy(dataset, scale_of, loader.collate_fn)  # type: ignore[union-attr]
 
 
 def _batch(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
@@ -79,7 +83,7 @@ def _batch(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
         ) from error
 
 
-def unpacked(batch: Any) -> tuple[X, Tensor | None]:
+def unpacked(batch: Any, scale_of: ScaleOf) -> tuple[X, Tensor | None]:
     """A batch as data and labels: x, (x,) or (x, y), where x may be a dictionary of tensors.
 
     Raises:
@@ -95,7 +99,7 @@ def unpacked(batch: Any) -> tuple[X, Tensor | None]:
     if not isinstance(parts[0], Mapping | tuple) and not hasattr(parts[0], "shape"):
         kinds = ", ".join(type(p).__name__ for p in parts)
         raise DataError(f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y)")
-    x = inputs.data(parts[0], "a batch of the loader")
+    x = inputs.data(parts[0], "a batch of the loader", scale_of(parts[0]))
     y = parts[1] if len(parts) == 2 else None
     return x, inputs.labels(y, num_data(x), "labels of the loader")
 

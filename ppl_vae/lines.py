@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from .errors import PairError, UserError
-from .fields import shapes
+from .fields import leaves, shapes
 from .numbers import plainly
 
 P = ParamSpec("P")
@@ -67,9 +67,18 @@ def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | N
         "every dimension but the data's must be declared with .to_event, and networks must accept z of shape "
         "(particles, data, latent)"
     )
-    if len(args) == 1:
+    if _has_missing(x):
+        hint = "x has missing entries (NaN), which it may not leave out: fill them in, and tell it which they are"
+    elif len(args) == 1:
         hint += "; if it needs labels, pass y"
     return f"{role or name} fails{given}: {what}; {hint}"
+
+
+def _has_missing(x: Any) -> bool:
+    try:
+        return any(bool(leaf.isnan().any()) for leaf in leaves(x) if leaf.is_floating_point())
+    except (AttributeError, TypeError):
+        return False
 
 
 def _shapes(x: Any) -> str:

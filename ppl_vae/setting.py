@@ -15,7 +15,7 @@ from .data import Data, Split
 from .errors import DataError, NoWeightError, UserError
 from .fields import X, device_of, each, leaves, named, num_data, rows, size_of
 from .files import digest
-from .inputs import classes, data, labels
+from .inputs import byte_scale, classes, data, labels
 from .kinds import kind, no_density
 from .lazy import Lazy, as_floating, is_lazy, opened
 from .rng import forked
@@ -58,6 +58,15 @@ class Needs:
         self.num_classes = _num_classes(pair)
         self.floating: bool | None = None  # not known yet
 
+    def scale_of(self, raw: Any) -> int | None:
+        """What bytes are divided by: as the first bytes were that the pair was given."""
+        if isinstance(raw, tuple) and len(raw) == 2:
+            raw = raw[0]
+        known: int | None = getattr(self.pair, "byte_scale", None)
+        if known is None and (known := byte_scale(raw)) is not None and hasattr(self.pair, "byte_scale"):
+            self.pair.byte_scale = known
+        return known
+
     def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]:
         """Data and labels, from those that :mod:`ppl_vae.inputs` made.
 
@@ -85,7 +94,11 @@ def _refuse_fields(pair: Any, x: X, y: Tensor | None) -> None:
     if y is None or y.ndim < 2 or not torch.is_tensor(x) or y.shape != x.shape:
         return
     few = slice(None) if len(x) <= FEW else slice(2)
-    if torch.equal(*(_log_w(pair, x[few], labels) for labels in (y[few], y[few] + 1))):
+    try:
+        ignored = torch.equal(*(_log_w(pair, x[few], labels) for labels in (y[few], y[few] + 1)))
+    except Exception:  # whoever runs the pair next says what is wrong
+        return
+    if ignored:
         raise UserError(
             f"(x, y) are data and labels, and y has the shape {tuple(y.shape)} of x while this pair makes nothing of "
             f"labels; several fields of a datum are one dictionary, {{'values': ..., 'mask': ...}}"
@@ -121,7 +134,7 @@ def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, 
     if is_lazy(x):
         if y is not None:
             raise UserError("labels beside a data set: let its items be (x, y)")
-        found = opened(x)
+        found = opened(x, needs.scale_of)
         if isinstance(found, Lazy):
             two, labels_of_two = found.take(slice(2))
             needs(two, labels_of_two)
@@ -136,7 +149,7 @@ def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, 
             if y is not None and x[1] is not None:
                 raise UserError("labels are given twice: in (x, y), and as y")
             x, y = x[0], x[1] if y is None else y
-        x = data(x)
+        x = data(x, scale=needs.scale_of(x))
         x, y = needs(x, labels(y, num_data(x), device=device_of(x)))
     return x, y
 

@@ -26,6 +26,7 @@ from torch.distributions import constraints
 from . import enumeration, stopping
 from .errors import PairError
 from .kinds import bare, has_mask, kind, mean_of, no_density, unscorable
+from .lineage import Lineage
 from .lines import marked
 from .numbers import needed
 from .store import Program, frozen, own_store, unmoved
@@ -201,6 +202,20 @@ class _Fill(Messenger):
             msg["done"] = True
 
 
+class _Uncondition(Messenger):
+    """Draw what is observed, but for what was made from labels: they are given, not data to be drawn."""
+
+    def __init__(self, lineage: Lineage) -> None:
+        super().__init__()
+        self.lineage = lineage
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not self.lineage.of(msg["value"]):
+            msg["is_observed"] = False
+            msg["infer"]["was_observed"], msg["infer"]["obs"] = True, msg["value"]
+            msg["value"], msg["done"] = None, False
+
+
 class _Change(Messenger):
     """Put other distributions at the sites that would be drawn."""
 
@@ -222,11 +237,16 @@ def _sampled(trace: Any) -> dict[str, Any]:
     }
 
 
-def _run(program: Program, args: Any, kwargs: Any, particles: int, values: Values | None = None) -> Any:
-    """Trace a program under a plate of particles at dim -2, with given values at its latent sites."""
+def _run(
+    program: Program, args: Any, kwargs: Any, particles: int, values: Values | None = None, inner: Any = None
+) -> Any:
+    """Trace a program under a plate of particles at dim -2, with given values at its latent sites.
+
+    ``inner`` is a handler inside the plate.
+    """
     # values go in last, outside the plate, so that the distribution at a filled site is broadcast like any other
     fill = _Fill(values) if values is not None else nullcontext()
-    with marked(program, args), fill, pyro.plate(PARTICLES, particles, dim=-2):
+    with marked(program, args), fill, pyro.plate(PARTICLES, particles, dim=-2), inner or nullcontext():
         return poutine.trace(program).get_trace(*args, **kwargs)
 
 
@@ -682,6 +702,7 @@ class Draw:
     mask: Any = None  # what poutine.mask put on it
     summed: bool = False  # marked infer={"enumerate": ...}
     given: Tensor | None = None  # what an observed site observed
+    kept: bool = False  # observes labels, in a run that draws the data
 
     @property
     def masked(self) -> Tensor | None:
@@ -726,26 +747,29 @@ def sites(
         num_samples: the number K of particles.
         values: values (K, B, *event) to put at sites instead of drawing them, as :func:`terms` takes them.
         means: put each site's mean instead of a draw, where it has one.
-        uncondition: draw the observed sites too, as for sampling from a model that needs data to run. Sites that are
-            summed out are then drawn given the values and the data, where there are any.
+        uncondition: draw the observed sites too, as for sampling from a model that needs data to run, but for those
+            that observe labels, the second argument. Sites that are summed out are then drawn given the values and
+            the data, where there are any.
 
     Returns:
         The sites; draws come from torch's global generators.
     """
-    given, kwargs = program, kwargs or {}
-    if uncondition:
-        program = poutine.uncondition(program)
-    with own_store():
+    kwargs = kwargs or {}
+    labels = args[1].clone() if uncondition and len(args) > 1 and torch.is_tensor(args[1]) else None
+    args = args if labels is None else (args[0], labels, *args[2:])  # which share no memory with the data
+    lineage = Lineage({} if labels is None else {"y": labels})
+    inner = _Uncondition(lineage) if uncondition else None
+    with own_store(), lineage if labels is not None else nullcontext():
         if means:
             with _Fill(lambda name, fn: mean_of(fn)):
-                trace = _run(program, args, kwargs, num_samples, values)
+                trace = _run(program, args, kwargs, num_samples, values, inner)
         else:
-            trace = _run(program, args, kwargs, num_samples, values)
+            trace = _run(program, args, kwargs, num_samples, values, inner)
         if uncondition and isinstance(values, dict) and (loose := _summed(_sampled(trace), values)):
             held = {n: v for n, v in values.items() if n in trace.nodes}
-            run = partial(_run, given, args, kwargs)
+            run = partial(_run, program, args, kwargs)
             found = _classes(_sampled(run(num_samples, held)), num_samples, loose, run, held)
-            trace = _run(program, args, kwargs, num_samples, {**held, **found})
+            trace = _run(program, args, kwargs, num_samples, {**held, **found}, inner)
     return {
         name: Draw(
             site["value"],
@@ -756,6 +780,7 @@ def sites(
             site["mask"],
             enumeration.is_marked(site),
             site["infer"].get("obs", site["value"] if site["is_observed"] else None),
+            uncondition and bool(site["is_observed"]),
         )
         for name, site in _sampled(trace).items()
     }

@@ -320,3 +320,76 @@ def test_conditions_may_be_vectors() -> None:
         found.append(pv.log_likelihood(pair, given, num_samples=10).log_px)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+# ---- bytes: one meaning for a pair, whatever the call or the batch
+
+
+def test_bytes_mean_the_same_in_every_batch_and_every_call() -> None:
+    pixels = torch.randint(0, 256, (64, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[32:] = torch.randint(0, 2, (32, 16), generator=torch.Generator().manual_seed(1)).byte()  # dark ones
+    pixels[0, 0] = 200
+
+    def bound(x: Tensor) -> float:
+        torch.manual_seed(0)
+        pair = pv.build("vae", data_shape=(16,), latent=2, hidden=(4,), likelihood="gaussian")
+        loader = DataLoader(TensorDataset(x), 32)
+        history = pv.fit(pair, loader, epochs=1, lr=1e-9, progress=False, device="cpu")
+        dark = x[32:].float() / 255 if x.dtype == torch.uint8 else x[32:]
+        one, other = (pv.log_likelihood(pair, data, num_samples=10).log_px for data in (x[32:], dark))
+        assert torch.equal(one, other)
+        return float(history[-1]["train_bound"])
+
+    assert bound(pixels) == pytest.approx(bound(pixels / 255), abs=1e-4)
+
+
+def test_bytes_beyond_one_are_refused_where_they_were_bits() -> None:
+    pair = pv.build("vae", data_shape=(4,), latent=2, hidden=(4,), likelihood="gaussian")
+    pv.log_likelihood(pair, torch.ones(3, 4, dtype=torch.uint8), num_samples=5)
+    with pytest.raises(pv.DataError, match="bytes up to 9, and those given before were bits"):
+        pv.log_likelihood(pair, torch.full((3, 4), 9, dtype=torch.uint8), num_samples=5)
+
+
+def test_bytes_in_a_dictionary_are_whole_numbers() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Any = None, y: Any = None, n: int = 1) -> Any:
+            with pyro.plate("data", len(x["v"]), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+                return pyro.sample("v", dist.Normal(z + x["age"][:, None], 1.0).to_event(1), obs=x["v"])
+
+    class Guide(nn.Module):
+        def forward(self, x: Any, y: Any = None) -> Any:
+            with pyro.plate("data", len(x["v"]), dim=-1):
+                return pyro.sample("z", dist.Normal((x["v"] - x["age"][:, None]) / 2, 0.5**0.5).to_event(1))
+
+    pair, age = pv.Pair(Model(), Guide()), torch.tensor([0, 1, 4, 2, 3, 0])
+    v = whole() + age[:, None]
+    truth = dist.Normal(age[:, None].float(), 2**0.5).log_prob(v).sum(-1).double()
+    for kind in (torch.uint8, torch.int8, torch.int64, torch.float32):
+        est = pv.log_likelihood(pair, {"v": v, "age": age.to(kind)}, num_samples=5)
+        assert torch.allclose(est.log_px, truth, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        ({"Z": torch.zeros(3, 2)}, "the model draws no site 'Z'; its latents are z"),
+        ({"z": torch.tensor([5.0, -5.0])}, r"shape \(2,\) where \(n, \*event\) = \(2, 2\)"),
+        (torch.zeros(3, 2), "give the latents, as a dictionary"),
+        (np.zeros((3, 2)), "give the latents, as a dictionary"),
+        ({}, "give the latents, as a dictionary"),
+    ],
+)
+def test_latents_that_are_none_are_one_line(latents: Any, message: str) -> None:
+    with pytest.raises(pv.UserError, match=message):
+        pv.decode(linear(), latents)
+
+
+def test_a_program_that_meets_missing_entries_says_so() -> None:
+    with pytest.raises(pv.UserError, match=r"x has missing entries \(NaN\)"):
+        pv.reconstruct(linear(), torch.full((2, D), math.nan))
+
+
+def test_data_of_several_fields_have_a_name() -> None:
+    data = pv.load_data({"v": torch.zeros(30, 3), "m": torch.ones(30, 3)}, binarize="none")
+    assert "x['v'] (3,) float32" in repr(data)
