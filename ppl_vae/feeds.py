@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from . import lazy
 from .data import Batches, Split, as_split
 from .errors import DataError
-from .fields import X, device_of, each, filled, leaves, num_data
+from .fields import X, device_of, each, filled, leaves, named, num_data
+from .files import digest
 from .rng import reseed, seed_for
 from .setting import Needs
 
@@ -65,6 +66,10 @@ class Feed:
         """Data in an epoch; a loader knows it at the epoch's end."""
         return 0
 
+    def identity(self) -> Any:
+        """What tells these data from others, for JSON: a digest of tensors, the sizes of a loader."""
+        return None
+
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from position ``start`` on."""
         raise TypeError(epoch, start)
@@ -88,6 +93,10 @@ class TensorFeed(Feed):
 
     def num_data(self) -> int:
         return len(self.split)
+
+    def identity(self) -> Any:
+        labels = {} if self.split.y is None else {"y": self.split.y}
+        return {"binarize": self.binarize, "sha256": digest(dict(named(self.split.x)) | labels)}
 
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         held = self.batches.split
@@ -116,6 +125,10 @@ class LoaderFeed(Feed):
     def num_data(self) -> int:
         return self.seen
 
+    def identity(self) -> Any:
+        sized = hasattr(getattr(self.loader, "dataset", None), "__len__")
+        return {"batches": self.length, "data": len(self.loader.dataset) if sized else None}
+
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         self.seen = 0
         seed = seed_for(self.seed, "epoch", epoch)
@@ -129,9 +142,11 @@ class LoaderFeed(Feed):
             reseed(seed_for(self.seed, "load", epoch, i))
             try:
                 batch = next(batches, None)
-            except TypeError as error:  # of torch's collation
+            except (TypeError, RuntimeError) as error:  # of torch's collation, mostly
                 what = " ".join(str(error).split())[:150]
-                raise DataError(f"the loader makes no batch of its items: {what}; let them be tensors") from error
+                raise DataError(
+                    f"the loader makes no batch of its items: {what}; let them be tensors of one shape"
+                ) from error
             if batch is None:
                 return
             x, y = lazy.unpacked(batch, self.needs.scale_of)

@@ -245,6 +245,10 @@ def fit(
         **asked, "clip_norm": clip_norm, "warmup": warmup, "beta_schedule": identity.describe(beta_schedule),
         "patience": patience, "device": where.type, "precision": precision, "shards": shards,
     }  # fmt: skip
+    if getattr(svi.objective, "free_bits", 0) and shards > 1:
+        raise UserError(
+            f"free_bits takes the mean KL of all data of a step, which shards={shards} divides: leave one of them out"
+        )
     formerly = {"optimizer": _name_of(optimizer), "schedule": _name_of(schedule)}
     longer = beta_schedule == "constant" and (schedule == "constant" or torchs is not None)
     state = State()
@@ -252,6 +256,8 @@ def fit(
     running: Tensor | None = None  # sum of the epoch's losses, on the device
     modes = [(m, m.training) for m in pair.modules()]
     before = _trainable(pair, optim)
+    if run_dir is not None:
+        settings["data"] = source.identity()
     run = None if run_dir is None else Run(Path(run_dir), pair, settings, formerly, longer)
     with ranks.agreeing():
         if run is not None and resume:

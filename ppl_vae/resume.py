@@ -74,6 +74,8 @@ class Run:
             now |= self.formerly
             if isinstance(told, dict):
                 now["objective"] = {k: settings["objective"].get(k) for k in told}
+        if "data" not in then:  # nor did runs know their data
+            now.pop("data", None)
         for key in now:
             found = None if key == "epochs" and self.longer else difference(then.get(key), now[key], key)
             if found is not None:

@@ -298,3 +298,13 @@ def _within(q: Described, p: Described) -> bool:
         return low and bool((torch.as_tensor(q[2]) <= torch.as_tensor(p[2])).all())
     except RuntimeError:  # ends of other shapes
         return False
+
+
+def legal_number(fn: Any) -> Tensor:
+    """A number inside the support of a distribution, to stand where an entry does not count."""
+    support = _core(support_of(fn))
+    if support is None or is_discrete(fn):
+        return torch.zeros(())
+    transform = biject_to(support)
+    number: Tensor = torch.zeros(()) if transform.codomain.event_dim else transform(torch.zeros(()))
+    return number

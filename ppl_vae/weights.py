@@ -30,7 +30,7 @@ from .lineage import Lineage
 from .lines import marked
 from .numbers import needed
 from .store import Program, frozen, own_store, unmoved
-from .supports import drawn_in, is_discrete, support_of
+from .supports import drawn_in, is_discrete, legal_number, support_of
 
 Grad = Literal["path", "stl", "score"]
 Values = Mapping[str, Tensor] | Callable[[str, Any], Tensor | None]  # by name, or by name and distribution
@@ -275,11 +275,25 @@ def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
 
 
 def _density(site: Any, fn: Any) -> Tensor:
+    value = site["value"]
+    if site["is_observed"] and value.is_floating_point():
+        value = _filled(fn, site["mask"], value)
     try:
-        log_p: Tensor = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_p: Tensor = fn.log_prob(value, *site["args"], **site["kwargs"])
     except (KeyError, NotImplementedError) as error:
         raise PairError(unscorable(site["name"], fn, site["value"])) from error
     return log_p
+
+
+def _filled(fn: Any, mask: Any, value: Tensor) -> Tensor:
+    """Data with something legal in the place of a missing entry (NaN) that is masked: its gradient would be NaN.
+
+    Nothing is read from the device.
+    """
+    hidden = masked_at(fn, mask, value)
+    if hidden is None:
+        return value
+    return torch.where(hidden & value.isnan(), legal_number(fn).to(value), value)
 
 
 def _bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
@@ -321,7 +335,7 @@ def score(
         for site in latents.values():
             stopping.refuse(site)
         drawn = {name: stopping.gated(value, gate) for name, value in drawn.items()}
-        with frozen(guide):  # the scores too: some distributions use their parameters only then
+        with frozen(guide), unmoved(guide):  # the scores too: some distributions use their parameters only then
             again = _sampled(_run(guide, guide_args, kwargs, num_samples, drawn))
             scored = {name: site for name, site in again.items() if not site["is_observed"]}
             parts = stopping.guide_parts(scored)

@@ -303,3 +303,43 @@ def test_fields_train_and_are_scored_captured(capture: bool) -> None:
     est = pv.log_likelihood(pair, data, num_samples=10, capture=capture)
     assert bool(est.log_px.isfinite().all())
     assert bool((pair.model.bias != 0).any())
+
+
+@pytest.mark.parametrize("how", ["distribution", "handler"])
+def test_a_masked_entry_may_be_nan(how: str) -> None:
+    """Values stored as NaN under a mask give the numbers of values that are filled in, gradients and chains too."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(D, dtype=torch.float64))
+
+        def forward(self, x: Any = None, y: Any = None, n: int = 1) -> None:
+            with pyro.plate("data", len(x["v"]), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(L, dtype=torch.float64), 1.0).to_event(1))
+                loc = z @ W.T + self.bias
+                if how == "distribution":
+                    pyro.sample("v", dist.Normal(loc, SCALE).mask(x["m"]).to_event(1), obs=x["v"])
+                    return
+                for d in range(D):
+                    with pyro.poutine.mask(mask=x["m"][:, d]):
+                        pyro.sample(f"v{d}", dist.Normal(loc[..., d], SCALE), obs=x["v"][:, d])
+
+    class Fill(nn.Module):
+        def forward(self, x: Any, y: Any = None) -> Any:
+            with pyro.plate("data", len(x["v"]), dim=-1):
+                return pyro.sample("z", posterior(torch.where(x["m"], x["v"], 0.0), x["m"]))
+
+    x, seen = sample_data(16)
+    found = []
+    for gap in (math.nan, 7.0):
+        data = {"v": torch.where(seen, x, gap), "m": seen}
+        pair = pv.Pair(Masked(), Fill())
+        pv.check_pair(pair.model, pair.guide, data)
+        annealed = pv.ais(pair, data, num_chains=3, num_temperatures=8, seed=0).log_px
+        chains = pv.posterior(pair, data, method="hmc", num_samples=8, warmup=4, seed=0)["z"]
+        pv.fit(pair, data, epochs=2, batch_size=8, progress=False, device="cpu", seed=0)
+        est = pv.log_likelihood(pair, data, num_samples=5)
+        found.append((annealed, chains, pair.model.bias.detach(), est.log_px, torch.tensor(est.num_dims)))
+    assert all(map(torch.equal, *found))
+    assert bool((found[0][2] != 0).all())

@@ -314,3 +314,16 @@ def test_what_is_no_number_is_one_line(options: dict[str, Any], message: str) ->
     with pytest.raises(pv.UserError, match=message) as caught:
         pv.fit(pair, torch.randn(9, 3), progress=False, device="cpu", **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [torch.ones(16, 3), torch.zeros(8, 3), (torch.zeros(16, 3), torch.zeros(16))])
+def test_a_run_is_not_resumed_with_other_data(tmp_path: Path, other: Any) -> None:
+    def fit(data: Any, epochs: int, **options: Any) -> None:
+        torch.manual_seed(0)
+        pair = pv.build("linear", data_shape=(3,), latent=1)
+        pv.fit(pair, data, epochs=epochs, run_dir=tmp_path / "run", progress=False, device="cpu", **options)
+
+    fit(torch.zeros(16, 3), 1)
+    with pytest.raises(pv.RunError, match="the run has data"):
+        fit(other, 2, resume=True)
+    fit(torch.zeros(16, 3), 2, resume=True)

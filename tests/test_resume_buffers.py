@@ -165,3 +165,26 @@ def test_the_count_of_batches_is_that_of_the_steps() -> None:
            progress=False)  # fmt: skip
     steps = 3 * 2
     assert int(pair.guide.net[1].num_batches_tracked) == steps
+
+
+@pytest.mark.parametrize("gradient", ["path", "stl", "dreg"])
+def test_a_step_moves_running_averages_once_whatever_its_gradient(gradient: str) -> None:
+    class Guide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.net = nn.BatchNorm1d(3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+            loc = self.net(self.norm(x))
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    torch.manual_seed(0)
+    pair = pv.build("linear", data_shape=(3,), latent=2)
+    guide = Guide()
+    svi = pv.SVI(
+        pair.model, guide, torch.optim.Adam([*pair.model.parameters(), *guide.parameters()]), pv.IWAE(4, gradient)
+    )
+    svi.step(torch.ones(8, 3))
+    assert guide.norm.running_mean.tolist() == pytest.approx([0.1] * 3)
+    assert int(guide.norm.num_batches_tracked) == 1
