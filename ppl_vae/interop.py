@@ -130,7 +130,13 @@ def _one_chunk(pair: Any, x: Tensor, y: Tensor | None, z: dict[str, Tensor], siz
     names = {name: _called(name, predicted.data) for name in predicted.data}
     for name, site in predicted.data.items():
         put("posterior_predictive", names[name], site.value)
-    put("log_likelihood", "x", likelihood)
+    if len(predicted.data) == 1:
+        put("log_likelihood", "x", likelihood)
+    else:
+        as_drawn = weights.prior_of(pair.model, drawn=set(z))
+        t = weights.terms(pair.model, as_drawn, x, y, num_samples=size, values=z)
+        for name, seen in t.observed.items():
+            put("log_likelihood", name, seen.log_p)
     fresh = weights.sites(pair.model, args, num_samples=size, uncondition=True)
     for name in predicted.data:
         put("prior_predictive", names[name], fresh[name].value)

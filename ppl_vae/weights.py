@@ -23,8 +23,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from . import enumeration, stopping
+from . import enumeration, inputs, stopping
 from .errors import PairError
+from .fields import device_of, num_data
 from .kinds import bare, has_mask, kind, mean_of, no_density, unscorable
 from .lineage import Lineage
 from .lines import marked
@@ -545,11 +546,21 @@ def terms(
         torch.Size([4, 3])
     """
     num_samples = needed("num_samples", num_samples, "int")
+    x, y = _as_tensors(x, y)
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
     with own_store(), unmoved(model, guide):
         arguments = call_args(model, x, y), call_args(guide, x, y)
         return score(model, guide, *arguments, num_samples=num_samples, grad=grad, values=values)
+
+
+def _as_tensors(x: Any, y: Any) -> tuple[Any, Tensor | None]:
+    """Data and labels of any form; tensors that programs take stay what they are, and nothing is read of them."""
+    ready = torch.is_tensor(x) and (x.is_floating_point() or x.dtype == torch.int64)
+    x = x if ready or isinstance(x, dict) else inputs.data(x)
+    if y is not None and not (torch.is_tensor(y) and (y.is_floating_point() or y.dtype == torch.int64)):
+        y = inputs.labels(y, num_data(x), device=device_of(x))
+    return x, y
 
 
 def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str, Tensor]) -> Tensor:

@@ -238,6 +238,11 @@ def test_two_observed_sites_under_any_names(names: tuple[str, str]) -> None:
     assert abs(float((annealed.lower - simulated).mean())) < 0.2
     tree = pv.to_arviz(pair, data, method="guide", num_samples=3)
     assert set(tree["posterior_predictive"].data_vars) == set(names)
+    densities = tree["log_likelihood"]
+    z = torch.tensor(tree["posterior"]["z"].values)[0]
+    reals = dist.Normal(z, 1.0).log_prob(data[names[1]]).sum(-1)
+    assert torch.allclose(torch.tensor(densities[names[1]].values)[0], reals)
+    assert set(densities.data_vars) == set(names)
     assert set(tree["observed_data"].data_vars) == set(names)
 
 

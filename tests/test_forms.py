@@ -393,3 +393,14 @@ def test_a_program_that_meets_missing_entries_says_so() -> None:
 def test_data_of_several_fields_have_a_name() -> None:
     data = pv.load_data({"v": torch.zeros(30, 3), "m": torch.ones(30, 3)}, binarize="none")
     assert "x['v'] (3,) float32" in repr(data)
+
+
+@pytest.mark.parametrize("form", ["numpy float64", "list of tensors", "strided", "fortran", "list"])
+def test_terms_take_arrays_and_lists_too(form: str) -> None:
+    pair, x = linear(torch.float64), whole().double()
+    given = FORMS[form](x) if form != "list" else (x + 0.0).tolist()
+    found = []
+    for data in (given, x):
+        torch.manual_seed(0)
+        found.append(pv.terms(pair.model, pair.guide, data, num_samples=3).log_w)
+    assert torch.equal(*found)
