@@ -25,13 +25,19 @@ def title(distribution: Any) -> str:
     name = type(distribution).__name__
     if name == "ZukoToPyro":
         return type(distribution.dist).__name__
-    return f"{name}({title(distribution.base_dist)})" if name in ("TransformedDistribution", "FoldedDistribution") else name
+    return (
+        f"{name}({title(distribution.base_dist)})"
+        if name in ("TransformedDistribution", "FoldedDistribution")
+        else name
+    )
 
 
 def quantised(distribution: Any) -> bool:
     """Whether draws are rounded, and scored as they were before: only the tensor that was drawn knows its density."""
     while distribution is not None:
-        if isinstance(distribution, dist.RelaxedBernoulliStraightThrough | dist.RelaxedOneHotCategoricalStraightThrough):
+        if isinstance(
+            distribution, dist.RelaxedBernoulliStraightThrough | dist.RelaxedOneHotCategoricalStraightThrough
+        ):
             return True
         distribution = getattr(distribution, "base_dist", None)
     return False

@@ -218,9 +218,9 @@ def refuse_missing(t: weights.Terms, first: int = 0) -> None:
         gap = weights.first_missing(site)
         if gap is not None:
             raise DataError(
-                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {title(site.p)} does not leave it "
-                f"out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such as "
-                f"pyro.distributions.NanMaskedNormal"
+                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {title(site.p)} does not leave "
+                f"it out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such "
+                f"as pyro.distributions.NanMaskedNormal"
             )
 
 

@@ -203,6 +203,11 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
     known, mine = _described(inner), _described(outer)
     if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine)):
         raise NoWeightError(_beyond(name, q, p))
+    if q.event_shape != p.event_shape:  # which would be broadcast
+        raise NoWeightError(
+            f"site {name!r}: a draw of the guide's {title(q)} has shape {tuple(q.event_shape)}, and one of the model's "
+            f"{title(p)} {tuple(p.event_shape)}; write the same shape in both"
+        )
     if quantised(q) != quantised(p):
         one = f"the guide's {title(q)}" if quantised(q) else f"the model's {title(p)}"
         raise NoWeightError(
@@ -286,12 +291,15 @@ def _scores(fn: Any, value: Tensor) -> Tensor:
 def _never(fn: Any, value: Tensor) -> Tensor:
     """Whether a distribution never draws values: they lie outside its support, or have no probability."""
     if isinstance(fn, torch.distributions.Independent):
-        return _never(fn.base_dist, value).flatten(-fn.reinterpreted_batch_ndims).any(-1)
+        each = _never(fn.base_dist, value)
+        ndims = fn.reinterpreted_batch_ndims
+        return each.flatten(-ndims).any(-1) if ndims else each
     if hasattr(fn, "_mask"):  # what is masked has no weight
-        return _never(fn.base_dist, value) & torch.as_tensor(fn._mask, device=value.device)
+        shown: Tensor = torch.as_tensor(fn._mask, device=value.device)
+        return _never(fn.base_dist, value) & shown
     inside = holds(fn, value)
     at = drawn_in(fn, value)[0]
-    none = ~inside | (_scores(fn, at) == -math.inf)
+    none: Tensor = ~inside | (_scores(fn, at) == -math.inf)
     return none | _clamped(fn, at) if isinstance(fn, CLAMPED) else none
 
 
@@ -300,12 +308,14 @@ def _clamped(fn: Any, value: Tensor) -> Tensor:
 
     Such probabilities are drawn as zeros and scored as ``log eps``. Logits are scored as they are.
     """
-    least = math.log(torch.finfo(fn.probs.dtype).eps) - 0.1
+    probs: Tensor = fn.probs
+    logits: Tensor = fn.logits
+    least = math.log(torch.finfo(probs.dtype).eps) - 0.1
     if isinstance(fn, torch.distributions.Bernoulli | torch.distributions.Binomial):
-        scored = fn.logits.abs() <= -least
+        scored = logits.abs() <= -least
         count = getattr(fn, "total_count", 1)
-        return scored & (((fn.probs == 0) & (value > 0)) | ((fn.probs == 1) & (value < count)))
-    none = (fn.probs == 0) & (fn.logits >= least)  # (..., classes)
+        return scored & (((probs == 0) & (value > 0)) | ((probs == 1) & (value < count)))
+    none = (probs == 0) & (logits >= least)  # (..., classes)
     if isinstance(fn, torch.distributions.OneHotCategorical):
         return (none & (value > 0)).any(-1)
     index = value.long().unsqueeze(-1)

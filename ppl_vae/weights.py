@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from . import enumeration, stopping
-from .errors import NoWeightError, PairError
+from .errors import NoWeightError, PairError, UserError
 from .kinds import bare, has_mask, kind, mean_of, no_density, title, unscorable
 from .lines import marked
 from .numbers import needed
@@ -318,6 +318,8 @@ def score(
     run = partial(_run, model, model_args, kwargs)
     try:
         model_sites, log_ps = _scored(model_sites, particles, summed, run, drawn)
+    except UserError:
+        raise
     except (RuntimeError, IndexError, ValueError) as error:  # a draw of the guide that is no value of the model's
         _refuse_draws(scored, model_sites, error)
         raise
