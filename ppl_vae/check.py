@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from . import weights
 from .errors import NonFiniteError, PairError, UserError
 from .fields import device_of, num_data, rows
-from .kinds import kind
+from .kinds import kind, title
 from .lines import failing
 from .objectives import Elbo, Objective, ours
 from .rng import forked
 from .setting import everything, placed, refuse_missing, refuse_outside, refuse_support
 from .store import Program, modules_of, own_store, unmoved
+from .supports import refuse_foreign
 from .weights import Draw, Terms, call_args, takes_labels
 
 
@@ -63,6 +64,9 @@ def check_pair(
         _check_plates(drawn, num_data(x))  # a factor may stand outside
         model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
         _check_plates(model_sites, num_data(x))
+        for name in set(drawn) & set(model_sites):  # before a table is read beyond its end
+            if kind(drawn[name].fn) != "Delta" and not model_sites[name].is_observed:
+                refuse_foreign(name, drawn[name].fn, model_sites[name].fn, cover=False, zeros=False)
         t = weights.terms(model, guide, x, y, num_samples=2)
         refuse_missing(t)
         refuse_support(t)  # before the values: a latent of the wrong sign is NaN further on
@@ -89,7 +93,7 @@ def nonfinite_site(t: Terms) -> str | None:
                     found = float(values.detach()[tuple(bad[0])])
                     return (
                         f"site {name!r}: the {what} is {found} (datum {datum} of the batch, "
-                        f"{kind(site.q if site.q is not None else site.p)}); keep scales away from 0 and inputs finite"
+                        f"{title(site.q if site.q is not None else site.p)}); keep scales away from 0 and inputs finite"
                     )
     return None
 

@@ -18,6 +18,31 @@ def kind(distribution: Any) -> str:
     return type(distribution).__name__
 
 
+def title(distribution: Any) -> str:
+    """The name of a distribution as its user wrote it: without what only masks it or counts its dimensions."""
+    while type(distribution).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+        distribution = distribution.base_dist
+    name = type(distribution).__name__
+    if name == "ZukoToPyro":
+        return type(distribution.dist).__name__
+    return (
+        f"{name}({title(distribution.base_dist)})"
+        if name in ("TransformedDistribution", "FoldedDistribution")
+        else name
+    )
+
+
+def quantised(distribution: Any) -> bool:
+    """Whether draws are rounded, and scored as they were before: only the tensor that was drawn knows its density."""
+    while distribution is not None:
+        if isinstance(
+            distribution, dist.RelaxedBernoulliStraightThrough | dist.RelaxedOneHotCategoricalStraightThrough
+        ):
+            return True
+        distribution = getattr(distribution, "base_dist", None)
+    return False
+
+
 def has_mask(distribution: Any) -> bool:
     """Whether a distribution is masked under its wrappers."""
     while distribution is not None:

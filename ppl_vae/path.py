@@ -13,10 +13,10 @@ from torch import Tensor
 from . import weights
 from .capture import Captured
 from .errors import PairError
-from .kinds import kind
+from .kinds import kind, title
 from .setting import refuse_factor
 from .store import modules_of
-from .supports import holds, is_discrete, refuse_foreign, unconstraining
+from .supports import holds, is_discrete, refuse_foreign, refuse_quantised, unconstraining
 from .watched import UncapturableError
 
 LEAPFROG = 10  # steps of one HMC move
@@ -56,6 +56,7 @@ class Path:
                 raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
             if not draw.value.is_floating_point():
                 raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
+            refuse_quantised(name, draw.fn, first[name].fn, what="a move of hmc, nuts and annealing")
             if start == "guide":
                 refuse_foreign(name, first[name].fn, draw.fn)
             self.shapes[name] = unconstraining(name, draw.fn).inv(draw.value).shape[2:]
@@ -92,7 +93,7 @@ class Path:
         for name, draw in self._latents(self.values).items():
             if not bool(holds(draw.fn, values[name]).all()):
                 raise PairError(
-                    f"site {name!r}: the guide draws values outside the support of the model's {kind(draw.fn)}, where "
+                    f"site {name!r}: the guide draws values outside the support of the model's {title(draw.fn)}, where "
                     f"no chain can start; use a guide on the same support"
                 )
 

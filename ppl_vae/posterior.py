@@ -21,6 +21,7 @@ from .path import ACCEPT, Path, move
 from .progress import bar
 from .rng import forked, reseed, seed_for
 from .setting import as_data, evaluating, home, num_rows, placed, refuse_outside, refuse_unweighable
+from .supports import refuse_quantised
 
 METHODS = ("guide", "sir", "hmc", "nuts")
 BLOCK = 64
@@ -185,6 +186,8 @@ def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Te
     """log p(x, z) over unconstrained latents, and where the chains start: at the guide's draws, where it has any."""
     path = Path(pair, x, y, chains, "prior")
     drawn = weights.sites(pair.guide, weights.call_args(pair.guide, x, y), num_samples=chains)
+    for name in set(drawn) & set(path.values):
+        refuse_quantised(name, drawn[name].fn, what="a chain that starts there")
     start = {n: drawn[n].value if n in drawn else v for n, v in path.values.items()}
     path.refuse_outside(start)
     return path, path.unconstrained(start)

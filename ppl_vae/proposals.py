@@ -13,6 +13,7 @@ from . import quantiles, weights
 from .errors import PairError, UserError
 from .fields import device_of, num_data
 from .store import Program
+from .supports import refuse_quantised
 from .tempering import tempered as tempered_distribution
 from .weights import Terms, call_args
 
@@ -46,6 +47,8 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     from_guide = weights.terms(model, guide, x, y, num_samples=num_samples)
     if from_guide.exact:
         return from_guide
+    for name, site in from_guide.sites.items():
+        refuse_quantised(name, site.q, site.p, what="the defensive mixture")
     count = math.ceil(SHARE * num_samples)
     from_prior = weights.terms(model, weights.prior_of(model, from_guide.sites), x, y, num_samples=count)
     if set(from_prior.sites) != set(from_guide.sites):

@@ -16,7 +16,7 @@ from .errors import DataError, NoWeightError, UserError
 from .fields import X, device_of, each, leaves, named, num_data, rows, size_of
 from .files import digest
 from .inputs import byte_scale, classes, data, labels
-from .kinds import kind, no_density
+from .kinds import kind, no_density, title
 from .lazy import Lazy, as_floating, is_lazy, opened
 from .rng import forked
 from .supports import refuse_foreign, support_of
@@ -231,9 +231,9 @@ def refuse_missing(t: weights.Terms, first: int = 0) -> None:
         gap = weights.first_missing(site)
         if gap is not None:
             raise DataError(
-                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {kind(site.p)} does not leave it "
-                f"out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such as "
-                f"pyro.distributions.NanMaskedNormal"
+                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {title(site.p)} does not leave "
+                f"it out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such "
+                f"as pyro.distributions.NanMaskedNormal"
             )
 
 
@@ -250,7 +250,8 @@ def refuse_support(t: weights.Terms, cover: bool = False) -> None:
     for name, s in t.sites.items():
         if s.p is None or s.q is None or kind(s.q) == "Delta":
             continue
-        refuse_foreign(name, s.q, s.p, plain, zeros=cover)
+        q = s.q if s.masks[1] is None else s.q.mask(s.masks[1])  # what is masked has no weight
+        refuse_foreign(name, q, s.p, plain, zeros=cover)
         if cover:
             _refuse_masks(name, s)
 
@@ -292,7 +293,7 @@ def refuse_outside(t: weights.Terms, first: int = 0) -> None:
         i = weights.first_outside(site)
         if i is not None:
             raise DataError(
-                f"datum {first + i} lies outside the support of site {name!r} ({kind(site.p)}): "
+                f"datum {first + i} lies outside the support of site {name!r} ({title(site.p)}): "
                 + (
                     "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
                     if kind(site.p) == "Bernoulli"

@@ -8,16 +8,28 @@ of a straight-through relaxation are exactly one-hot, and their density is one o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Transform, biject_to
-from torch.distributions.transforms import AffineTransform, ExpTransform, IndependentTransform, identity_transform
+from torch.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    IndependentTransform,
+    PowerTransform,
+    SigmoidTransform,
+    SoftplusTransform,
+    TanhTransform,
+    identity_transform,
+)
+from torch.nn.functional import softplus
 
 from .errors import NoWeightError, PairError
-from .kinds import flow_of, kind
+from .kinds import flow_of, kind, quantised, title
 
 DRAWS = 4096  # of the prior of a site, at least, that look for a place where a narrower guide never goes
 
@@ -31,7 +43,7 @@ def support_of(fn: Any) -> Any:
         return None if inner is None else constraints.independent(inner, fn.reinterpreted_batch_ndims)
     moved = _moved(fn)
     if moved is not None:
-        return moved
+        return None if moved is UNKNOWN else moved
     try:
         support = fn.support
         return None if constraints.is_dependent(support) else support
@@ -48,27 +60,73 @@ def support_of(fn: Any) -> Any:
 
 
 def _moved(fn: Any) -> Any:
-    """The interval that shifts, scales and exponentials make of another; None for other distributions.
+    """The interval that the transforms of a transformed distribution make of its base's; None for other distributions.
 
-    The codomain of such a transform, which is what a transformed distribution names, may be larger.
+    The codomain of the last transform, which is what such a distribution names, may be larger: an affine map calls
+    itself real. UNKNOWN where the structure does not say.
     """
     if not isinstance(fn, torch.distributions.TransformedDistribution) or not fn.transforms:
         return None
-    if not all(isinstance(t, AffineTransform | ExpTransform) for t in fn.transforms):
+    if type(fn).support is not torch.distributions.TransformedDistribution.support:  # a family that says itself
         return None
-    base = _described(support_of(fn.base_dist))
-    if base is None or base is WHOLE or base[0] != "real":
-        return None
-    low, high = (torch.as_tensor(e, dtype=torch.get_default_dtype()) for e in base[1:])
-    for transform in fn.transforms:
-        low, high = transform(low), transform(high)
-    ends = torch.minimum(low, high), torch.maximum(low, high)
-    whole = [bool(e.isinf().all()) for e in ends]
-    if all(whole):
-        return None
-    one: Any = constraints.less_than(ends[1]) if whole[0] else constraints.interval(*ends)
-    one = constraints.greater_than(ends[0]) if whole[1] else one
+    parts = list(_parts(fn.transforms))
+    ends = _pushed(_described(support_of(fn.base_dist)), parts)
+    if ends is None:
+        return UNKNOWN if parts and isinstance(parts[-1], AffineTransform) else None
+    low, high = ends
+    one: Any = constraints.interval(low, high)
+    if bool(high.isinf().all()):
+        one = constraints.real if bool(low.isinf().all()) else constraints.greater_than(low)
+    elif bool(low.isinf().all()):
+        one = constraints.less_than(high)
     return constraints.independent(one, len(fn.event_shape)) if fn.event_shape else one
+
+
+UNKNOWN = object()
+
+
+def _parts(transforms: Any) -> Iterator[Any]:
+    """Single transforms, in the order in which they act."""
+    for transform in transforms:
+        if isinstance(transform, ComposeTransform):
+            yield from _parts(transform.parts)
+        elif isinstance(transform, IndependentTransform):
+            yield from _parts([transform.base_transform])
+        else:
+            yield transform
+
+
+_MONOTONE: dict[type[Transform], Callable[[Any, Tensor], Tensor]] = {  # transforms clip what is at their ends
+    AffineTransform: lambda t, end: t.loc + t.scale * end,
+    ExpTransform: lambda _, end: end.exp(),
+    SigmoidTransform: lambda _, end: end.sigmoid(),
+    TanhTransform: lambda _, end: end.tanh(),
+    SoftplusTransform: lambda _, end: softplus(end),
+    PowerTransform: lambda t, end: end.pow(t.exponent),
+}
+
+
+def _pushed(base: Described | None, parts: list[Any]) -> tuple[Tensor, Tensor] | None:
+    """The ends of an interval after transforms; None where the structure does not say."""
+    if base is None or base[0] != "real":
+        return None
+    low, high = (torch.as_tensor(e, dtype=torch.get_default_dtype()).detach() for e in base[1:])
+    for part in parts:
+        image = next((f for kind_of, f in _MONOTONE.items() if isinstance(part, kind_of)), None)
+        if image is not None:
+            with torch.no_grad():
+                low, high = torch.broadcast_tensors(image(part, low), image(part, high))
+            low, high = torch.minimum(low, high), torch.maximum(low, high)
+        else:  # a map of its whole domain, such as a flow
+            domain, codomain = _described(part.domain), _described(part.codomain)
+            if domain is None or codomain is None or domain[0] != "real" or codomain[0] != "real":
+                return None
+            if not (_within(("real", low, high), domain) and _within(domain, ("real", low, high))):
+                return None
+            low, high = (torch.as_tensor(e, dtype=low.dtype) for e in codomain[1:])
+        if bool(low.isnan().any()) or bool(high.isnan().any()):
+            return None
+    return low, high
 
 
 def is_discrete(fn: Any) -> bool:
@@ -121,7 +179,7 @@ def unconstraining(name: str, fn: Any) -> Transform:
         transform = biject_to(support)
     except NotImplementedError:
         raise PairError(
-            f"site {name!r}: the support of {kind(fn)}, {support}, has no map from unconstrained numbers, so it can't "
+            f"site {name!r}: the support of {title(fn)}, {support}, has no map from unconstrained numbers, so it can't "
             f"be annealed, or sampled by hmc and nuts; use log_likelihood, or posterior(method='sir')"
         ) from None
     rest = len(fn.event_shape) - transform.codomain.event_dim
@@ -135,7 +193,7 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
         name: of the site.
         q: under the guide.
         p: under the model.
-        cover: refuse also a guide that leaves out a part of the model's support.
+        cover: refuse also a guide that leaves out a part of what the model's distribution draws.
         zeros: let draws lie beyond the model's support where its density is zero, as a weight of zero is legal.
 
     Raises:
@@ -145,25 +203,132 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
     known, mine = _described(inner), _described(outer)
     if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine)):
         raise NoWeightError(_beyond(name, q, p))
-    same = known is not None and mine is not None and _within(known, mine) and _within(mine, known)
-    if same:
+    if q.event_shape != p.event_shape:  # which would be broadcast
+        raise NoWeightError(
+            f"site {name!r}: a draw of the guide's {title(q)} has shape {tuple(q.event_shape)}, and one of the model's "
+            f"{title(p)} {tuple(p.event_shape)}; write the same shape in both"
+        )
+    if quantised(q) != quantised(p):
+        one = f"the guide's {title(q)}" if quantised(q) else f"the model's {title(p)}"
+        raise NoWeightError(
+            f"site {name!r}: {one} rounds its draws and has a density of what they were before, where the "
+            f"{'model' if quantised(q) else 'guide'}'s {title(p if quantised(q) else q)} has one of the rounded draws, "
+            f"so that p / q is no weight; use a straight-through distribution in both, or in neither"
+        )
+    inside = known is not None and mine is not None and _within(known, mine)
+    same = inside and known is not None and mine is not None and _within(mine, known)
+    if same and not (cover and is_discrete(p)):
         return
     with torch.no_grad():
-        inside = known is not None and mine is not None and _within(known, mine)
         if not inside:
             value = q(_some(q))
             out = ~holds(p, value)
             if bool(out.any()) and not (zeros and _vanishes(p, value, out)):
                 raise NoWeightError(_beyond(name, q, p))
-        if not cover:
-            return
-        missed = ~holds(q, p(_some(p)))
-        if bool(missed.any()):
+        share = _left_out(q, p) if cover else 0.0
+    if share:
+        raise NoWeightError(
+            f"site {name!r}: the guide's {title(q)} on {_named(inner)} leaves out a part of the model's {title(p)} "
+            f"({share:.2g} of the draws of the prior), so that no number of samples gives log p(x); use a guide on "
+            f"{_named(outer)}, or proposal='defensive'"
+        )
+
+
+def refuse_quantised(name: str, *distributions: Any, what: str) -> None:
+    """Raise where one of the distributions of a latent rounds its draws; ``what`` can't use such draws.
+
+    Raises:
+        NoWeightError: names the site and the distribution.
+    """
+    for fn in distributions:
+        if quantised(fn):
             raise NoWeightError(
-                f"site {name!r}: the guide's {kind(q)} on {_named(inner)} leaves out a part of the model's {kind(p)} "
-                f"({float(missed.float().mean()):.2g} of the draws of the prior), so that no number of samples gives "
-                f"log p(x); use a guide on {_named(outer)}, or proposal='defensive'"
+                f"site {name!r}: {title(fn)} rounds its draws and has a density of what they were before, which {what} "
+                f"can't use; use log_likelihood, or a distribution that is not straight-through"
             )
+
+
+def _left_out(q: Any, p: Any) -> float:
+    """The probability under p, over all values where they are few, else among draws, of values that q never draws."""
+    one, other = _leaf(q), _leaf(p)
+    values = _listed(other) if len(one.event_shape) == len(other.event_shape) else None
+    if values is None:
+        return float(_never(q, p(_some(p))).float().mean())
+    mass = torch.where(_never(other, values), 0.0, _scores(other, values).double().exp())
+    listed = _listed(one)
+    lost = (mass * _never(one, values if listed is None else values.to(listed.dtype))).sum(0)
+    rest = len(p.event_shape) - len(other.event_shape)
+    kept = 1 - lost.clamp(max=1.0)
+    return float(1 - (kept.flatten(-rest).prod(-1) if rest else kept).mean())
+
+
+def _listed(fn: Any) -> Tensor | None:
+    """The values of a discrete distribution, (n, 1, ..., *event), where they are few."""
+    if not getattr(fn, "has_enumerate_support", False) or not is_discrete(fn):
+        return None
+    try:
+        found: Tensor = fn.enumerate_support(expand=False)
+    except NotImplementedError:  # the elements have different values
+        return None
+    return found if len(found) <= DRAWS else None
+
+
+def _leaf(fn: Any) -> Any:
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    return fn
+
+
+def _scores(fn: Any, value: Tensor) -> Tensor:
+    """Log densities of values; zero where they can't be computed."""
+    try:
+        found: Tensor = fn.log_prob(value)
+    except (NotImplementedError, KeyError, ValueError, IndexError, RuntimeError):
+        return torch.zeros(())
+    return found
+
+
+def _never(fn: Any, value: Tensor) -> Tensor:
+    """Whether a distribution never draws values: they lie outside its support, or have no probability."""
+    if isinstance(fn, torch.distributions.Independent):
+        each = _never(fn.base_dist, value)
+        ndims = fn.reinterpreted_batch_ndims
+        return each.flatten(-ndims).any(-1) if ndims else each
+    if hasattr(fn, "_mask"):  # what is masked has no weight
+        shown: Tensor = torch.as_tensor(fn._mask, device=value.device)
+        return _never(fn.base_dist, value) & shown
+    inside = holds(fn, value)
+    at = drawn_in(fn, value)[0]
+    none: Tensor = ~inside | (_scores(fn, at) == -math.inf)
+    return none | _clamped(fn, at) if isinstance(fn, CLAMPED) else none
+
+
+def _clamped(fn: Any, value: Tensor) -> Tensor:
+    """Which values have a probability of zero that torch scores by its smallest positive one.
+
+    Such probabilities are drawn as zeros and scored as ``log eps``. Logits are scored as they are.
+    """
+    probs: Tensor = fn.probs
+    logits: Tensor = fn.logits
+    least = math.log(torch.finfo(probs.dtype).eps) - 0.1
+    if isinstance(fn, torch.distributions.Bernoulli | torch.distributions.Binomial):
+        scored = logits.abs() <= -least
+        count = getattr(fn, "total_count", 1)
+        return scored & (((probs == 0) & (value > 0)) | ((probs == 1) & (value < count)))
+    none = (probs == 0) & (logits >= least)  # (..., classes)
+    if isinstance(fn, torch.distributions.OneHotCategorical):
+        return (none & (value > 0)).any(-1)
+    index = value.long().unsqueeze(-1)
+    shape = torch.broadcast_shapes(index.shape[:-1], none.shape[:-1])
+    return none.expand(*shape, none.shape[-1]).gather(-1, index.expand(*shape, 1)).squeeze(-1)
+
+
+CLAMPED = (
+    torch.distributions.Bernoulli,
+    torch.distributions.Binomial,
+    torch.distributions.Categorical,
+    torch.distributions.OneHotCategorical,
+)
 
 
 def _some(fn: Any) -> torch.Size:
@@ -174,7 +339,7 @@ def _vanishes(fn: Any, value: Tensor, out: Tensor) -> bool:
     """Whether a density says zero of values beyond its support; some say NaN, or anything."""
     try:
         return bool((fn.log_prob(value)[out] == -math.inf).all())
-    except ValueError:  # it validates
+    except (ValueError, IndexError, RuntimeError):  # it validates, or looks the value up in a table
         return False
 
 
@@ -183,25 +348,32 @@ def _beyond(name: str, q: Any, p: Any) -> str:
     how = "a discrete latent" if is_discrete(p) else "a positive latent"
     what = "Categorical or OneHotCategorical" if is_discrete(p) else "LogNormal or Gamma"
     return (
-        f"site {name!r}: the guide's {kind(q)} has support {_named(inner)}, beyond the model's {kind(p)} on "
+        f"site {name!r}: the guide's {title(q)} has support {_named(inner)}, beyond the model's {title(p)} on "
         f"{_named(outer)}, so that q is no density there and gives no weight; use a distribution on the same support, "
         f"such as {what} for {how}"
     )
 
 
 def _named(support: Any) -> str:
-    if support is None:
+    core = None if support is None else _core(support)
+    if core is None:
         return "an unknown set"
-    core = _core(support)
     found = _interval(core)
-    if found is None or any(torch.is_tensor(e) and e.numel() > 1 for e in found[1:]):
+    if found is None:
         return " ".join(str(core).split())[:80]
-    low, high = (float(e) for e in found[1:])
+    low, high = (_range(e) for e in found[1:])
     if found[0] == "whole":
-        return f"the whole numbers from {low:g} to {high:g}"
-    if (low, high) == (-math.inf, math.inf):
+        return f"the whole numbers from {low} to {high}"
+    if (low, high) == ("-inf", "inf"):
         return "Real()"
-    return f"({low:g}, {high:g})"
+    return f"({low}, {high})"
+
+
+def _range(end: Any) -> str:
+    """An end of an interval: a number, or the least and the largest of several."""
+    ends = torch.as_tensor(end, dtype=torch.float64)
+    least, most = f"{float(ends.min()):g}", f"{float(ends.max()):g}"
+    return least if least == most else f"{least}..{most}"
 
 
 def _core(support: Any) -> Any:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from . import enumeration, inputs, stopping
-from .errors import PairError
+from .errors import NoWeightError, PairError, UserError
 from .fields import device_of, num_data
-from .kinds import bare, has_mask, kind, mean_of, no_density, unscorable
+from .kinds import bare, has_mask, kind, mean_of, no_density, title, unscorable
 from .lineage import Lineage
 from .lines import marked
 from .numbers import needed
 from .store import Program, frozen, own_store, unmoved
-from .supports import drawn_in, is_discrete, legal_number, support_of
+from .supports import drawn_in, is_discrete, legal_number, refuse_foreign, support_of
 
 Grad = Literal["path", "stl", "score"]
 Values = Mapping[str, Tensor] | Callable[[str, Any], Tensor | None]  # by name, or by name and distribution
@@ -351,7 +351,13 @@ def score(
     summed = _summed(model_sites, drawn)
     _check_names({n: site for n, site in model_sites.items() if n not in summed}, latents)
     run = partial(_run, model, model_args, kwargs)
-    model_sites, log_ps = _scored(model_sites, particles, summed, run, drawn)
+    try:
+        model_sites, log_ps = _scored(model_sites, particles, summed, run, drawn)
+    except UserError:
+        raise
+    except (RuntimeError, IndexError, ValueError) as error:  # a draw of the guide that is no value of the model's
+        _refuse_draws(scored, model_sites, error)
+        raise
 
     sites: dict[str, Site] = {}
     observed: dict[str, Site] = {}
@@ -382,6 +388,23 @@ def score(
         summed=summed,
         _gate=gate,
     )
+
+
+def _refuse_draws(guide_sites: Mapping[str, Any], model_sites: Mapping[str, Any], error: Exception) -> None:
+    """Say which of the guide's draws a distribution of the model could not score, where one is known not to."""
+    for name, q in guide_sites.items():
+        if name not in model_sites or kind(q["fn"]) == "Delta":
+            continue
+        p = model_sites[name]["fn"]
+        refuse_foreign(name, q["fn"], p, cover=False, zeros=False)
+        try:
+            p.log_prob(q["value"])
+        except (RuntimeError, IndexError, ValueError):
+            raise NoWeightError(
+                f"site {name!r}: the model's {title(p)} can't score the draws of the guide's {title(q['fn'])} "
+                f"({str(q['value'].dtype).removeprefix('torch.')} numbers): {str(error).splitlines()[0]}; use the "
+                f"same family in both"
+            ) from error
 
 
 def _factors(sites: Mapping[str, Any], zero: Tensor) -> dict[str, Site]:

@@ -277,3 +277,278 @@ def test_no_chain_starts_outside_the_support(method: str) -> None:
     outside = pair(*FOREIGN["Normal for Gamma"])
     with pytest.raises(pv.PairError, match=r"'z': the guide draws values outside the support of the model's Gamma"):
         pv.posterior(outside, X, method=method, num_samples=40, num_chains=10, warmup=2)
+
+
+T = torch.tensor(0.5)
+STRAIGHT: dict[str, tuple[Callable[[], Any], Callable[[Tensor], Any]]] = {
+    "Bernoulli, guide": (
+        lambda: dist.RelaxedBernoulli(T, HALF).to_event(1),
+        lambda x: dist.RelaxedBernoulliStraightThrough(T, HALF).to_event(1),
+    ),
+    "Bernoulli, model": (
+        lambda: dist.RelaxedBernoulliStraightThrough(T, HALF).to_event(1),
+        lambda x: dist.RelaxedBernoulli(T, HALF).to_event(1),
+    ),
+    "one-hot, guide": (lambda: relaxed(False), lambda x: relaxed(True)),
+    "one-hot, model": (lambda: relaxed(True), lambda x: relaxed(False)),
+    "for Beta": (
+        lambda: dist.Beta(ONE, ONE).to_event(1),
+        lambda x: dist.RelaxedBernoulliStraightThrough(T, HALF).to_event(1),
+    ),
+    "for Dirichlet": (lambda: dist.Dirichlet(ONE), lambda x: relaxed(True)),
+    "masked": (lambda: relaxed(False), lambda x: relaxed(True).mask(True)),
+}
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_a_straight_through_distribution_on_one_side_gives_no_weight(name: str) -> None:
+    one = pair(*STRAIGHT[name])
+    for entry, call in weighings(one).items():
+        with pytest.raises(pv.PairError, match=r"'z'.*StraightThrough") as caught:
+            call()
+        assert "\n" not in str(caught.value), entry
+    with pytest.raises(pv.PairError, match=r"(guide's|model's) Relaxed\w+StraightThrough rounds its draws"):
+        pv.log_likelihood(one, X, num_samples=4)
+
+
+def both_straight() -> pv.Pair:
+    return pair(
+        lambda: dist.RelaxedBernoulliStraightThrough(T, torch.tensor([0.3])).to_event(1),
+        lambda x: dist.RelaxedBernoulliStraightThrough(T, torch.tensor([0.5])).to_event(1),
+    )
+
+
+@pytest.mark.parametrize("proposal", ["guide", "prior"])
+def test_straight_through_on_both_sides_is_the_discrete_model(proposal: str) -> None:
+    likelihood = torch.stack([dist.Normal(z, 1.0).log_prob(X[:, 0]) for z in (0.0, 1.0)])
+    truth = torch.logsumexp(likelihood + torch.tensor([[0.7], [0.3]]).log(), 0)  # a draw is 1 with probability 0.3
+    est = pv.log_likelihood(both_straight(), X, num_samples=20_000, proposal=proposal)
+    assert ((est.log_px - truth).abs() < 5 * est.std_error).all()
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_what_joins_or_moves_values_refuses_draws_that_carry_their_density(start: str) -> None:
+    one = both_straight()
+    small = {"num_chains": 2, "num_temperatures": 2, "start": start}
+    calls: dict[str, Callable[[], Any]] = {
+        "ais": lambda: pv.ais(one, X, **small),
+        "bdmc": lambda: pv.bdmc(one, num_data=2, **small),
+        "hmc": lambda: pv.posterior(one, X, method="hmc", num_samples=4, num_chains=2, warmup=2),
+        "nuts": lambda: pv.posterior(one, X, method="nuts", num_samples=8, num_chains=2, warmup=2),
+        "defensive": lambda: pv.log_likelihood(one, X, num_samples=4, proposal="defensive"),
+    }
+    for call in calls.values():
+        with pytest.raises(pv.PairError, match=r"'z': RelaxedBernoulliStraightThrough rounds its draws .*can't use"):
+            call()
+    soft_prior = pair(*STRAIGHT["Bernoulli, guide"])
+    with pytest.raises(pv.PairError, match="StraightThrough rounds its draws"):
+        pv.posterior(soft_prior, X, method="hmc", num_samples=4, num_chains=2, warmup=2)
+
+
+FIVE = constraints.interval(0.0, 5.0)
+TRANSFORMS: dict[str, tuple[Callable[[], Any], list[Any]]] = {
+    "biject_to(interval)": (lambda: dist.Uniform(ZERO, 5 * ONE).to_event(1), [torch.distributions.biject_to(FIVE)]),
+    "sigmoid, affine": (
+        lambda: dist.Uniform(ZERO, 5 * ONE).to_event(1),
+        [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(0.0, 5.0)],
+    ),
+    "composed": (
+        lambda: dist.Uniform(ZERO, 5 * ONE).to_event(1),
+        [
+            dist.transforms.ComposeTransform(
+                [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(0.0, 5.0)]
+            )
+        ],
+    ),
+    "tanh, affine downwards": (
+        lambda: dist.Uniform(-ONE, 3 * ONE).to_event(1),
+        [dist.transforms.TanhTransform(), dist.transforms.AffineTransform(1.0, -2.0)],
+    ),
+    "exp, affine": (
+        lambda: dist.HalfNormal(ONE).to_event(1),
+        [dist.transforms.ExpTransform(), dist.transforms.AffineTransform(0.0, 2.0)],
+    ),
+    "affine, exp": (
+        lambda: dist.HalfNormal(ONE).to_event(1),
+        [dist.transforms.AffineTransform(0.0, 2.0), dist.transforms.ExpTransform()],
+    ),
+    "affine of affine": (
+        lambda: dist.Normal(ZERO, ONE).to_event(1),
+        [dist.transforms.AffineTransform(0.0, 2.0), dist.transforms.AffineTransform(1.0, 2.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_support_of_a_chain_of_transforms_is_the_image_of_its_base(name: str, outer: bool) -> None:
+    p, chain = TRANSFORMS[name]
+    chain = [dist.transforms.IndependentTransform(t, 1) for t in chain] if outer else chain
+
+    def q(x: Tensor) -> Any:
+        base = dist.Normal(ZERO, ONE).expand((len(x), 3))
+        return dist.TransformedDistribution(base.to_event(1), chain)
+
+    same = pair(p, q)
+    pv.check_pair(same.model, same.guide, X)
+    assert pv.log_likelihood(same, X, num_samples=8).log_px.isfinite().all()
+    drawn = q(X).sample(torch.Size([50]))
+    assert support_of(q(X)).check(drawn).all()
+
+
+class Cubed(torch.distributions.Transform):
+    """A map of the line, here of a part of it, whose image its codomain does not tell."""
+
+    domain = codomain = constraints.real
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x**3
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.sign() * y.abs() ** (1 / 3)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return (3 * x**2).log()
+
+
+def test_values_decide_where_the_chain_does_not_say() -> None:
+    chain = [Cubed(), dist.transforms.AffineTransform(0.0, 5.0)]
+    unit = dist.TransformedDistribution(dist.Uniform(ZERO, ONE), chain).to_event(1)
+    assert support_of(unit) is None
+    refuse_foreign("z", unit, dist.Uniform(ZERO, 5 * ONE).to_event(1), cover=False)
+    with pytest.raises(pv.PairError, match=r"TransformedDistribution\(Uniform\) has support an unknown set, beyond"):
+        refuse_foreign("z", unit, dist.Uniform(ZERO, 2 * ONE).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "line"),
+    [
+        (
+            dist.HalfNormal(ONE),
+            dist.Normal(ZERO, ONE),
+            r"guide's Normal has support Real\(\), beyond .* HalfNormal on \(0,",
+        ),
+        (
+            dist.Uniform(ZERO, 5.0),
+            dist.Pareto(ONE, ONE),
+            r"guide's Pareto has support \(1, inf\), .* Uniform on \(0, 5\)",
+        ),
+        (
+            dist.Uniform(ZERO, torch.tensor([1.0, 2.0, 5.0])),
+            dist.TransformedDistribution(dist.Normal(ZERO, ONE), [dist.transforms.AffineTransform(0.0, 2.0)]),
+            r"guide's TransformedDistribution\(Normal\) has support Real\(\), beyond .* Uniform on \(0, 1\.\.5\)",
+        ),
+    ],
+)
+def test_lines_name_what_the_user_wrote_and_bounds_as_ranges(p: Any, q: Any, line: str) -> None:
+    with pytest.raises(pv.PairError, match=line) as caught:
+        refuse_foreign("z", q.to_event(1), p.to_event(1))
+    assert "None" not in str(caught.value)
+    assert "tensor" not in str(caught.value)
+
+
+EMPTY: dict[str, tuple[Callable[[], Any], Callable[[Tensor], Any]]] = {
+    "Categorical by probs": (
+        lambda: dist.Categorical(ONE / 3),
+        lambda x: dist.Categorical(torch.tensor([1.0, 1.0, 0.0])),
+    ),
+    "Categorical by logits": (
+        lambda: dist.Categorical(ONE / 3),
+        lambda x: dist.Categorical(logits=torch.tensor([0.0, 0.0, -torch.inf])),
+    ),
+    "one-hot": (
+        lambda: dist.OneHotCategorical(ONE / 3),
+        lambda x: dist.OneHotCategorical(torch.tensor([1.0, 1.0, 0.0])),
+    ),
+    "Bernoulli of 0": (lambda: dist.Bernoulli(0.5), lambda x: dist.Bernoulli(torch.zeros(len(x)))),
+    "Bernoulli of 1": (lambda: dist.Bernoulli(0.5), lambda x: dist.Bernoulli(torch.ones(len(x)))),
+    "Bernoulli events": (
+        lambda: dist.Bernoulli(HALF).to_event(1),
+        lambda x: dist.Bernoulli(torch.tensor([0.5, 0.5, 0.0])).to_event(1),
+    ),
+    "masked Bernoulli": (
+        lambda: dist.Bernoulli(HALF).mask(torch.tensor([True, False, True])).to_event(1),
+        lambda x: dist.Bernoulli(torch.tensor([0.5, 0.5, 0.0])).mask(torch.tensor([True, False, True])).to_event(1),
+    ),
+    "Binomial": (lambda: dist.Binomial(2, torch.tensor(0.5)), lambda x: dist.Binomial(2, torch.tensor(0.0))),
+    "Poisson": (lambda: dist.Poisson(1.0), lambda x: dist.Poisson(torch.tensor(0.0))),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_guide_that_never_draws_some_values_leaves_out_a_part_of_the_prior(name: str) -> None:
+    empty = pair(*EMPTY[name])
+    pv.check_pair(empty.model, empty.guide, X)
+    for entry in ("terms of an estimate", "log_weights", "panel", "posterior"):
+        with pytest.raises(pv.PairError, match=r"'z'.*leaves out a part of the model's .*proposal='defensive'"):
+            weighings(empty)[entry]()
+
+
+def test_the_share_that_is_left_out_is_exact_where_the_values_are_few() -> None:
+    with pytest.raises(pv.PairError, match=r"\(0\.75 of the draws of the prior\)"):
+        refuse_foreign("z", dist.Bernoulli(torch.tensor([1.0, 0.0, 0.5])).to_event(1), dist.Bernoulli(HALF).to_event(1))
+
+
+LEGAL: dict[str, tuple[Any, Any]] = {
+    "zero where p is zero": (
+        dist.Categorical(torch.tensor([0.5, 0.5, 0.0])),
+        dist.Categorical(torch.tensor([0.2, 0.8, 0.0])),
+    ),
+    "zero where p is zero by logits": (
+        dist.Categorical(logits=torch.tensor([0.0, 0.0, -torch.inf])),
+        dist.Categorical(torch.tensor([0.2, 0.8, 0.0])),
+    ),
+    "a sure logit": (dist.Bernoulli(0.5), dist.Bernoulli(logits=torch.tensor(30.0))),
+    "a sure logit of a class": (dist.Categorical(ONE / 3), dist.Categorical(logits=torch.tensor([0.0, 0.0, -200.0]))),
+    "zero where both are masked": (
+        dist.Bernoulli(HALF).mask(torch.tensor([True, False, True])).to_event(1),
+        dist.Bernoulli(torch.tensor([0.5, 0.0, 0.5])).mask(torch.tensor([True, False, True])).to_event(1),
+    ),
+    "one-hot": (dist.OneHotCategorical(ONE / 3), dist.OneHotCategorical(logits=ZERO)),
+    "Binomials of several counts": (
+        dist.Binomial(torch.tensor([2.0, 3.0]), torch.tensor(0.5)).to_event(1),
+        dist.Binomial(torch.tensor([2.0, 3.0]), torch.tensor(0.4)).to_event(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_a_zero_of_the_guide_is_legal_where_the_model_has_one_and_small_is_no_zero(name: str) -> None:
+    p, q = LEGAL[name]
+    refuse_foreign("z", q, p, cover=True)
+    for fn in (p, q):
+        fn.expand((2,)).sample()  # which fills in probs for logits
+    refuse_foreign("z", q, p, cover=True)
+
+
+BEYOND: dict[str, tuple[Callable[[], Any], Callable[[Tensor], Any]]] = {
+    "Categorical(4) for three": (lambda: dist.Categorical(ONE / 3), lambda x: dist.Categorical(torch.ones(4) / 4)),
+    "Poisson for Categorical": (lambda: dist.Categorical(ONE / 3), lambda x: dist.Poisson(torch.tensor(1.0))),
+    "Categorical(3) for Bernoulli": (lambda: dist.Bernoulli(0.5), lambda x: dist.Categorical(ONE / 3)),
+    "Poisson for Bernoulli": (lambda: dist.Bernoulli(0.5), lambda x: dist.Poisson(torch.tensor(1.0))),
+    "four classes for three": (
+        lambda: dist.OneHotCategorical(ONE / 3),
+        lambda x: dist.OneHotCategorical(torch.ones(4) / 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_a_discrete_guide_beyond_the_model_is_refused_in_one_line(name: str) -> None:
+    beyond = pair(*BEYOND[name])
+    for entry in ("check_pair", "terms of an estimate", "log_weights", "posterior", "description_length"):
+        with pytest.raises(pv.PairError, match="'z'") as caught:
+            weighings(beyond)[entry]()
+        assert "\n" not in str(caught.value), entry
+        if "four classes" not in name:
+            assert "beyond the model's" in str(caught.value), entry
+
+
+def test_a_family_that_cannot_score_whole_numbers_names_both() -> None:
+    integer = pair(lambda: dist.Bernoulli(0.5), lambda x: dist.Categorical(torch.ones(2) / 2))
+    for entry in ("check_pair", "terms of an estimate", "posterior"):
+        with pytest.raises(
+            pv.PairError, match=r"'z': the model's Bernoulli can't score .* Categorical \(int64 numbers"
+        ):
+            weighings(integer)[entry]()
