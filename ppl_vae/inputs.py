@@ -92,7 +92,9 @@ def _of_list(value: Sequence[Any], where: str) -> Any:
     try:
         if value and all(map(torch.is_tensor, value)):
             return torch.stack([v.detach() for v in value])
-        return np.asarray(value)
+        found = np.asarray(value)
+        rounded = found.dtype == np.float64 and bool((np.abs(found) >= 2.0**63).any())  # Python ints may have become so
+        return np.asarray(value, dtype=object) if rounded else found
     except (ValueError, RuntimeError, TypeError) as error:
         raise DataError(f"{where} is a list of parts of different sizes: give one array (N, *shape)") from error
 

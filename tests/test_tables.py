@@ -223,7 +223,7 @@ def test_a_first_row_of_numbers_is_data_unless_it_is_called_a_header(content: st
     x, _, reading = read_table(path, header=True)
     assert (len(x), reading["columns"], reading["header"]) == (2, content.split()[0].split(","), True)
     assert len(read_table(text(tmp_path, "a,b\n1,2\n"), header=True)[0]) == 1
-    with pytest.raises(pv.DataError, match="column '0' is text .'a' in row 0"):
+    with pytest.raises(pv.DataError, match=r"column '0' is text .'a' in row 0"):
         read_table(text(tmp_path, "a,b\n1,2\n"), header=False)
 
 
@@ -239,7 +239,9 @@ def test_what_was_taken_for_the_header_is_said_and_holds_for_new_files(tmp_path:
     assert pv.load_split(new, like=bare).x.tolist() == [[410, 400], [1, 2]]
     with pytest.raises(pv.DataError, match="no column '0', '1': it has '410', '400'"):
         pv.load_split(new, like=bare, header=True)
-    with pytest.raises(pv.DataError, match="no column 'b' .*it has '0', '1' .no header: the first row is data, unless"):
+    with pytest.raises(
+        pv.DataError, match=r"no column 'b' .*it has '0', '1' .no header: the first row is data, unless"
+    ):
         pv.load_split(text(tmp_path, "1,x\n2,y\n"), label="b")
 
 
@@ -292,7 +294,7 @@ def test_labels_that_are_no_labels_are_one_line(tmp_path: Path) -> None:
     days = [date(2020, 1, 1), date(2020, 1, 2)]
     for values in (days, pd.to_datetime(days), [[1], [2]], [{"b": 1}] * 2, [Decimal("1.5")] * 2, [b"x", b"y"]):
         table = pa.table({"a": [1.0, 2.0], "k": values})
-        with pytest.raises(pv.DataError, match="label 'k' is of type [^\n]*: give text or whole numbers") as caught:
+        with pytest.raises(pv.DataError, match=r"label 'k' is of type [^\n]*: give text or whole numbers") as caught:
             pv.load_split(table, label="k")
         assert "\n" not in str(caught.value)
     with pytest.raises(pv.DataError, match="label 'k' is of type date"):
@@ -342,7 +344,7 @@ def test_whole_tables_train_pairs_that_take_floating_numbers(likelihood: str, tm
         pair = pv.build("vae", data=each, latent=2, hidden=(4,), likelihood=likelihood)
         pv.fit(pair, each, epochs=1, device="cpu", seed=0)
         found.append(pv.log_likelihood(pair, each.test, num_samples=10, seed=0).log_px)
-    assert torch.equal(*found)
+    assert torch.allclose(*found, atol=1e-4)
 
 
 def test_python_integers_stay_whole_and_large_ones_are_refused() -> None:
@@ -358,6 +360,7 @@ def test_python_integers_stay_whole_and_large_ones_are_refused() -> None:
         for read in (data, lambda v: labels(v, 2)):
             with pytest.raises(pv.DataError, match="whole number outside the range of int64"):
                 read(large)
+    assert data([1.0, 2.0**70]).dtype == torch.float64
     with pytest.raises(pv.DataError, match="whole number outside the range of int64"):
         data(torch.tensor([1, 2**63], dtype=torch.uint64))
 
@@ -370,7 +373,7 @@ def test_a_table_in_memory_is_read_as_its_file_is(form: str, tmp_path: Path) -> 
     import pyarrow as pa
 
     def given(table: pd.DataFrame) -> Any:
-        if form == "category":
+        if form == "category" and "kind" in table:
             return table.astype({"kind": "category"})
         return pa.Table.from_pandas(table) if form == "pyarrow" else table
 
@@ -381,7 +384,9 @@ def test_a_table_in_memory_is_read_as_its_file_is(form: str, tmp_path: Path) -> 
     assert torch.equal(data.test.x, like.test.x)
     assert torch.equal(data.test.y, like.test.y)
     new = frame(6, seed=1)
-    assert torch.equal(pv.load_split(given(new), like=data).x, pv.load_split(given(new[["age", "height"]]), like=data).x)
+    assert torch.equal(
+        pv.load_split(given(new), like=data).x, pv.load_split(given(new[["age", "height"]]), like=data).x
+    )
     assert same(pv.load_split(given(new), like=data.record()).x, new[["height", "age"]])
     with pytest.raises(pv.DataError, match="the table has no column 'kin' for the label"):
         pv.load_data(given(table), label="kin")
