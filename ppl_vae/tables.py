@@ -291,13 +291,19 @@ def _labels(
     import pyarrow as arrow
 
     types, kind = arrow.types, column.type
-    row = next((i for i, v in enumerate(column.to_pylist()) if v is None or str(v).strip() in _MISSING), None)
-    if row is not None:
-        raise DataError(f"{where}: the label {name!r} is missing in row {row}: fill it in, or drop that row")
-    if not (_is_text(kind) or types.is_integer(kind) or types.is_boolean(kind) or types.is_floating(kind)):
+    if not (
+        types.is_null(kind)
+        or _is_text(kind)
+        or types.is_integer(kind)
+        or types.is_boolean(kind)
+        or types.is_floating(kind)
+    ):
         raise DataError(
             f"{where}: the label {name!r} is of type {kind}: give text or whole numbers for classes, or floating ones"
         )
+    row = next((i for i, v in enumerate(column.to_pylist()) if v is None or str(v).strip() in _MISSING), None)
+    if row is not None:
+        raise DataError(f"{where}: the label {name!r} is missing in row {row}: fill it in, or drop that row")
     if classes is not None:
         column = column.cast(arrow.string())
     elif types.is_floating(kind):

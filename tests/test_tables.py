@@ -292,7 +292,10 @@ def test_labels_that_are_no_labels_are_one_line(tmp_path: Path) -> None:
     import pyarrow as pa
 
     days = [date(2020, 1, 1), date(2020, 1, 2)]
-    for values in (days, pd.to_datetime(days), [[1], [2]], [{"b": 1}] * 2, [Decimal("1.5")] * 2, [b"x", b"y"]):
+    stamps = pd.to_datetime(["2020-01-01 00:00:00.000000001", None])
+    with pytest.raises(pv.DataError, match="label 'k' is missing in row 0"):
+        pv.load_split(pa.table({"a": [1.0, 2.0], "k": [None, None]}), label="k")
+    for values in (days, stamps, pd.to_datetime(days), [[1], [2]], [{"b": 1}] * 2, [Decimal("1.5")] * 2, [b"x", b"y"]):
         table = pa.table({"a": [1.0, 2.0], "k": values})
         with pytest.raises(pv.DataError, match=r"label 'k' is of type [^\n]*: give text or whole numbers") as caught:
             pv.load_split(table, label="k")
@@ -454,3 +457,11 @@ def test_the_command_line_says_and_takes_the_header_and_names_of_labels(tmp_path
     assert "has no column" in call("evaluate", bare, "--data", new, "--header", *FEW, code=2).stderr
     call("evaluate", bare, *FEW)
     call("train", "--resume", "--out", bare, *FEW, "--no-figures")
+
+
+@pytest.mark.parametrize("pair", ["made", "autoencoder"])
+def test_whole_tables_go_through_the_command_line(pair: str, tmp_path: Path) -> None:
+    bits = pd.DataFrame(np.random.default_rng(0).integers(0, 2, (60, 4)), columns=list("abcd"))
+    path, out = write(bits, tmp_path / "t.csv"), tmp_path / "run"
+    call("train", pair, "--data", path, "--epochs", "1", "--hidden", "4", "--no-figures", "--out", out, *FEW)
+    assert json.loads((out / "evaluation.json").read_text())["n"] == 12
