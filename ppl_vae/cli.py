@@ -58,6 +58,12 @@ SplitOpt = Annotated[
 ]
 ColumnsOpt = Annotated[str | None, typer.Option("--columns", help="Of a table: the columns to take, as a,b,c. [all]")]
 LabelOpt = Annotated[str | None, typer.Option("--label", help="Of a table: the column of labels.")]
+HeaderOpt = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header", help="Of a .csv or .tsv: whether its first row names the columns. [told by it]"
+    ),
+]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -150,6 +156,7 @@ def train(
     ] = "auto",
     columns: ColumnsOpt = None,
     label: LabelOpt = None,
+    header: HeaderOpt = None,
     valid: Annotated[str | None, typer.Option(help="Validation data: a share or a count.")] = None,
     objective: Annotated[str, typer.Option(help=f"{', '.join(OBJECTIVES)}.")] = "elbo",
     num_particles: Annotated[
@@ -198,7 +205,7 @@ def train(
     data_root = data_root.expanduser().resolve()  # so that the run can be judged from another folder
     request: dict[str, Any] = {
         "pair": pair, "options": given, "data": data, "data_root": str(data_root), "binarize": binarize, "valid": valid,
-        "columns": columns, "label": label,
+        "columns": columns, "label": label, "header": header,
         "objective": objective, "num_particles": num_particles, "gradient": gradient, "beta": beta,
         "free_bits": free_bits, "beta_schedule": beta_schedule, "epochs": epochs, "batch_size": batch_size,
         "lr": lr, "schedule": schedule, "optimizer": optimizer, "clip_norm": clip_norm,
@@ -215,6 +222,7 @@ def train(
     from .objectives import objective as make_objective
     from .quantity import settled
     from .rng import forked, seed_for
+    from .tables import said
 
     loss_options = {k: request[k] for k in ("gradient", "beta", "free_bits") if request[k] is not None}
     loss = make_objective(request["objective"], request["num_particles"], **loss_options)
@@ -229,6 +237,7 @@ def train(
             valid=_share(request["valid"]),
             columns=request["columns"],
             label=request["label"],
+            header=request["header"],
         )
     )
     with forked(seed=seed_for(request["seed"], "build")):
@@ -240,6 +249,8 @@ def train(
     folder = out or ranks.told(lambda: _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}"))
     log.print(f"training {request['pair']} on {request['data']} ({len(loaded.train)} data), run folder {folder}")
     log.print(f"binarisation: {loaded.binarize}{' (auto)' if request['binarize'] == 'auto' else ''}")
+    if header_said := said(loaded.reading):
+        log.print(f"table: {header_said}", markup=False)
     try:
         history = fit(
             built,
@@ -298,6 +309,7 @@ def evaluate(
     limit: LimitOpt = None,
     split: SplitOpt = None,
     data: DataOpt = None,
+    header: HeaderOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
@@ -319,11 +331,11 @@ def evaluate(
     switches = _switches(capture, precision)
     if not estimator and not draw:
         target, part, result, estimate = _judged(
-            run, data, data_root, split, limit, device, out, num_samples, seed, proposal, switches
+            run, data, header, data_root, split, limit, device, out, num_samples, seed, proposal, switches
         )
     else:
         target = writable(out or run)
-        pair, config, part = _open(run, data, data_root, split, limit, device)
+        pair, config, part = _open(run, data, header, data_root, split, limit, device)
         try:
             judged = panel(
                 pair, part, None, estimator or ["iwae"], num_samples, proposal=proposal, num_chains=num_chains,
@@ -355,6 +367,7 @@ def score(
     limit: LimitOpt = None,
     split: SplitOpt = None,
     data: DataOpt = None,
+    header: HeaderOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
@@ -368,7 +381,7 @@ def score(
 
     switches = _switches(capture, precision)
     target, part, result, estimate = _judged(
-        run, data, data_root, split, limit, device, out, num_samples, seed, proposal, switches
+        run, data, header, data_root, split, limit, device, out, num_samples, seed, proposal, switches
     )
     path = ranks.told(lambda: report.write_csv(target, estimate, part))
     order = estimate.log_px.argsort()[:10].tolist()
@@ -391,7 +404,9 @@ def sample(
     run: RunArg,
     *,
     num: Annotated[int, typer.Option("--num", "-n", help="How many.")] = 64,
-    label: Annotated[int | None, typer.Option("--label", help="The label, for pairs that take one.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="The label, for pairs that take one: its name or its number.")
+    ] = None,
     mean: Annotated[bool, typer.Option("--mean/--draw", help="Show E[x|z], or draws of x.")] = True,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
@@ -403,17 +418,26 @@ def sample(
 
     from . import draws, figures
 
-    pair, _ = _load(run, device)
-    y = None
-    if label is not None:
-        classes = getattr(pair.model, "num_classes", None)
-        if classes is None:
-            raise UserError(f"--label {label}: the pair of {run} takes no labels")
-        if not 0 <= label < classes:
-            raise UserError(f"--label {label}: this pair knows the labels 0 to {classes - 1}")
-        y = torch.full((num,), label)
+    pair, config = _load(run, device)
+    y = None if label is None else torch.full((num,), _class(run, pair, config, label))
     x = draws.sample(pair, num, y, mean=mean, seed=seed).cpu()
     _write_images(out or run, "samples", x, figures.samples(x[:SHOWN]), json_, {"n": num, "seed": seed})
+
+
+def _class(run: Path, pair: Any, config: dict[str, Any], label: str) -> int:
+    """The class that a label stands for: by the name in the run's table, or by its number."""
+    count = getattr(pair.model, "num_classes", None)
+    if count is None:
+        raise UserError(f"--label {label}: the pair of {run} takes no labels")
+    names = ((config.get("data") or {}).get("reading") or {}).get("classes") or []
+    if label in names:
+        return int(names.index(label))
+    numbered = not any(name.isdigit() for name in names)  # else 1 may be meant for the name of a class
+    if numbered and label.isdigit() and int(label) < count:
+        return int(label)
+    if names:
+        raise UserError(f"--label {label}: this run knows {', '.join(names)}")
+    raise UserError(f"--label {label}: this pair knows the labels 0 to {count - 1}")
 
 
 @command
@@ -423,6 +447,7 @@ def reconstruct(
     num: Annotated[int | None, typer.Option("--num", "-n", help="How many. [10; of a file: all]")] = None,
     split: SplitOpt = None,
     data: DataOpt = None,
+    header: HeaderOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
@@ -432,7 +457,7 @@ def reconstruct(
     """Encode data and decode them again: reconstructions.npy and reconstructions.png."""
     from . import draws, figures
 
-    pair, _, part = _open(run, data, data_root, split, num, device, few=10)
+    pair, _, part = _open(run, data, header, data_root, split, num, device, few=10)
     x_hat = draws.reconstruct(pair, part.x, part.y, seed=seed).cpu()
     figure = figures.reconstructions(part.x[:SHOWN], x_hat[:SHOWN], n=min(len(part), 20))
     _write_images(out or run, "reconstructions", x_hat, figure, json_, {"n": len(part), "seed": seed})
@@ -448,6 +473,7 @@ def figures(
     ] = None,
     split: SplitOpt = None,
     data: DataOpt = None,
+    header: HeaderOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
@@ -458,7 +484,7 @@ def figures(
     from . import ranks, report
     from .figures import save_all
 
-    pair, config, part = _open(run, data, data_root, split, limit, device, few=1000)
+    pair, config, part = _open(run, data, header, data_root, split, limit, device, few=1000)
     _, estimate = report.evaluate(pair, config["pair"]["name"], _data_name(config, data), part, num_samples, seed)
     try:
         lines = (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else []
@@ -481,6 +507,7 @@ def compare(
     limit: LimitOpt = None,
     split: SplitOpt = None,
     data: DataOpt = None,
+    header: HeaderOpt = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="Folder of downloaded data sets.")] = None,
     seed: SeedOpt = 0,
     device: DeviceOpt = "auto",
@@ -499,7 +526,9 @@ def compare(
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     if len(set(names)) < len(names):
         raise UserError("a run is given twice; give different run folders")
-    opened = {name: _open(run, data, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)}
+    opened = {
+        name: _open(run, data, header, data_root, split, limit, device) for name, run in zip(names, runs, strict=True)
+    }
     configs = {name: config for name, (_, config, _) in opened.items()}
     if data is None and len({c["data"]["sha256"] for c in configs.values()}) > 1:
         keys = ("name", "seed", "binarize", "shape", "sizes", "reading")
@@ -507,7 +536,9 @@ def compare(
         differ = [k for k in keys if len({str(v[k]) for v in known.values()}) > 1] or ["name"]
         about = "; ".join(f"{n}: " + ", ".join(f"{k} {v.get(k)}" for k in differ) for n, v in known.items())
         raise UserError(f"the runs were made on different data ({about}); train them on the same data and data seed")
-    ways = {n: (c["data"].get("binarize", "none") != "none", c["data"].get("reading")) for n, c in configs.items()}
+    ways = {
+        n: (c["data"].get("binarize", "none") != "none", _way(c["data"].get("reading"))) for n, c in configs.items()
+    }
     if any(way != ways[names[0]] for way in ways.values()):
         about = "; ".join(f"{n}: binarize={c['data'].get('binarize')}" for n, c in configs.items())
         raise UserError(
@@ -600,7 +631,7 @@ def _resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[
 
     then = read_config(folder).get("request")
     older = {"shards": 1, "capture": "auto", "precision": "float32"}  # of runs before there were such options
-    older |= {"num_samples": 5000, "limit": None, "figures": True, "columns": None, "label": None}
+    older |= {"num_samples": 5000, "limit": None, "figures": True, "columns": None, "label": None, "header": None}
     older |= {"beta": None, "free_bits": None, "beta_schedule": "constant"}
     then = {**older, **then} if isinstance(then, dict) else {}
     if set(then) != set(request):
@@ -630,6 +661,11 @@ def _check_same_data(folder: Path | None, loaded: Any) -> None:
         )
 
 
+def _way(reading: dict[str, Any] | None) -> dict[str, Any]:
+    """How numbers of a source are taken, whatever the form of the file that held them."""
+    return {k: v for k, v in (reading or {}).items() if k not in ("header", "whole")}
+
+
 def _share(text: str | None) -> float | int | None:
     if text is None:
         return None
@@ -656,6 +692,7 @@ def _load(run: Path, device: str) -> tuple[Any, dict[str, Any]]:
 def _open(
     run: Path,
     data: str | None,
+    header: bool | None,
     data_root: Path | None,
     split: str | None,
     limit: int | None,
@@ -674,6 +711,10 @@ def _open(
         raise RunError(f"{run}: this run does not record its data; evaluate it from Python")
     try:
         root, seed = data_root or request["data_root"], request["seed"]
+        if data is None and header is not None:
+            raise UserError(
+                "--header and --no-header are for a file that --data names; that of the run is read as then"
+            )
         if data is None or (data in DATASETS and data == request["data"]):
             loaded = load_data(
                 request["data"],
@@ -683,6 +724,7 @@ def _open(
                 valid=_share(request["valid"]),
                 columns=request.get("columns"),
                 label=request.get("label"),
+                header=request.get("header"),
             )
             if loaded.record()["sha256"] != record.get("sha256"):
                 what = f"the data at {request['data']!r} are no longer those of the run; name others by --data"
@@ -690,7 +732,7 @@ def _open(
             part = loaded.split(split or "test").fixed(seed)
             limit = few if limit is None else limit
         else:
-            part = load_split(data, split=split, like=record, root=root)
+            part = load_split(data, split=split, like=record, root=root, header=header)
     except KeyError as error:
         raise RunError(f"{run}: config.json has no {error} in its request; it was edited") from None
     shape = tuple(part.x.shape[1:])
@@ -710,15 +752,15 @@ def _switches(capture: str, precision: str) -> dict[str, Any]:
 
 
 def _judged(
-    run: Path, data: str | None, data_root: Path | None, split: str | None, limit: int | None, device: str,
-    out: Path | None, num_samples: int, seed: int, proposal: str, switches: dict[str, Any],
+    run: Path, data: str | None, header: bool | None, data_root: Path | None, split: str | None, limit: int | None,
+    device: str, out: Path | None, num_samples: int, seed: int, proposal: str, switches: dict[str, Any],
 ) -> tuple[Path, Any, dict[str, Any], Any]:  # fmt: skip
     """Where to write, the data, the evaluation and the estimate of a run that has one."""
     from . import report
     from .files import writable
 
     target = writable(out or run)  # before minutes are spent
-    pair, config, part = _open(run, data, data_root, split, limit, device)
+    pair, config, part = _open(run, data, header, data_root, split, limit, device)
     name = _data_name(config, data)
     result, estimate = report.evaluate(
         pair, config["pair"]["name"], name, part, num_samples, seed, proposal, **switches

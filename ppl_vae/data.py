@@ -19,6 +19,7 @@ from .lines import entry_point
 from .numbers import needed
 from .rng import seed_for, uniform
 from .sources import SPLITS, Array, Labelled, Parts, Source, labelled, read, refuse, x_and_y
+from .tables import said
 
 _BINARIZE = ("auto", "dynamic", "static", "none")
 WHOLE = "all"  # the name of a split that is a whole source
@@ -124,7 +125,8 @@ class Data:
         fields = [(n, tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for n, t in named(self.train.x)]
         x = ", ".join(f"{name} {shape} {dtype}" for name, shape, dtype in fields)
         labels = "no labels" if self.train.y is None else "labels"
-        return f"Data({self.name}: {sizes}; {x}, {labels}, binarize={self.binarize!r}, seed {self.seed})"
+        how = "".join(f"{part}, " for part in (labels, said(self.reading)) if part)
+        return f"Data({self.name}: {sizes}; {x}, {how}binarize={self.binarize!r}, seed {self.seed})"
 
     def binarized(self, how: str) -> Data:
         """The same data, which hold grey values, with Bernoulli draws of them; ``how`` as for `load_data`.
@@ -210,12 +212,13 @@ def load_data(
     download: bool = True,
     columns: str | Sequence[str] | None = None,
     label: str | None = None,
+    header: bool | None = None,
 ) -> Data:
     """Train, valid and test splits of a named data set, a file, a folder of images, or arrays.
 
     Pixels of images are scaled to [0, 1], (N, C, H, W). Arrays keep their shape (N, *shape) and their floating type,
     with two exceptions for uint8: (N, H, W) becomes (N, 1, H, W), and values are divided by 255 unless none exceeds 1.
-    A table is (N, D), a column each; its missing cells are NaN.
+    A table is (N, D), a column each; its missing cells are NaN, and it is int64 where all its numbers are whole.
 
     A source with a test split of its own (every downloaded data set, ``x_train`` and ``x_test``) keeps it, and gives
     one twelfth of the rest, at most 5,000, for validation. Any other source gives 20 % for test and 10 % for
@@ -225,7 +228,7 @@ def load_data(
         source: a name that ``ppl-vae list`` prints; the path of a ``.npy`` file (x), of a ``.npz`` file (``x`` and
             perhaps ``y``, or ``x_train``, ``x_test`` and perhaps ``x_valid``, ``y_train``, ...; nothing pickled is
             read), of a table (``.csv``, ``.tsv``, ``.parquet``), or of a folder of images (sub-folders are classes, in
-            sorted order); an array; ``(x, y)``; or a dict with the keys of a ``.npz``.
+            sorted order); an array; a table of pandas or pyarrow; ``(x, y)``; or a dict with the keys of a ``.npz``.
         root: the folder of downloaded data, in torchvision's layout.
         binarize: ``"dynamic"``: train holds probabilities that are drawn anew at each visit, valid and test are one
             draw; ``"static"``: all three are one draw; ``"none"``: values stay as they are. ``"auto"`` is ``"dynamic"``
@@ -237,6 +240,8 @@ def load_data(
         download: fetch a named data set that is not under ``root``.
         columns: of a table, the columns to take, in this order; None takes all but the label.
         label: of a table, the column of labels; text becomes the place of a label among the sorted ones.
+        header: of a text table, whether its first row names the columns. None: it does where it has a word above a
+            number, or is all words; a first row of numbers is data. ``repr`` of the data says what was taken.
 
     Raises:
         DataError: the source is missing, broken, not finite, outside [0, 1] where it is to be binarised, or too small
@@ -254,7 +259,7 @@ def load_data(
     """
     if binarize not in _BINARIZE:
         raise DataError(f"binarize={binarize!r}: choose one of {', '.join(_BINARIZE)}")
-    name, parts, reading = read(source, Path(root).expanduser(), download, columns=columns, label=label)
+    name, parts, reading = read(source, Path(root).expanduser(), download, None, columns, label, header)
     shapes = {part: shape_of(x) for part, (x, _) in parts.items()}
     if len(set(map(str, shapes.values()))) > 1:
         raise DataError(f"{name}: the splits differ in the shape of a datum ({shapes}): give all three one shape")
@@ -274,6 +279,7 @@ def load_split(
     root: str | os.PathLike[str] = "data",
     columns: str | Sequence[str] | None = None,
     label: str | None = None,
+    header: bool | None = None,
     download: bool = True,
 ) -> Split:
     """A whole source as one split: every datum, in the order of the source. For new data, which are not divided.
@@ -286,6 +292,7 @@ def load_split(
         root: the folder of downloaded data.
         columns: of a table, see `load_data`; with ``like``, those of the other table are taken.
         label: likewise.
+        header: see `load_data`; None with ``like`` takes the first row for what it was there.
         download: fetch a named data set that is not under ``root``.
 
     Returns:
@@ -301,7 +308,7 @@ def load_split(
     """
     record: Mapping[str, Any] = {} if like is None else like.record() if isinstance(like, Data) else like
     reading = record.get("reading")
-    name, parts, _ = read(source, Path(root).expanduser(), download, reading, columns, label)
+    name, parts, _ = read(source, Path(root).expanduser(), download, reading, columns, label, header)
     if split is not None and split not in parts:
         has = "has no splits: all of it is used; leave the split out" if "all" in parts else f"has {', '.join(parts)}"
         raise DataError(f"{name}: no split {split!r}; it {has}")

@@ -17,6 +17,7 @@ from .errors import DataError
 from .fields import X, leaves, named
 
 WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+_TOO_LARGE = "has a whole number outside the range of int64, -2^63 to 2^63 - 1: give smaller or floating numbers"
 
 
 def tensor(value: Any, where: str) -> Tensor:
@@ -29,6 +30,13 @@ def tensor(value: Any, where: str) -> Tensor:
         >>> tensor([[1, 2], [3, 4]], "x").dtype
         torch.int64
     """
+    found = _tensor(value, where)
+    if found.dtype == torch.uint64 and bool((found.contiguous().view(torch.int64) < 0).any()):
+        raise DataError(f"{where} {_TOO_LARGE}")
+    return found
+
+
+def _tensor(value: Any, where: str) -> Tensor:
     if torch.is_tensor(value):
         if value.is_nested or value.is_meta:
             raise DataError(f"{where} is a {'nested' if value.is_nested else 'meta'} tensor: give numbers of one shape")
@@ -44,7 +52,12 @@ def tensor(value: Any, where: str) -> Tensor:
             raise DataError(
                 f"{where}: the column {text[0]!r} does not hold numbers: leave it out, or turn it into numbers"
             )
-        value = value.to_numpy(dtype=np.float64, na_value=np.nan) if _mixed(value.dtypes) else value.to_numpy()
+        if _mixed(value.dtypes):
+            whole = all(t.kind in "iu" and t.itemsize < 8 + (t.kind == "i") for t in value.dtypes)
+            whole = whole and not value.isna().to_numpy().any()
+            value = value.to_numpy(np.int64) if whole else value.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            value = value.to_numpy()
     elif hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if isinstance(value, list | tuple):
@@ -81,14 +94,20 @@ def _of_list(value: Sequence[Any], where: str) -> Any:
     try:
         if value and all(map(torch.is_tensor, value)):
             return torch.stack([v.detach() for v in value])
-        return np.asarray(value)
+        found = np.asarray(value)
+        rounded = found.dtype == np.float64 and bool((np.abs(found) >= 2.0**63).any())  # Python ints may have become so
+        return np.asarray(value, dtype=object) if rounded else found
     except (ValueError, RuntimeError, TypeError) as error:
         raise DataError(f"{where} is a list of parts of different sizes: give one array (N, *shape)") from error
 
 
 def _of_objects(array: Any, where: str) -> Any:
     try:
+        if array.size and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in array.flat):
+            return array.astype(np.int64)
         return array.astype(np.float64)
+    except OverflowError as error:
+        raise DataError(f"{where} {_TOO_LARGE}") from error
     except (ValueError, TypeError) as error:
         raise DataError(f"{where} holds Python objects: give a tensor or a NumPy array of real numbers") from error
 

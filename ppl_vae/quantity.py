@@ -15,7 +15,7 @@ from .errors import DataError
 from .kinds import kind
 from .lineage import Lineage
 from .rng import forked
-from .setting import evaluating, home, placed
+from .setting import Needs, evaluating, home, placed
 
 LOG_PX = "log p(x)"
 
@@ -120,5 +120,5 @@ def refuse_binarised(pair: Any, data: Any) -> None:
 
 def settled(pair: Any, data: Data) -> Data:
     """Data that hold grey values, binarised where they are grey images and the pair's likelihood is Bernoulli."""
-    binary = is_binary(pair, data.train.x, data.train.y)
+    binary = is_binary(pair, *Needs(pair)(data.train.x, data.train.y))
     return data.binarized("auto") if binary else data

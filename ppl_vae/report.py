@@ -15,7 +15,7 @@ from .errors import NoWeightError
 from .estimate import log_likelihood
 from .files import writable, write_json, write_text
 from .objectives import Elbo
-from .setting import evaluating, home
+from .setting import Needs, evaluating, placed
 from .store import own_store
 from .weights import call_args
 
@@ -35,8 +35,8 @@ def evaluate(
         )
     except NoWeightError as error:
         with evaluating(pair), own_store():
-            x = part.x.to(home(pair)[0])
-            bounds = Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, part.y)).double()
+            x, y = placed(pair, *Needs(pair)(part.x, part.y))
+            bounds = Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, y)).double()
         bound = None if "pyro.factor" in str(error) else float(bounds.mean())  # it counts a factor, which is no ELBO
         nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
         figures = {

@@ -38,17 +38,24 @@ def read(
     like: Mapping[str, Any] | None = None,
     columns: Any = None,
     label: Any = None,
+    header: bool | None = None,
 ) -> tuple[str, Parts, Reading]:
     """The name of a source, the parts that it has, and how it was read: as ``like`` says, where that is given.
 
     ``scale`` of a reading is what bytes were divided by, None where there were none. A table has its columns, its
-    label column and the classes of that.
+    label column and the classes of that, whether it has a header and whether its numbers are whole.
     """
+    chosen = columns is not None or label is not None
+    if hasattr(source, "column_names") or (tables.is_table(source) and (chosen or (like or {}).get("columns"))):
+        x, y, reading = tables.read_table(source, columns, label, like, header)
+        return "array", {"all": labelled(x, y, "array")}, reading
     tabular = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in tables.SUFFIXES
     if tabular and Path(source).expanduser().is_file():
-        x, y, reading = tables.read_table(Path(source).expanduser(), columns, label, like)
+        x, y, reading = tables.read_table(Path(source).expanduser(), columns, label, like, header)
         return str(source), {"all": labelled(x, y, str(source))}, reading
-    if columns is not None or label is not None:
+    if header is not None:
+        raise DataError(f"header is for text tables ({', '.join(tables.TEXT)}), which {_shown(source)} is not")
+    if chosen:
         raise DataError(
             f"columns and label are for tables ({', '.join(tables.SUFFIXES)}), which {_shown(source)} is not"
         )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import ppl_vae as pv
 from ppl_vae.cli import app
+from ppl_vae.tables import read_table
 
 FEW = ["--num-samples", "20", "--device", "cpu"]
 
@@ -57,7 +58,9 @@ def test_columns_and_labels_are_chosen_by_name(suffix: str, tmp_path: Path) -> N
     data = pv.load_data(path, label="kind", seed=3)
     assert (data.data_shape, data.num_classes, data.binarize) == ((3,), 3, "none")
     assert same(data.test.x, table[NUMBERS].iloc[data.test.index.numpy()])
-    assert data.reading == {"scale": None, "columns": NUMBERS, "label": "kind", "classes": ["ape", "cat", "dog"]}
+    header, classes = None if suffix == "parquet" else True, ["ape", "cat", "dog"]
+    how = {"header": header, "whole": False, "columns": NUMBERS, "label": "kind", "classes": classes}
+    assert data.reading == {"scale": None, **how}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
@@ -103,7 +106,9 @@ def test_labels_that_look_like_numbers_mean_the_classes_of_the_run(tmp_path: Pat
         ("﻿a,b\n1,2\n3,4\n", ["a", "b"], [1, 2]),
         (" a , b \n1, 2\n3, 4\n", ["a", "b"], [1, 2]),
         ("id,2019,2020\n7,1,2\n8,3,4\n", ["id", "2019", "2020"], [7, 1, 2]),
-        ("0,1\n0.5,0.25\n3,4\n", ["0", "1"], [0.5, 0.25]),  # as pandas names columns without names
+        ('"a\nin m",b\n1,2\n3,4\n', ["a\nin m", "b"], [1, 2]),
+        ("\n\na,b\n1,2\n3,4\n", ["a", "b"], [1, 2]),
+        ("2019_20,2020_21\n1,2\n3,4\n", ["2019_20", "2020_21"], [1, 2]),
         (",0,1\n0,0.5,0.25\n1,3,4\n", ["0", "1"], [0.5, 0.25]),  # and numbers the rows
         (",a,b\n0,1,2\n1,3,4\n", ["a", "b"], [1, 2]),
         ('"","a","b"\n"1",1,2\n"2",3,4\n', ["a", "b"], [1, 2]),  # as R does
@@ -116,11 +121,8 @@ def test_labels_that_look_like_numbers_mean_the_classes_of_the_run(tmp_path: Pat
 def test_the_header_is_found(content: str, names: list[str], first: list[float], tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content.encode())
-    whole = pv.load_split(path)
-    assert whole.x[0].tolist() == first
-    assert len(whole) == 2
-    data = pv.load_data(text(tmp_path, content + (content.splitlines()[-1] + "\n") * 8))
-    assert data.reading["columns"] == names
+    x, _, reading = read_table(path)
+    assert (x[0].tolist(), len(x), reading["columns"]) == (first, 2, names)
 
 
 def test_a_header_is_not_made_of_a_row_with_a_text_label(tmp_path: Path) -> None:
@@ -131,8 +133,6 @@ def test_a_header_is_not_made_of_a_row_with_a_text_label(tmp_path: Path) -> None
 
 
 def test_missing_cells_are_nan_and_never_another_number(tmp_path: Path) -> None:
-    from ppl_vae.tables import read_table
-
     for cell in ("", "NA", "NaN", "nan", "null"):
         x, _, _ = read_table(text(tmp_path, f"a,b\n1,{cell}\n3,4\n"), None, None)
         assert np.isnan(x[0, 1]), cell
@@ -212,6 +212,191 @@ def test_without_pyarrow_a_line_says_what_to_install(tmp_path: Path, monkeypatch
             pv.load_data(tmp_path / name)
 
 
+# ---- the first row
+
+
+@pytest.mark.parametrize("content", ["0,1\n1,0\n1,1\n", "400,410\n1,0\n1,1\n", "0\n5\n7\n", "1.5\n5\n7\n"])
+def test_a_first_row_of_numbers_is_data_unless_it_is_called_a_header(content: str, tmp_path: Path) -> None:
+    path = text(tmp_path, content)
+    x, _, reading = read_table(path)
+    assert (len(x), x[0].tolist(), reading["header"]) == (3, [float(v) for v in content.split()[0].split(",")], False)
+    x, _, reading = read_table(path, header=True)
+    assert (len(x), reading["columns"], reading["header"]) == (2, content.split()[0].split(","), True)
+    assert len(read_table(text(tmp_path, "a,b\n1,2\n"), header=True)[0]) == 1
+    with pytest.raises(pv.DataError, match=r"column '0' is text .'a' in row 0"):
+        read_table(text(tmp_path, "a,b\n1,2\n"), header=False)
+
+
+def test_what_was_taken_for_the_header_is_said_and_holds_for_new_files(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i % 3}\n" for i in range(20))
+    named = pv.load_data(text(tmp_path, "400,410\n" + rows), header=True)
+    bare = pv.load_data(text(tmp_path, rows))
+    assert "header 400, 410," in repr(named)
+    assert "no header," in repr(bare)
+    assert "header" not in repr(pv.load_data(np.zeros((20, 2))))
+    new = text(tmp_path, "410,400\n1,2\n", "new.csv")
+    assert pv.load_split(new, like=named.record()).x.tolist() == [[2, 1]]
+    assert pv.load_split(new, like=bare).x.tolist() == [[410, 400], [1, 2]]
+    with pytest.raises(pv.DataError, match="no column '0', '1': it has '410', '400'"):
+        pv.load_split(new, like=bare, header=True)
+    with pytest.raises(
+        pv.DataError, match=r"no column 'b' .*it has '0', '1' .no header: the first row is data, unless"
+    ):
+        pv.load_split(text(tmp_path, "1,x\n2,y\n"), label="b")
+
+
+def test_header_is_for_text_tables(tmp_path: Path) -> None:
+    for source in (write(frame(), tmp_path / "t.parquet"), np.zeros((9, 2)), frame(), "digits"):
+        with pytest.raises(pv.DataError, match=r"header is for text tables \(.csv, .tsv\)"):
+            pv.load_data(source, header=True)
+
+
+def test_a_first_column_without_a_name_is_left_out_only_where_it_counts_the_rows(tmp_path: Path) -> None:
+    for numbers in ((0, 1, 2), (1, 2, 3)):
+        path = text(tmp_path, ",a\n" + "".join(f"{i},{i + 0.5}\n" for i in numbers))
+        assert read_table(path)[0].tolist() == [[i + 0.5] for i in numbers]
+    for numbers in ((5, 3, 8), (0.5, 1.5, 2.5), (0, 1, ""), ("x", "y", "z"), (0, 2, 1)):
+        path = text(tmp_path, ",a\n" + "".join(f"{i},1.5\n" for i in numbers))
+        with pytest.raises(pv.DataError, match="the first column has no name, and does not count the rows"):
+            read_table(path)
+        assert read_table(path, "a")[0].tolist() == [[1.5]] * 3
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_blank_cell_of_one_column_is_missing_and_no_row_is_lost(name: str, tmp_path: Path) -> None:
+    for content in ("a\n1\n\n3\n", '"a"\n1\n""\n3\n', "1\n\n3\n", "a\n1\nNA\n3\n"):
+        x, _, _ = read_table(text(tmp_path, content, name))
+        assert np.array_equal(x[:, 0], [1, np.nan, 3], equal_nan=True), content
+
+
+def test_the_type_of_a_column_is_that_of_all_its_rows(tmp_path: Path) -> None:
+    x, _, _ = read_table(text(tmp_path, "a,b\n" + "1,2\n" * 400_000 + "1.5,2\n"))
+    assert (x.dtype, x[-1].tolist()) == (np.float64, [1.5, 2])
+
+
+# ---- labels and numbers of every type
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "nan", "NaN", "null", "N/A"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_text_labels_that_are_missing_are_no_class(cell: str, suffix: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1.0, 2, 3], "k": ["cat", cell, "dog"]})
+    with pytest.raises(pv.DataError, match="label 'k' is missing in row 1: fill it in"):
+        read_table(write(table, tmp_path / f"t.{suffix}"), label="k")
+
+
+def test_labels_that_are_no_labels_are_one_line(tmp_path: Path) -> None:
+    from datetime import date
+    from decimal import Decimal
+
+    import pyarrow as pa
+
+    days = [date(2020, 1, 1), date(2020, 1, 2)]
+    stamps = pd.to_datetime(["2020-01-01 00:00:00.000000001", None])
+    with pytest.raises(pv.DataError, match="label 'k' is missing in row 0"):
+        pv.load_split(pa.table({"a": [1.0, 2.0], "k": [None, None]}), label="k")
+    for values in (days, stamps, pd.to_datetime(days), [[1], [2]], [{"b": 1}] * 2, [Decimal("1.5")] * 2, [b"x", b"y"]):
+        table = pa.table({"a": [1.0, 2.0], "k": values})
+        with pytest.raises(pv.DataError, match=r"label 'k' is of type [^\n]*: give text or whole numbers") as caught:
+            pv.load_split(table, label="k")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(pv.DataError, match="label 'k' is of type date"):
+        pv.load_split(text(tmp_path, "a,k\n1,2020-01-01\n2,2020-01-02\n"), label="k")
+    with pytest.raises(pv.DataError, match="label 'k' has a number above 2"):
+        pv.load_split(pa.table({"a": [1.0], "k": pa.array([2**63], pa.uint64())}), label="k")
+    with pytest.raises(pv.DataError, match="column 'a' has a number above 2"):
+        pv.load_split(pa.table({"a": pa.array([2**63], pa.uint64())}))
+
+
+def test_times_and_identifiers_are_no_classes() -> None:
+    x = torch.rand(40, 3)
+    data = pv.load_data((x, torch.arange(40) + 1577836761))
+    with pytest.raises(pv.UserError, match="labels run up to 1577836800 for 40 data"):
+        pv.build("cvae", data=data, latent=2)
+    pv.build("vae", data=data, latent=2)
+    pv.build("cvae", data=pv.load_data((x, torch.arange(40))), latent=2)
+    assert pv.build("cvae", data=data, latent=2, num_classes=3).model.num_classes == 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_whole_numbers_stay_whole_where_all_are_and_none_is_missing(suffix: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1, 2, 2**53 + 1], "b": np.array([3, 4, 5], np.int8), "c": [1.0, 2.5, 3.0]})
+    path = write(table, tmp_path / f"t.{suffix}")
+    whole = pv.load_split(path, columns="a,b")
+    assert whole.x.dtype == torch.int64
+    assert whole.x.tolist() == [[1, 3], [2, 4], [2**53 + 1, 5]]
+    assert pv.load_split(path).x.dtype == torch.float64
+    few = pd.DataFrame({"a": [1, None, 3], "b": [3, 4, 5]}).astype("Int64")
+    gaps = pv.load_split(write(few, tmp_path / f"g.{suffix}"))
+    assert gaps.x.dtype == torch.float64
+    assert gaps.x.isnan().sum() == 1
+    real = pv.load_data(write(pd.DataFrame({"a": np.arange(20) / 2, "b": 1}), tmp_path / f"r.{suffix}"))
+    assert pv.load_split(write(table[["a", "b"]], tmp_path / f"n.{suffix}"), like=real).x.dtype == torch.float64
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_whole_tables_train_pairs_that_take_floating_numbers(likelihood: str, tmp_path: Path) -> None:
+    g = np.random.default_rng(0)
+    bits = pd.DataFrame(g.integers(0, 2, (60, 4)), columns=list("abcd"))
+    data = pv.load_data(write(bits, tmp_path / "t.csv"))
+    assert data.train.x.dtype == torch.int64
+    assert torch.allclose(data.mean, data.train.x.float().mean(0))
+    found = []
+    for each in (data, pv.load_data(bits.to_numpy(float))):
+        torch.manual_seed(0)
+        pair = pv.build("vae", data=each, latent=2, hidden=(4,), likelihood=likelihood)
+        pv.fit(pair, each, epochs=1, device="cpu", seed=0)
+        found.append(pv.log_likelihood(pair, each.test, num_samples=10, seed=0).log_px)
+    assert torch.allclose(*found, atol=1e-4)
+
+
+def test_python_integers_stay_whole_and_large_ones_are_refused() -> None:
+    from ppl_vae.inputs import data, labels, tensor
+
+    assert tensor(np.array([[1, 2], [3, 2**53 + 1]], object), "x").tolist() == [[1, 2], [3, 2**53 + 1]]
+    assert tensor(np.array([1, 2.5], object), "x").dtype == torch.float64
+    mixed = pd.DataFrame({"a": np.array([1, 2], np.int32), "b": np.array([3, 4], np.int64)})
+    assert data(mixed).dtype == torch.int64
+    top = 2**63 - 1
+    assert data(np.array([[top]], np.uint64)).item() == labels(np.array([top], np.uint64), 1).item() == top
+    for large in (np.array([1, 2**63], np.uint64), [1, 2**63], np.array([1, 2**64], object), [1, 2**70]):
+        for read in (data, lambda v: labels(v, 2)):
+            with pytest.raises(pv.DataError, match="whole number outside the range of int64"):
+                read(large)
+    assert data([1.0, 2.0**70]).dtype == torch.float64
+    with pytest.raises(pv.DataError, match="whole number outside the range of int64"):
+        data(torch.tensor([1, 2**63], dtype=torch.uint64))
+
+
+# ---- tables in memory
+
+
+@pytest.mark.parametrize("form", ["pandas", "category", "pyarrow"])
+def test_a_table_in_memory_is_read_as_its_file_is(form: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    def given(table: pd.DataFrame) -> Any:
+        if form == "category" and "kind" in table:
+            return table.astype({"kind": "category"})
+        return pa.Table.from_pandas(table) if form == "pyarrow" else table
+
+    table = frame()
+    like = pv.load_data(write(table, tmp_path / "t.parquet"), label="kind", columns="height,age", seed=3)
+    data = pv.load_data(given(table), label="kind", columns=["height", "age"], seed=3)
+    assert data.reading == like.reading
+    assert torch.equal(data.test.x, like.test.x)
+    assert torch.equal(data.test.y, like.test.y)
+    new = frame(6, seed=1)
+    assert torch.equal(
+        pv.load_split(given(new), like=data).x, pv.load_split(given(new[["age", "height"]]), like=data).x
+    )
+    assert same(pv.load_split(given(new), like=data.record()).x, new[["height", "age"]])
+    with pytest.raises(pv.DataError, match="the table has no column 'kin' for the label"):
+        pv.load_data(given(table), label="kin")
+    with pytest.raises(pv.DataError, match="the table: column 'kind' is text"):
+        pv.load_data(given(table), columns="kind")
+
+
 # ---- the command line
 
 
@@ -244,3 +429,39 @@ def test_a_table_is_trained_on_evaluated_and_scored(tmp_path: Path) -> None:
     assert "no column 'height': it has 'age', 'kind'" in missing.stderr
     bare = call("score", out, "--data", write(new[["age", "height"]], tmp_path / "bare.csv"), *FEW, code=2)
     assert "give labels y" in bare.stderr
+
+
+def test_the_command_line_says_and_takes_the_header_and_names_of_labels(tmp_path: Path) -> None:
+    g = np.random.default_rng(0)
+    table = pd.DataFrame({"400": g.normal(size=60), "410": g.normal(size=60), "kind": ["cat", "dog", "emu"] * 20})
+    out, new = tmp_path / "run", text(tmp_path, "410,400\n1,2\n3,4\n", "new.csv")
+    size = ["--epochs", "1", "--hidden", "4", "--latent", "2", "--likelihood", "gaussian", "--no-figures", *FEW]
+    old = write(table, tmp_path / "old.csv")
+    said = call("train", "cvae", *size, "--data", old, "--header", "--label", "kind", "--out", out)
+    assert "table: header 400, 410" in said.stderr
+    assert json.loads((out / "config.json").read_text())["data"]["reading"]["header"] is True
+    drawn = []
+    for label in ("dog", "1", "emu"):
+        call("sample", out, "-n", "3", "--draw", "--label", label, "--device", "cpu")
+        drawn.append(np.load(out / "samples.npy").tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    for label in ("cow", "3", "-1"):
+        line = call("sample", out, f"--label={label}", "--device", "cpu", code=2).stderr
+        assert f"error: --label {label}: this run knows cat, dog, emu" in line
+    line = call("evaluate", out, "--no-header", *FEW, code=2).stderr
+    assert "--header and --no-header are for a file that --data names" in line
+    bare = tmp_path / "bare"
+    said = call("train", "vae", *size, "--data", write(table[["400", "410"]], tmp_path / "o.csv"), "--out", bare)
+    assert "table: no header" in said.stderr
+    assert json.loads(call("evaluate", bare, "--data", new, *FEW, "--json").stdout)["n"] == 3
+    assert "has no column" in call("evaluate", bare, "--data", new, "--header", *FEW, code=2).stderr
+    call("evaluate", bare, *FEW)
+    call("train", "--resume", "--out", bare, *FEW, "--no-figures")
+
+
+@pytest.mark.parametrize("pair", ["made", "autoencoder"])
+def test_whole_tables_go_through_the_command_line(pair: str, tmp_path: Path) -> None:
+    bits = pd.DataFrame(np.random.default_rng(0).integers(0, 2, (60, 4)), columns=list("abcd"))
+    path, out = write(bits, tmp_path / "t.csv"), tmp_path / "run"
+    call("train", pair, "--data", path, "--epochs", "1", "--hidden", "4", "--no-figures", "--out", out, *FEW)
+    assert json.loads((out / "evaluation.json").read_text())["n"] == 12

@@ -142,6 +142,15 @@ def data_plate(x: Tensor | None, n: int) -> Any:
     return pyro.plate("data", n if x is None else x.shape[0], dim=-1)
 
 
+def _refuse_absurd(num_classes: int | None, n: int) -> None:
+    """Refuse labels that are no classes, such as times or identifiers: a network would have an input for each."""
+    if num_classes is not None and num_classes - 1 > max(10 * n, 10_000):
+        raise UserError(
+            f"labels run up to {num_classes - 1} for {n} data, so they are no classes 0, 1, 2 ...: number the classes "
+            f"(numpy.unique(labels, return_inverse=True)[1]), choose another label, or give num_classes"
+        )
+
+
 def build(name: str, data: Any = None, **options: Any) -> Pair:
     """A registered pair, with fresh weights from torch's global generator (``torch.manual_seed`` seeds it).
 
@@ -165,6 +174,8 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
         raise UserError(f"pair {name!r} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
     if data is not None:
         found = {"data_shape": data.data_shape, "data_mean": data.mean, "num_classes": data.num_classes}
+        if "num_classes" in known and "num_classes" not in options:
+            _refuse_absurd(data.num_classes, sum(len(split) for split in (data.train, data.valid, data.test)))
         for key, value in found.items():
             if key in known and value is not None:
                 options.setdefault(key, value)
