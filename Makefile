@@ -21,7 +21,7 @@ doctest: .venv/ready-dev
 	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules ppl_vae
 
 readme: .venv/ready-dev
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/blocks.py
+	$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider tests/blocks.py
 
 # the figures of the README and of the docs; make figures FIGURES="--only demo", or "--all --data-root DIR"
 figures: .venv/ready-dev

@@ -23,7 +23,7 @@ def ppca() -> tuple[pv.Pair, Tensor, Any]:
     return pair, x, pair.model.posterior(x)
 
 
-@pytest.mark.parametrize(("method", "draws"), [("guide", 4000), ("sir", 4000), ("hmc", 4000), ("nuts", 600)])
+@pytest.mark.parametrize(("method", "draws"), [("guide", 4000), ("sir", 4000), ("hmc", 2000), ("nuts", 320)])
 def test_every_method_draws_from_the_posterior(method: str, draws: int) -> None:
     """Means and covariances of probabilistic PCA, within five of their errors; chains count for a quarter."""
     pair, x, truth = ppca()
@@ -42,7 +42,7 @@ def test_every_method_draws_from_the_posterior(method: str, draws: int) -> None:
 def test_a_constrained_latent_has_its_conjugate_posterior(method: str) -> None:
     """p(rate|x) = Gamma(2 + x, 2.5); the guide is another, and the space is bounded."""
     x = torch.tensor([[0.0, 4.0], [1.0, 2.0]]) if method != "nuts" else torch.tensor([[0.0, 4.0]])
-    draws = 3000 if method != "nuts" else 600
+    draws = 3000 if method != "nuts" else 320
     pair = pv.Pair(GammaPoisson(), GammaGuide(0.6))
     rate = pv.posterior(pair, x, method=method, num_samples=draws, warmup=200)["rate"]
     truth = dist.Gamma(2 + x, torch.tensor(2.5))
