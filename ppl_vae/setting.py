@@ -50,13 +50,14 @@ class Needs:
     """What a pair takes: data as its programs can use them, labels as the classes that it knows.
 
     Whole numbers stay whole where the pair runs on them, as an embedding of tokens does, and become floating ones
-    where it doesn't, as a linear layer on counts. That is tried once, on two data.
+    where it doesn't, as a linear layer on counts. That is tried once, on the first data, or on two where they are many.
     """
 
     def __init__(self, pair: Any) -> None:
         self.pair = pair
         self.num_classes = _num_classes(pair)
         self.floating: bool | None = None  # not known yet
+        self.looked = False  # whether labels were told from fields
 
     def scale_of(self, raw: Any) -> int | None:
         """What bytes are divided by: as the first bytes were that the pair was given."""
@@ -75,7 +76,9 @@ class Needs:
             UserError: two arrays of one shape, for a pair without labels: fields, not labels.
         """
         y = y if y is None or self.num_classes is None else classes(y, self.num_classes)
-        _refuse_fields(self.pair, x, y)
+        if not self.looked:  # the batches of a loader are alike
+            _refuse_fields(self.pair, x, y)
+            self.looked = True
         if any(t.dtype == torch.int64 for t in leaves(x)):
             if self.floating is None:
                 few = (x, y) if num_data(x) <= FEW else (rows(x, slice(2)), None if y is None else y[:2])
