@@ -461,5 +461,7 @@ def ours(loss: Any) -> Objective | None:
         return loss
     if type(loss) not in (Trace_ELBO, TraceMeanField_ELBO):
         return None
+    if "beta" in vars(loss):
+        raise UserError(f"{type(loss).__name__} has no weight on its KL, and beta is set on it: use pv.Elbo(beta=...)")
     kind = Elbo if type(loss) is Trace_ELBO else MeanField
     return kind(loss.num_particles, vectorize=bool(loss.vectorize_particles or loss.num_particles == 1))

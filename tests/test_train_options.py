@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import ppl_vae as pv
 from ppl_vae.cli import app
 from ppl_vae.files import read_tensors
 
@@ -66,3 +68,11 @@ def test_what_makes_no_sense_is_one_line(options: list[str], message: str, tmp_p
     assert message in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_that_is_set_on_a_stock_loss_is_refused() -> None:
+    loss = pyro.infer.Trace_ELBO()
+    loss.beta = 4.0
+    pair = pv.build("linear", data_shape=(3,), latent=2)
+    with pytest.raises(pv.UserError, match=r"Trace_ELBO has no weight on its KL.*pv.Elbo\(beta="):
+        pv.fit(pair, torch.zeros(8, 3), loss, epochs=1, progress=False, device="cpu")
