@@ -5,7 +5,6 @@ Every entry point turns its data into tensors here, so that the same data give t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -253,8 +252,3 @@ def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
             f"{num_classes - 1}"
         )
     return whole
-
-
-def is_empty(value: Any) -> bool:
-    """Whether a form of data holds none, for messages before anything is converted."""
-    return hasattr(value, "shape") and math.prod(value.shape) == 0

@@ -29,10 +29,6 @@ def whole() -> Tensor:
     return torch.tensor([[0, 1, 2], [3, 0, 1], [1, 1, 0], [2, 3, 1], [0, 0, 3], [1, 2, 2]]).float()
 
 
-class Frame:
-    """What a table of pandas looks like to a caller: columns, types, to_numpy."""
-
-
 def tables(x: Tensor) -> dict[str, Any]:
     pd = pytest.importorskip("pandas")
     return {"frame": pd.DataFrame(x.numpy()), "mixed frame": pd.DataFrame(x.numpy()).astype({0: "int32", 1: "Int64"})}
