@@ -116,11 +116,12 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
 def _form_of(form: Any, where: Path) -> Any:
     """Rows of data without any, from their description in a configuration."""
     try:
+        if isinstance(form, list):
+            return tuple(_form_of(value, where) for value in form)
         if set(form) == {"shape", "dtype"} and isinstance(form["dtype"], str):
             dtype = getattr(torch, form["dtype"].removeprefix("torch."))
             return torch.empty(0, *form["shape"], dtype=dtype)
-        parts = {key: _form_of(value, where) for key, value in form.items()} if isinstance(form, dict) else None
-        return parts if parts is not None else tuple(_form_of(value, where) for value in form)
+        return {key: _form_of(value, where) for key, value in form.items()}
     except (AttributeError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{where}: the form of the data is not one ({first_line(error)}); the file was edited"

@@ -129,6 +129,8 @@ def data(value: Any, where: str = "x", scale: int | None = None) -> X:
     if isinstance(value, Mapping):
         found: X = {key: _part(v, f"{where}[{key!r}]", scale) for key, v in value.items()}
     elif isinstance(value, tuple) and not all(isinstance(v, int | float) for v in value):
+        if len(value) == 2:  # which everywhere else is data and labels
+            raise DataError(f"{where} is a tuple of two fields: give a dictionary, {{'values': ..., 'mask': ...}}")
         found = tuple(_part(v, f"{where}[{i}]", scale) for i, v in enumerate(value))
     else:
         t = _field(value, where, scale)

@@ -348,3 +348,31 @@ def test_a_masked_entry_may_be_nan(how: str) -> None:
         found.append((annealed, chains, pair.model.bias.detach(), est.log_px, torch.tensor(est.num_dims)))
     assert all(map(torch.equal, *found))
     assert bool((found[0][2] != 0).all())
+
+
+def test_a_tuple_of_fields_is_saved_and_sampled_too(tmp_path: Any) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Any = None, y: Any = None, n: int = 1) -> None:
+            one, two, _ = (None, None, None) if x is None else x
+            with pyro.plate("data", n if one is None else len(one), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("one", dist.Normal(z.expand(*z.shape[:-1], 2), self.scale.exp()).to_event(1), obs=one)
+                pyro.sample("two", dist.Poisson(z.exp()).to_event(1), obs=two)
+
+    class Code(nn.Module):
+        def forward(self, x: Any, y: Any = None) -> None:
+            with pyro.plate("data", len(x[0]), dim=-1):
+                pyro.sample("z", dist.Normal(x[0][:, :1], 1.0).to_event(1))
+
+    x = (torch.randn(12, 2), torch.randint(0, 4, (12, 1)), torch.ones(12))
+    pair = pv.Pair(Both(), Code())
+    with pytest.raises(pv.DataError, match="a tuple of two fields: give a dictionary"):
+        pv.fit(pair, (x[:2], None), epochs=1, progress=False)
+    pv.fit(pair, (x, None), epochs=1, progress=False, device="cpu", run_dir=tmp_path / "run")
+    loaded = pv.load(tmp_path / "run", pair=pv.Pair(Both(), Code()))
+    assert [tuple(part.shape) for part in pv.sample(loaded, 5, like=x)] == [(5, 2), (5, 1), (5,)]
+    assert len(loaded.template) == 3
