@@ -38,7 +38,7 @@ from .objectives import Objective
 from .objectives import elbo as elbo_of
 from .objectives import objective as objective_by_name
 from .pairs.base import Pair
-from .precision import fast_products
+from .precision import fast_products, products
 from .progress import bar
 from .quantity import refuse_binarised
 from .resume import History, Run, State, shards_of
@@ -179,6 +179,7 @@ def fit(
     if shards % ranks.count():
         raise UserError(f"shards={shards} on {ranks.count()} ranks: give a multiple of the number of ranks")
     chosen(capture)
+    products(precision)
     where = resolve_device(device)
     lr_factor = named("schedule", schedule, SCHEDULES)
     beta_factor = named("beta_schedule", beta_schedule, BETA_SCHEDULES)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pyro
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from .fields import leaves
 
 Program = Callable[..., Any]
 """A model or a guide: any callable with Pyro statements inside."""
@@ -89,6 +92,18 @@ def modules_of(*programs: Any) -> list[nn.Module]:
     for program in programs:
         look(program)
     return list(found.values())
+
+
+def constants_beside(program: Program, *args: Any) -> Any:
+    """A context in which ``torch.zeros(2)``, or ``Normal(0., 1.)``, in a program lies where its data and parameters lie.
+
+    Stock priors are written without a device. On a CPU there is nothing to do, and nothing is done.
+    """
+    tensors = (leaf for arg in args if arg is not None for leaf in leaves(arg) if torch.is_tensor(leaf))
+    held = (p for module in modules_of(program) for p in module.parameters())
+    found = next(tensors, None)
+    found = next(held, None) if found is None else found
+    return nullcontext() if found is None or found.device.type == "cpu" else found.device
 
 
 @contextmanager

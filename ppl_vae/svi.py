@@ -22,7 +22,7 @@ from .numbers import plain
 from .objectives import Objective, objective, ours
 from .precision import products
 from .step_graph import StepGraphs
-from .store import Program, own_store, unmoved, with_params
+from .store import Program, constants_beside, own_store, unmoved, with_params
 from .watched import UncapturableError
 
 READ_EVERY = 50  # steps between looks at the device; a look waits for it
@@ -196,7 +196,8 @@ class SVI:
         with own_store(), torch.no_grad(), unmoved(self.model, self.guide):
             if self.objective is not None:
                 return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
-            return _number(self.loss.loss(*self._declared, *args, **kwargs))
+            with constants_beside(self.model, *args):
+                return _number(self.loss.loss(*self._declared, *args, **kwargs))
 
     def check(self) -> None:
         """Read the device once and raise where a step was not finite.
@@ -265,7 +266,8 @@ class SVI:
                 if self.objective is not None:
                     loss = self.objective.differentiable_loss(*self._declared, *args, **kwargs)
                 else:
-                    value = self.loss.loss_and_grads(*self._declared, *args, **kwargs)
+                    with constants_beside(self.model, *args):
+                        value = self.loss.loss_and_grads(*self._declared, *args, **kwargs)
                     loss = torch.as_tensor(_number(value), dtype=torch.float64)
             params = [p for p in found if p.requires_grad]
             if not params:

@@ -30,7 +30,7 @@ from .kinds import bare, has_mask, kind, mean_of, no_density, title, unscorable
 from .lineage import Lineage
 from .lines import marked
 from .numbers import needed
-from .store import Program, frozen, own_store, unmoved
+from .store import Program, constants_beside, frozen, own_store, unmoved
 from .supports import drawn_in, is_discrete, legal_number, refuse_foreign, support_of
 
 Grad = Literal["path", "stl", "score"]
@@ -247,7 +247,8 @@ def _run(
     """
     # values go in last, outside the plate, so that the distribution at a filled site is broadcast like any other
     fill = _Fill(values) if values is not None else nullcontext()
-    with marked(program, args), fill, pyro.plate(PARTICLES, particles, dim=-2), inner or nullcontext():
+    plate = pyro.plate(PARTICLES, particles, dim=-2)
+    with marked(program, args), constants_beside(program, *args), fill, plate, inner or nullcontext():
         return poutine.trace(program).get_trace(*args, **kwargs)
 
 

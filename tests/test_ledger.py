@@ -166,10 +166,8 @@ print(est.log_px.tolist())
 """
     command = [sys.executable, "-c", code, "400"]
     with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE) as job:
-        for _ in range(1200):
+        while not parts(tmp_path) and job.poll() is None:
             time.sleep(0.02)
-            if parts(tmp_path):
-                break
         job.send_signal(signal.SIGKILL)
     assert job.returncode == -signal.SIGKILL
     assert len(parts(tmp_path)) == 1

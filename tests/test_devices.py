@@ -1,0 +1,58 @@
+"""Where things lie: a program that names no device makes its constants beside its data and its parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppl_vae import weights
+
+
+class Model(nn.Module):
+    """The prior of the README and of most Pyro code: no device is named."""
+
+    def __init__(self, prior: Any) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = nn.Linear(2, 8)
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 4) -> Any:
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", self.prior().to_event(1))
+            return pyro.sample("x", dist.Normal(self.decoder(z), 0.3).to_event(1), obs=x)
+
+
+class Guide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> None:
+        loc, log_scale = self.net(x).chunk(2, -1)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+PRIORS = {
+    "tensors": lambda: dist.Normal(torch.zeros(2), torch.ones(2)),
+    "numbers": lambda: dist.Normal(0.0, 1.0).expand([2]),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_prior_without_a_device_is_scored_and_drawn_where_the_pair_is(prior: str) -> None:
+    """torch's meta device is as far from the CPU as a GPU is: tensors of the two refuse to meet."""
+    model, guide = Model(PRIORS[prior]).to("meta"), Guide().to("meta")
+    x = torch.zeros(5, 8, device="meta")
+    with pyro.validation_enabled(False):  # validation reads values, and there are none
+        terms = weights.score(model, guide, (x,), (x,), num_samples=3)
+        drawn = weights._run(model, (), {}, 3)
+    assert terms.log_w.shape == (3, 5)
+    assert {terms.log_prior.device.type, terms.log_w.device.type} == {"meta"}
+    assert {drawn.nodes[name]["value"].device.type for name in ("z", "x")} == {"meta"}
+    assert torch.zeros(1).device.type == "cpu"
