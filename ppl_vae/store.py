@@ -95,7 +95,7 @@ def modules_of(*programs: Any) -> list[nn.Module]:
 
 
 def constants_beside(program: Program, *args: Any) -> Any:
-    """A context in which ``torch.zeros(2)``, or ``Normal(0., 1.)``, in a program lies where its data and parameters lie.
+    """A context in which the constants of a program, ``Normal(0., 1.)``, lie where its data and parameters lie.
 
     Stock priors are written without a device. On a CPU there is nothing to do, and nothing is done.
     """
