@@ -143,7 +143,7 @@ def machine() -> dict[str, Any]:
     import pyro
     import torch
 
-    from ppl_vae.precision import processor
+    from ppl_vae.compile.products import processor
 
     return {
         "processor": processor() or platform.processor(), "cores": os.cpu_count(),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae import figures
-from ppl_vae.tiles import COLORS, canvas
+from ppl_vae.figures.style import COLORS, canvas
 
 
 class Model(nn.Module):

@@ -127,4 +127,4 @@ def test_a_unit_is_active_where_its_mean_varies() -> None:
                 loc = torch.cat([x, torch.zeros_like(x)], -1)
                 pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
-    assert active(pv.Pair(torch.nn.Module(), Guide()), pv.data.Split(torch.randn(20, 1)), 0) == {"z": 1}
+    assert active(pv.Pair(torch.nn.Module(), Guide()), pv.Split(torch.randn(20, 1)), 0) == {"z": 1}

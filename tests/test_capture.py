@@ -22,13 +22,14 @@ from pairs_under_test import CASES, Case
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import capture, lowering, path, stream
-from ppl_vae.capture import Captured, worthwhile
-from ppl_vae.errors import PairError
-from ppl_vae.moves import Guard
+from ppl_vae.common.errors import PairError
+from ppl_vae.compile import capture, decompositions
+from ppl_vae.compile.capture import Captured, worthwhile
+from ppl_vae.compile.guards import UncapturableError
+from ppl_vae.likelihood import hmc, streaming
 from ppl_vae.pairs.base import data_plate
-from ppl_vae.step_graph import StepGraphs
-from ppl_vae.watched import UncapturableError
+from ppl_vae.training.step import Guard
+from ppl_vae.training.step_graph import StepGraphs
 
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "elbo": lambda: pv.Elbo(),
@@ -288,24 +289,24 @@ def test_what_stands_in_for_slow_functions_is_right_to_rounding(dtype: torch.dty
     exact = x.double()
     tiny = torch.finfo(dtype).tiny
     for found, wanted in (
-        (lowering._log1p(x.abs()), torch.log1p(exact.abs())),
-        (lowering._expm1(x.clamp(max=80)), torch.expm1(exact.clamp(max=80))),
+        (decompositions._log1p(x.abs()), torch.log1p(exact.abs())),
+        (decompositions._expm1(x.clamp(max=80)), torch.expm1(exact.clamp(max=80))),
     ):
         torch.testing.assert_close(found.double(), wanted, rtol=16 * eps, atol=tiny)
     # in float32 by exp2 of a rounded multiple of x, which costs |x| roundings of exp(x)
     bound = (8 + 2 * exact.abs()) * eps if dtype == torch.float32 else torch.full_like(exact, 16 * eps)
     for found, wanted in (
-        (lowering._log1p_exp(x), torch.log1p(torch.exp(-exact.abs()))),
-        (lowering._softplus(x), nn.functional.softplus(exact)),
-        (lowering._softplus(x, 2.0), nn.functional.softplus(exact, 2.0)),
-        (lowering._log_sigmoid(x)[0], torch.nn.functional.logsigmoid(exact)),
+        (decompositions._log1p_exp(x), torch.log1p(torch.exp(-exact.abs()))),
+        (decompositions._softplus(x), nn.functional.softplus(exact)),
+        (decompositions._softplus(x, 2.0), nn.functional.softplus(exact, 2.0)),
+        (decompositions._log_sigmoid(x)[0], torch.nn.functional.logsigmoid(exact)),
     ):
         assert bool(((found.double() - wanted).abs() <= bound * wanted.abs() + tiny).all())
     ends = torch.tensor([-1.0, torch.inf, torch.nan, 0.0], dtype=dtype)
-    torch.testing.assert_close(lowering._log1p(ends), torch.log1p(ends), equal_nan=True)
+    torch.testing.assert_close(decompositions._log1p(ends), torch.log1p(ends), equal_nan=True)
     ends = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0], dtype=dtype)
-    torch.testing.assert_close(lowering._expm1(ends), torch.expm1(ends), equal_nan=True)
-    torch.testing.assert_close(lowering._softplus(ends), torch.nn.functional.softplus(ends), equal_nan=True)
+    torch.testing.assert_close(decompositions._expm1(ends), torch.expm1(ends), equal_nan=True)
+    torch.testing.assert_close(decompositions._softplus(ends), torch.nn.functional.softplus(ends), equal_nan=True)
 
 
 def test_gradients_through_them_are_right() -> None:
@@ -339,7 +340,7 @@ def same(one: pv.Estimate, other: pv.Estimate) -> None:
 @pytest.mark.parametrize("name", ["vae", "vae-conv", "cvae", "hierarchical", "made", "vae-discretized"])
 @pytest.mark.parametrize("proposal", ["guide", "prior", "defensive", "tempered"])
 def test_a_captured_estimate_is_the_estimate(name: str, proposal: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "Captured", functools.partial(Captured, compiled=False))
+    monkeypatch.setattr(streaming, "Captured", functools.partial(Captured, compiled=False))
     same(*both(CASES[name], num_samples=50, proposal=proposal))
 
 
@@ -352,7 +353,7 @@ def test_a_compiled_estimate_is_the_estimate() -> None:
 @pytest.mark.parametrize("name", ["vae", "cvae", "hierarchical"])
 def test_captured_annealing_is_annealing(name: str, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In double precision, where no move is accepted by a hair's breadth in one and refused in the other."""
-    monkeypatch.setattr(path, "Captured", functools.partial(Captured, compiled=False))
+    monkeypatch.setattr(hmc, "Captured", functools.partial(Captured, compiled=False))
     pair = CASES[name].build().double()
     x, y = CASES[name].draw(3)
     how: dict[str, Any] = {"num_chains": 3, "num_temperatures": 6, "start": start, "block": 2}
@@ -474,12 +475,12 @@ def test_infinite_logits_meet_as_in_torch() -> None:
     x = torch.tensor([torch.inf, -torch.inf, torch.nan, 100.0, -100.0]).repeat_interleave(3)
     t = torch.tensor([0.0, 1.0, 0.3]).repeat(5)
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(x, t, reduction="none")
-    torch.testing.assert_close(lowering._cross_entropy(x, t, None, None, 0), wanted, equal_nan=True)
+    torch.testing.assert_close(decompositions._cross_entropy(x, t, None, None, 0), wanted, equal_nan=True)
 
 
 def test_softplus_in_double_precision_ends_where_torchs_does() -> None:
     x = torch.linspace(19, 21, 9, dtype=torch.float64)
-    torch.testing.assert_close(lowering._softplus(x), torch.nn.functional.softplus(x), rtol=1e-15, atol=0)
+    torch.testing.assert_close(decompositions._softplus(x), torch.nn.functional.softplus(x), rtol=1e-15, atol=0)
 
 
 @compiler

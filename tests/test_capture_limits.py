@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_vae as pv
-from ppl_vae import capture, step_graph
-from ppl_vae.capture import Captured
-from ppl_vae.errors import NonFiniteError, RunError
-from ppl_vae.moves import Adams, Guard
+from ppl_vae.common.errors import NonFiniteError, RunError
+from ppl_vae.compile import capture
+from ppl_vae.compile.capture import Captured
+from ppl_vae.compile.guards import UncapturableError
+from ppl_vae.compile.products import products
 from ppl_vae.pairs.base import data_plate
-from ppl_vae.precision import products
-from ppl_vae.watched import UncapturableError
+from ppl_vae.training import step_graph
+from ppl_vae.training.step import Adams, Guard
 
 pytestmark = pytest.mark.filterwarnings("error")
 

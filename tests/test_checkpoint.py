@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import ppl_vae as pv
+from ppl_vae.common.files import read_tensors
 
 SCRIPT = """
 import sys, torch, ppl_vae as pv
@@ -53,7 +54,7 @@ def test_killed_at_any_moment_a_run_goes_on_bit_for_bit(
             process.send_signal(signal.SIGKILL)
         mode = "resume"
         if (folder / "train_state.safetensors").exists():  # whatever the moment, what is there is whole
-            pv.files.read_tensors(folder / "train_state.safetensors")
+            read_tensors(folder / "train_state.safetensors")
     with start(folder, "resume") as process:
         assert process.wait(timeout=120) == 0
     assert (folder / "weights.safetensors").read_bytes() == (unbroken / "weights.safetensors").read_bytes()

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ppl_vae.cli.app.app import app
 from typer.testing import CliRunner
 
-from ppl_vae.cli import app
-from ppl_vae.registry import DATASETS, OBJECTIVES, PAIRS
+from ppl_vae.common.registry import DATASETS, OBJECTIVES, PAIRS
 
 KEYS = {
     "pair", "data", "split", "n", "num_samples", "seed", "log_px_mean", "log_px_se", "elbo_mean", "bits_per_dim",
@@ -106,10 +106,10 @@ def test_evaluate_shows_a_row_an_estimator(runs: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_goes_on_after_ctrl_c(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppl_vae import annealed
+    from ppl_vae.likelihood import annealing
 
     small = ["--estimator", "ais", "--limit", "5", "--num-chains", "2", "--num-temperatures", "9", "--out", tmp_path]
-    real, count = annealed.move, 0
+    real, count = annealing.move, 0
 
     def counted(*args: Any) -> Any:
         nonlocal count
@@ -119,7 +119,7 @@ def test_evaluate_goes_on_after_ctrl_c(runs: Path, tmp_path: Path, monkeypatch: 
         return real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(annealed, "move", counted)
+        patched.setattr(annealing, "move", counted)
         assert "the same command goes on from here" in call("evaluate", runs / "vae", *small, code=1).stderr
     assert len(list(tmp_path.glob("unfinished-*"))) == 1
     resumed = read("evaluate", runs / "vae", *small)
@@ -301,7 +301,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 def test_help_needs_no_torch() -> None:
     for args in (["--help"], ["train", "--help"], ["list"]):
-        code = f"import sys; sys.argv = ['ppl-vae', *{args}]\nfrom ppl_vae.cli import app\n" + (
+        code = f"import sys; sys.argv = ['ppl-vae', *{args}]\nfrom ppl_vae.cli.app import app\n" + (
             "try:\n    app()\nexcept SystemExit as e:\n    assert not e.code\nassert 'torch' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -14,7 +14,7 @@ from pairs_under_test import CASES
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import codec
+from ppl_vae.compression import codec
 
 pytest.importorskip("constriction")
 

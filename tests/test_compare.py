@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ppl_vae as pv
-from ppl_vae.compare import tabulate
+from ppl_vae.strategies.compare import tabulate
 
 
 def estimate(log_px: torch.Tensor) -> pv.Estimate:

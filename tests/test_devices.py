@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import weights
+from ppl_vae.scoring import terms, trace
 
 
 class Model(nn.Module):
@@ -50,9 +50,9 @@ def test_a_prior_without_a_device_is_scored_and_drawn_where_the_pair_is(prior: s
     model, guide = Model(PRIORS[prior]).to("meta"), Guide().to("meta")
     x = torch.zeros(5, 8, device="meta")
     with pyro.validation_enabled(False):  # validation reads values, and there are none
-        terms = weights.score(model, guide, (x,), (x,), num_samples=3)
-        drawn = weights._run(model, (), {}, 3)
-    assert terms.log_w.shape == (3, 5)
-    assert {terms.log_prior.device.type, terms.log_w.device.type} == {"meta"}
+        found = terms.score(model, guide, (x,), (x,), num_samples=3)
+        drawn = trace._run(model, (), {}, 3)
+    assert found.log_w.shape == (3, 5)
+    assert {found.log_prior.device.type, found.log_w.device.type} == {"meta"}
     assert {drawn.nodes[name]["value"].device.type for name in ("z", "x")} == {"meta"}
     assert torch.zeros(1).device.type == "cpu"

@@ -13,7 +13,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import enumeration
+from ppl_vae.scoring import enumeration
 
 PARALLEL = {"enumerate": "parallel"}
 X = torch.tensor([[0.5, -1.0], [1.5, 0.2], [-0.3, 0.1]])

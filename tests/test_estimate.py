@@ -16,8 +16,8 @@ from exact import GammaGuide, GammaPoisson
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.diagnostics import tail_length
-from ppl_vae.stream import CHUNK
+from ppl_vae.likelihood.diagnostics import tail_length
+from ppl_vae.likelihood.streaming import CHUNK
 
 
 def ppca(guide: str, shape: tuple[int, ...] = (20,), latent: int = 4, dtype: torch.dtype = torch.float64) -> pv.Pair:
@@ -86,7 +86,7 @@ def test_a_constrained_latent_has_the_closed_form(stretch: float) -> None:
 
 def test_streaming_is_the_plain_formula() -> None:
     """One chunk of K, scored by hand at the same seed, gives the same figures."""
-    from ppl_vae.rng import forked, seed_for
+    from ppl_vae.common.rng import forked, seed_for
 
     pair = pv.build("vae", data_shape=(9,), latent=2, hidden=(8,)).double()
     x = (torch.rand(6, 9) > 0.5).double()
@@ -104,7 +104,7 @@ def test_streaming_is_the_plain_formula() -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 def test_merging_chunks_loses_nothing(chunk: int) -> None:
     """Fixed weights, however they are cut, give the sums of all of them, also far outside the range of exp."""
-    from ppl_vae.running import Running, weighed
+    from ppl_vae.likelihood.accumulator import Running, weighed
 
     log_w = 30 * torch.randn(1000, 5, dtype=torch.float64) + torch.tensor([0.0, 2000.0, -3000.0, 700.0, -700.0])
     log_w[:400, 4] = -math.inf
@@ -597,7 +597,7 @@ def test_a_split_brings_its_labels_to_encode_and_reconstruct() -> None:
     torch.manual_seed(0)
     x, y = (torch.rand(6, 5) < 0.5).float(), torch.arange(6) % 3
     pair = pv.build("cvae", data_shape=(5,), num_classes=3, latent=2, hidden=(4,))
-    split = pv.data.Split(x, y)
+    split = pv.Split(x, y)
     assert torch.equal(pv.encode(pair, split, seed=0).mean["z"], pv.encode(pair, x, y, seed=0).mean["z"])
     assert torch.equal(pv.reconstruct(pair, split, seed=0), pv.reconstruct(pair, x, y, seed=0))
     with pytest.raises(pv.DataError, match="2 labels for 6 data"):

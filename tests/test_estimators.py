@@ -16,7 +16,7 @@ from exact import CONJUGATE, DIMS, toy, toy_evidence, toy_moment
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae import estimators
+from ppl_vae.likelihood import estimators
 
 
 def test_rainforths_toy_has_its_gap_its_bias_and_its_variance() -> None:

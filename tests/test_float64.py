@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 import ppl_vae as pv
-from ppl_vae.step_graph import StepGraphs
+from ppl_vae.training.step_graph import StepGraphs
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_every_optimiser_moves_the_pair_by_its_own_rule(optimizer: Any) -> None:
 
 @pytest.mark.parametrize("objective", [pv.Elbo(free_bits=0.1, beta=2), pv.IWAE(3, "dreg"), pv.MeanField()])
 def test_a_captured_step_is_the_eager_one_to_rounding(objective: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppl_vae.svi.StepGraphs", functools.partial(StepGraphs, compiled=False))
+    monkeypatch.setattr("ppl_vae.training.svi.StepGraphs", functools.partial(StepGraphs, compiled=False))
     ends = []
     for capture in (False, True):
         pair, x = linear()

@@ -15,7 +15,7 @@ from pyro.distributions import transforms as T
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.capture import Captured
+from ppl_vae.compile.capture import Captured
 
 zuko = pytest.importorskip("zuko")
 from pyro.contrib.zuko import ZukoToPyro  # noqa: E402

@@ -13,8 +13,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.moves import Guard
-from ppl_vae.step_graph import StepGraphs
+from ppl_vae.training.step import Guard
+from ppl_vae.training.step_graph import StepGraphs
 
 B, RATE = 6, 0.25
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, lr_scheduler
 
 import ppl_vae as pv
-from ppl_vae.identity import describe, difference
+from ppl_vae.common.identity import describe, difference
 
 RATE = 0.5
 
@@ -137,7 +137,7 @@ def test_a_longer_fit_is_the_same_run_where_no_schedule_spans_it(tmp_path: Path)
 )
 def test_a_run_of_an_older_version_is_resumed_to_the_same_weights(options: dict[str, Any], tmp_path: Path) -> None:
     """Its configuration has names alone, and its state no rates of groups."""
-    from ppl_vae import files
+    from ppl_vae.common import files
 
     whole = start(tmp_path / "whole", **{"epochs": 3, **options})
 
@@ -250,7 +250,7 @@ NUMBERS: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("name", "value"), [(k, v) for k, values in NUMBERS.items() for v in values], ids=str)
 def test_numbers_of_numpy_and_torch_do_what_pythons_do(name: str, value: Any, tmp_path: Path) -> None:
-    from ppl_vae.numbers import plain
+    from ppl_vae.common.numbers import plain
 
     rows = []
     for i, (given, folder) in enumerate(((value, None), (value, "numpy"), (plain(value), "plain"))):
@@ -267,7 +267,7 @@ def test_numbers_of_numpy_and_torch_do_what_pythons_do(name: str, value: Any, tm
 
 
 def test_a_seed_of_numpy_or_torch_is_the_seed_and_others_are_one_line() -> None:
-    from ppl_vae.rng import seed_for
+    from ppl_vae.common.rng import seed_for
 
     assert len({seed_for(s, "train", 1) for s in (3, np.int64(3), np.uint8(3), torch.tensor(3), np.array(3))}) == 1
     pair = pv.build("linear", data_shape=(3,), latent=1)

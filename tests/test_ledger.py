@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae import annealed, ledger, stream
-from ppl_vae.ledger import Ledger
+from ppl_vae.likelihood import annealing, streaming
+from ppl_vae.runs import partial
+from ppl_vae.runs.partial import Ledger
 
 
 def parts(folder: Path) -> list[Path]:
@@ -32,7 +33,7 @@ def left_in_the_middle(folder: Path, about: dict[str, int]) -> None:
 
 
 def test_parts_come_back_and_the_end_removes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "EVERY", 0.0)
+    monkeypatch.setattr(partial, "EVERY", 0.0)
     left_in_the_middle(tmp_path, {"work": 1})
     assert len(parts(tmp_path)) == 1
     with Ledger(tmp_path, {"work": 2}) as other:  # another name, so nothing is there
@@ -79,13 +80,13 @@ def test_annealing_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.
 
     whole = run(None)
     with monkeypatch.context() as patched:
-        stop_after(patched, annealed, "move", calls)
+        stop_after(patched, annealing, "move", calls)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert len(parts(tmp_path)) == 1
     moves: list[int] = []
-    real = annealed.move
-    monkeypatch.setattr(annealed, "move", lambda *a: moves.append(1) or real(*a))  # type: ignore[func-returns-value]
+    real = annealing.move
+    monkeypatch.setattr(annealing, "move", lambda *a: moves.append(1) or real(*a))  # type: ignore[func-returns-value]
     assert torch.equal(run(tmp_path), whole)
     assert len(moves) == 80 - (calls - 1)  # and nothing was done twice
     assert parts(tmp_path) == []
@@ -101,7 +102,7 @@ def test_an_estimate_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytes
 
     whole = run(None)
     with monkeypatch.context() as patched:
-        stop_after(patched, stream, "refuse_outside", 4)
+        stop_after(patched, streaming, "refuse_outside", 4)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     for other in ({"num_samples": 60}, {"seed": 1}, {"proposal": "prior"}, {"estimator": "psis"}, {"block": 5}):
@@ -133,23 +134,21 @@ def test_what_parameters_do_not_show_is_other_work(tmp_path: Path, monkeypatch: 
     x = torch.randn(20, 5)
     pairs = [pv.Pair(model, Shifted(s)) for s in (0.0, 0.3)]
     setting: dict[str, Any] = {"num_samples": 50, "block": 4}
-    annealing: dict[str, Any] = {"num_chains": 2, "num_temperatures": 5, "block": 4, "start": "guide"}
+    chains: dict[str, Any] = {"num_chains": 2, "num_temperatures": 5, "block": 4, "start": "guide"}
     with monkeypatch.context() as patched:
-        stop_after(patched, stream, "refuse_outside", 4)
+        stop_after(patched, streaming, "refuse_outside", 4)
         with pytest.raises(KeyboardInterrupt):
             pv.log_likelihood(pairs[0], x, resume=tmp_path, proposal=pv.proposals.tempered(4.0), **setting)
     with monkeypatch.context() as patched:
-        stop_after(patched, annealed, "move", 15)
+        stop_after(patched, annealing, "move", 15)
         with pytest.raises(KeyboardInterrupt):
-            pv.ais(pairs[0], x, resume=tmp_path, **annealing)
+            pv.ais(pairs[0], x, resume=tmp_path, **chains)
     assert len(parts(tmp_path)) == 2
     for pair, temperature in ((pairs[1], 4.0), (pairs[0], 2.0)):
         proposal = pv.proposals.tempered(temperature)
         resumed = pv.log_likelihood(pair, x, resume=tmp_path, proposal=proposal, **setting)
         assert torch.equal(resumed.log_px, pv.log_likelihood(pair, x, proposal=proposal, **setting).log_px)
-    assert torch.equal(
-        pv.ais(pairs[1], x, resume=tmp_path, **annealing).log_px, pv.ais(pairs[1], x, **annealing).log_px
-    )
+    assert torch.equal(pv.ais(pairs[1], x, resume=tmp_path, **chains).log_px, pv.ais(pairs[1], x, **chains).log_px)
     assert len(parts(tmp_path)) == 2
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import ppl_vae as pv
-from ppl_vae import likelihoods
-from ppl_vae.distributions import ContinuousBernoulli, DiscretizedLogistic
-from ppl_vae.likelihoods import LIKELIHOODS, make
+from ppl_vae.nn import likelihoods
+from ppl_vae.nn.distributions import ContinuousBernoulli, DiscretizedLogistic
+from ppl_vae.nn.likelihoods import LIKELIHOODS, make
 
 
 @pytest.mark.parametrize(("shape", "hidden"), [((1, 3, 3), (20,)), ((7,), (20, 15)), ((1,), (4,)), ((2, 4), ())])

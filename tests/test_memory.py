@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import resource, torch
-from ppl_vae.memory import keep_freed
+from ppl_vae.common.memory import keep_freed
 
 def round():  # what a chunk does: blocks that live at once, written, and freed
     return [torch.ones(2_000_000) for _ in range(4)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.supports import unconstraining
+from ppl_vae.scoring.support import unconstraining
 
 X = torch.tensor([[1.5], [-2.0], [0.1]])
 W, MEANS, SCALES = torch.tensor([0.3, 0.7]), torch.tensor([[-2.0], [1.0]]), torch.tensor([[0.5], [1.0]])

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae.errors import UserError
-from ppl_vae.numbers import convert, plain
+from ppl_vae.common.errors import UserError
+from ppl_vae.common.numbers import convert, plain
 
 INTS: dict[str, Callable[[int], Any]] = {
     "np.int64": np.int64,

@@ -16,6 +16,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.objectives.names import ours as objective_of
 
 
 class Mixed(nn.Module):
@@ -107,7 +108,7 @@ def assert_same(one: Any, two: Any) -> None:
 def test_the_elbo_and_its_gradient_are_pyros(name: str, particles: int, vectorize: bool) -> None:
     model, guide, params, args = cases()[name]()
     theirs = Trace_ELBO(num_particles=particles, vectorize_particles=vectorize, max_plate_nesting=1)
-    ours = pv.objectives.ours(theirs)
+    ours = objective_of(theirs)
     assert ours is not None
     assert_same(
         loss_and_grads(ours, model, guide, params, args, 3), loss_and_grads(theirs, model, guide, params, args, 3)
@@ -119,7 +120,7 @@ def test_the_elbo_and_its_gradient_are_pyros(name: str, particles: int, vectoriz
 def test_the_mean_field_elbo_and_its_gradient_are_pyros(name: str) -> None:
     model, guide, params, args = cases()[name]()
     theirs = TraceMeanField_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
-    ours = pv.objectives.ours(theirs)
+    ours = objective_of(theirs)
     assert ours is not None
     assert_same(
         loss_and_grads(ours, model, guide, params, args, 3), loss_and_grads(theirs, model, guide, params, args, 3)

@@ -10,7 +10,7 @@ import torch
 from pairs_under_test import CASES, Case
 
 import ppl_vae as pv
-from ppl_vae.registry import PAIRS
+from ppl_vae.common.registry import PAIRS
 
 pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

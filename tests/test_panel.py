@@ -9,7 +9,7 @@ import torch
 from exact import DIMS, toy, toy_evidence
 
 import ppl_vae as pv
-from ppl_vae.registry import ESTIMATORS
+from ppl_vae.common.registry import ESTIMATORS
 
 
 def test_every_estimator_has_a_row_equal_to_its_own_call() -> None:

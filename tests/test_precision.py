@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import ppl_vae as pv
-from ppl_vae import precision
-from ppl_vae.precision import fast_products, products
+from ppl_vae.compile import products as module
+from ppl_vae.compile.products import fast_products, products
 
 
 def test_bf16_rounds_the_factors_of_products_and_nothing_else() -> None:
@@ -55,8 +55,8 @@ def test_bf16_moves_a_fit_and_an_estimate_by_little() -> None:
 
 @pytest.mark.parametrize("chosen", ["medium", "highest"])
 def test_the_setting_of_products_is_given_back(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
-    monkeypatch.setattr(precision, "faster", lambda before: chosen)
-    monkeypatch.setattr(precision, "as_exact", lambda before: True)  # whatever this processor's oneDNN does
+    monkeypatch.setattr(module, "faster", lambda before: chosen)
+    monkeypatch.setattr(module, "as_exact", lambda before: True)  # whatever this processor's oneDNN does
     before = torch.get_float32_matmul_precision()
 
     def work() -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import ppl_vae as pv
-from ppl_vae import ledger, precision, stream
-from ppl_vae.precision import choose, fast_products, faster
+from ppl_vae.compile import products
+from ppl_vae.compile.products import choose, fast_products, faster
+from ppl_vae.likelihood import streaming
+from ppl_vae.runs import partial
 
 CPU = torch.device("cpu")
 
@@ -22,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def looked_anew() -> Iterator[None]:
     def forget() -> None:
-        for function in (precision.as_exact, precision.processor, precision.faster):
+        for function in (products.as_exact, products.processor, products.faster):
             getattr(function, "cache_clear", lambda: None)()
 
     forget()
@@ -34,7 +36,7 @@ def looked_anew() -> Iterator[None]:
 def test_no_clock_is_read(slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever of the two routines the clock finds slow, the choice is the same."""
     wanted = choose(CPU)
-    for function in (precision.as_exact, precision.faster):
+    for function in (products.as_exact, products.faster):
         getattr(function, "cache_clear", lambda: None)()
     now, calls = [0.0], [0]
 
@@ -63,15 +65,15 @@ def test_the_choice_is_a_function_of_the_processor_and_the_error(
     capability: str, maker: str, exact: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(precision, "processor", lambda: maker)
-    monkeypatch.setattr(precision, "as_exact", lambda before: exact)
+    monkeypatch.setattr(products, "processor", lambda: maker)
+    monkeypatch.setattr(products, "as_exact", lambda before: exact)
     assert faster("highest") == wanted
 
 
 def test_what_work_began_with_is_taken_again_unless_it_is_less_exact_here(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_float32_matmul_precision()
     for exact, wanted in ((True, "medium"), (False, before)):
-        monkeypatch.setattr(precision, "as_exact", lambda before, exact=exact: exact)
+        monkeypatch.setattr(products, "as_exact", lambda before, exact=exact: exact)
         with fast_products(CPU, "medium") as now:
             assert now == torch.get_float32_matmul_precision() == wanted
         assert torch.get_float32_matmul_precision() == before
@@ -79,7 +81,7 @@ def test_what_work_began_with_is_taken_again_unless_it_is_less_exact_here(monkey
 
 def test_float64_by_default_does_not_change_the_choice() -> None:
     wanted = choose(CPU)
-    precision.as_exact.cache_clear()
+    products.as_exact.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         assert choose(CPU) == wanted
@@ -92,22 +94,22 @@ def test_an_unfinished_estimate_goes_on_by_the_routine_it_began_with(
     began: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second half is multiplied as the first was, whatever this machine would choose."""
-    monkeypatch.setattr(ledger, "EVERY", 0.0)
-    monkeypatch.setattr(precision, "as_exact", lambda before: True)
+    monkeypatch.setattr(partial, "EVERY", 0.0)
+    monkeypatch.setattr(products, "as_exact", lambda before: True)
     other = "highest" if began == "medium" else "medium"
     pair = pv.build("vae", data_shape=(6,), latent=2, hidden=(8,))
     x = (torch.rand(4, 6) > 0.5).float()
-    real, seen = stream.Plan.block_at, []
+    real, seen = streaming.Plan.block_at, []
 
-    def block_at(self: stream.Plan, start: int, hold: bool, by_graph: bool = True) -> object:
+    def block_at(self: streaming.Plan, start: int, hold: bool, by_graph: bool = True) -> object:
         seen.append(torch.get_float32_matmul_precision())
         if len(seen) == 2:
             raise KeyboardInterrupt
         return real(self, start, hold, by_graph)
 
-    monkeypatch.setattr(stream.Plan, "block_at", block_at)
+    monkeypatch.setattr(streaming.Plan, "block_at", block_at)
     for choice in (began, other):
-        monkeypatch.setattr(precision, "faster", lambda before, choice=choice: choice)
+        monkeypatch.setattr(products, "faster", lambda before, choice=choice: choice)
         with suppress(KeyboardInterrupt):
             pv.log_likelihood(pair, x, num_samples=20, block=1, resume=tmp_path)
     assert len(seen) == 2 + 3  # the block that was done is not done again

@@ -66,7 +66,7 @@ def test_the_defensive_mixture_is_safe_where_the_guide_is_three_times_too_narrow
 
 
 def test_the_weights_of_the_mixture_are_bounded_by_the_likelihood() -> None:
-    from ppl_vae.proposals import PROPOSALS
+    from ppl_vae.likelihood.proposals import PROPOSALS
 
     pair, x, _ = toy(0.1)
     t = PROPOSALS["defensive"](pair.model, pair.guide, x, None, 1000)
@@ -78,7 +78,7 @@ def test_the_weights_of_the_mixture_are_bounded_by_the_likelihood() -> None:
 
 def test_every_part_of_the_mixtures_particles_is_unbiased() -> None:
     """Also the first tenth of a chunk: the order is random, or small k of the curve would be all guide or all prior."""
-    from ppl_vae.proposals import PROPOSALS
+    from ppl_vae.likelihood.proposals import PROPOSALS
 
     pair, x, truth = toy(1.0)
     first = torch.cat([PROPOSALS["defensive"](pair.model, pair.guide, x, None, 100).log_w[:10] for _ in range(300)])
@@ -172,7 +172,7 @@ def test_quasi_random_points_reach_constrained_latents(name: str) -> None:
 
 
 def test_points_of_the_cube_are_uniform_and_each_datum_has_its_own() -> None:
-    from ppl_vae.quantiles import sobol
+    from ppl_vae.likelihood.quantiles import sobol
 
     u = sobol(512, 3, 4)
     assert u.shape == (512, 3, 4)
@@ -199,7 +199,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_quantiles_draw_from_the_distribution(name: str) -> None:
     """The mean and the covariance of 2^14 quasi-random draws are those of the distribution."""
-    from ppl_vae.quantiles import noise_shape, quantile, sobol
+    from ppl_vae.likelihood.quantiles import noise_shape, quantile, sobol
 
     fn = FAMILIES[name]
     fn = fn if fn.event_shape else fn.to_event(1)
@@ -215,7 +215,7 @@ def test_quantiles_draw_from_the_distribution(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in FAMILIES if n != "LogNormal"])
 def test_tempering_is_a_power_of_the_density(name: str) -> None:
     """log q_T - log q / T does not depend on z."""
-    from ppl_vae.tempering import tempered
+    from ppl_vae.likelihood.tempering import tempered
 
     fn = FAMILIES[name]
     fn = fn if fn.event_shape else fn.to_event(1)
@@ -259,7 +259,7 @@ def test_what_a_proposal_cannot_do_names_the_site() -> None:
 
 @pytest.mark.parametrize("family", [dist.Gumbel, dist.Kumaraswamy])
 def test_a_family_that_only_looks_like_one_is_not_tempered_in_silence(family: Any) -> None:
-    from ppl_vae.tempering import tempered
+    from ppl_vae.likelihood.tempering import tempered
 
     with pytest.raises(pv.PairError, match="can't be tempered"):
         tempered("z", family(torch.ones(2), 1.0).to_event(1), 2.0)
@@ -272,7 +272,7 @@ def test_a_family_that_only_looks_like_one_is_not_tempered_in_silence(family: An
 @pytest.mark.parametrize("shape", [0.05, 0.3])
 def test_quasi_random_draws_stay_inside_an_open_support(shape: float) -> None:
     """Small shapes have draws that round to 0 or 1 in single precision, where the density is infinite."""
-    from ppl_vae.quantiles import quantile, sobol
+    from ppl_vae.likelihood.quantiles import quantile, sobol
 
     u = sobol(2**12, 1, 1)
     for fn in (dist.Gamma(torch.full((1,), shape), 1.0), dist.Beta(torch.full((1,), shape), shape)):
@@ -283,7 +283,7 @@ def test_quasi_random_draws_stay_inside_an_open_support(shape: float) -> None:
 
 def test_the_bound_on_the_weights_holds_in_every_chunk() -> None:
     """Also for odd chunks, and for a remainder of one particle, where each datum draws its source."""
-    from ppl_vae.proposals import PROPOSALS
+    from ppl_vae.likelihood.proposals import PROPOSALS
 
     pair, x, truth = toy(0.1)
     for size in (1, 2, 3, 14, 15):

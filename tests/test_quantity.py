@@ -12,15 +12,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from ppl_vae.cli.app.app import app
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from typer.testing import CliRunner
 
 import ppl_vae as pv
 from ppl_vae import figures
-from ppl_vae.cli import app
-from ppl_vae.lineage import Lineage
-from ppl_vae.quantity import name_of
+from ppl_vae.scoring.lineage import Lineage
+from ppl_vae.scoring.quantity import name_of
 
 CLASSES = 3
 X = torch.tensor([[0.3, -0.2], [1.0, 0.5], [-0.4, 0.1], [0.0, 0.7]])

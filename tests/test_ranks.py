@@ -21,13 +21,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs_under_test import CASES
+from ppl_vae.data.sets.epochs import Batches
+from ppl_vae.data.sets.sets import Split, visit
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import precision, ranks, stream
-from ppl_vae.data import Batches, Split, visit
-from ppl_vae.rng import forked, reseed, seed_for
+from ppl_vae.common import ranks
+from ppl_vae.common.rng import forked, reseed, seed_for
+from ppl_vae.compile import products
+from ppl_vae.likelihood import streaming
 
 Flat = dict[str, Tensor]
 
@@ -376,7 +379,7 @@ class Stop(Exception):
 def test_estimates_depend_on_no_number_and_no_order_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three ranks, in another order, and each block by one of them: put together, the bits of one process."""
     pair, data = made()
-    plan = stream.plan(pair, data.test.x[:7], None, 40, "guide", 0, 16, 2)
+    plan = streaming.plan(pair, data.test.x[:7], None, 40, "guide", 0, 16, 2)
     whole = plan.each("", False, plan.weights_at)
     sent: dict[int, Tensor] = {}
 
@@ -458,7 +461,7 @@ def test_ranks_that_go_apart_or_fail_say_so(two: Run) -> None:
 
 def left(what: str, folder: Path) -> Any:
     """Ctrl-C once each rank has done one block."""
-    real, calls = stream.Plan.block_at, 0
+    real, calls = streaming.Plan.block_at, 0
 
     def once(self: Any, *args: Any) -> Any:
         nonlocal calls
@@ -467,19 +470,19 @@ def left(what: str, folder: Path) -> Any:
             raise KeyboardInterrupt
         return real(self, *args)
 
-    stream.Plan.block_at = once  # type: ignore[method-assign]
+    streaming.Plan.block_at = once  # type: ignore[method-assign]
     try:
         return estimated(what, folder)
     finally:
-        stream.Plan.block_at = real  # type: ignore[method-assign]
+        streaming.Plan.block_at = real  # type: ignore[method-assign]
 
 
 def test_unfinished_work_of_two_ranks_goes_on_in_one(two: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = estimated("iwae")
     assert all(isinstance(e, KeyboardInterrupt) for e in two(left, "iwae", tmp_path))
     assert len(list(tmp_path.iterdir())) == 2
-    real, done = stream.Plan.block_at, []
-    monkeypatch.setattr(stream.Plan, "block_at", lambda self, s, hold: (done.append(s), real(self, s, hold))[1])
+    real, done = streaming.Plan.block_at, []
+    monkeypatch.setattr(streaming.Plan, "block_at", lambda self, s, hold: (done.append(s), real(self, s, hold))[1])
     assert same({k: v.nan_to_num() for k, v in estimated("iwae", tmp_path).items()},
                 {k: v.nan_to_num() for k, v in whole.items()})  # fmt: skip
     assert done == [4, 6]  # of blocks 0, 2, 4, 6
@@ -654,17 +657,17 @@ def test_a_rank_killed_from_outside_ends_the_command_with_one_line(tmp_path: Pat
 
 def multiplied_by(makers: tuple[str, str]) -> str:
     """The routine of products on a machine whose processors are of these makers, one a rank."""
-    kept = precision.faster
-    precision.faster = lambda before: "medium" if makers[ranks.rank()] == "AMD" else before  # type: ignore[assignment]
+    kept = products.faster
+    products.faster = lambda before: "medium" if makers[ranks.rank()] == "AMD" else before  # type: ignore[assignment]
     try:
-        with precision.fast_products(torch.device("cpu")) as now:
+        with products.fast_products(torch.device("cpu")) as now:
             return now
     finally:
-        precision.faster = kept
+        products.faster = kept
 
 
 def test_all_ranks_multiply_by_the_same_routine(two: Run) -> None:
     before = torch.get_float32_matmul_precision()
-    both = "medium" if precision.as_exact(before) else before
+    both = "medium" if products.as_exact(before) else before
     assert two(multiplied_by, ("AMD", "AMD")) == [both, both]
     assert two(multiplied_by, ("AMD", "Intel")) == two(multiplied_by, ("Intel", "AMD")) == [before, before]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_vae as pv
-from ppl_vae.checkpoint import state_of
+from ppl_vae.runs.folder import state_of
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(nn.Linear(9, 6), nn.BatchNorm1d(6)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ppl_vae.rng import philox, uniform
+from ppl_vae.common.rng import philox, uniform
 
 
 def test_philox_gives_the_published_words() -> None:

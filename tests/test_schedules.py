@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.optim import SGD, Adam, lr_scheduler
 
 import ppl_vae as pv
-from ppl_vae.rng import reseed, seed_for
-from ppl_vae.schedules import BETA_SCHEDULES, SCHEDULES, packed, unpacked
-from ppl_vae.step_graph import StepGraphs
+from ppl_vae.common.rng import reseed, seed_for
+from ppl_vae.training.schedules import BETA_SCHEDULES, SCHEDULES, packed, unpacked
+from ppl_vae.training.step_graph import StepGraphs
 
 PER_EPOCH = 3  # batches of 32 of 90
 
@@ -28,7 +28,7 @@ PER_EPOCH = 3  # batches of 32 of 90
 @pytest.fixture(autouse=True)
 def graphs_are_run_as_they_were_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the compiler, whose ten seconds tell nothing here: the graph reads the same tensors."""
-    monkeypatch.setattr("ppl_vae.svi.StepGraphs", functools.partial(StepGraphs, compiled=False))
+    monkeypatch.setattr("ppl_vae.training.svi.StepGraphs", functools.partial(StepGraphs, compiled=False))
 
 
 def small() -> tuple[pv.Pair, Tensor]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae.files import digest
-from ppl_vae.likelihoods import LIKELIHOODS
-from ppl_vae.networks import Decoder, Encoder, grid
+from ppl_vae.common.files import digest
+from ppl_vae.nn.likelihoods import LIKELIHOODS
+from ppl_vae.nn.networks import Decoder, Encoder, grid
 
 Shape = tuple[int, ...]
 SHAPES: list[Shape] = [(), (1,), (7,), (2, 9), (5, 4), (1, 1, 1), (2, 3, 4), (1, 2, 3, 2)]

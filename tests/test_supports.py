@@ -13,7 +13,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae.supports import is_discrete, refuse_foreign, support_of, unconstraining
+from ppl_vae.scoring.coverage import refuse_foreign
+from ppl_vae.scoring.support import is_discrete, support_of, unconstraining
 
 ONE, ZERO = torch.ones(3), torch.zeros(3)
 X = torch.tensor([[0.3], [0.6]])

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.numbers import plain
-from ppl_vae.store import unmoved
+from ppl_vae.common.numbers import plain
+from ppl_vae.scoring.param_store import unmoved
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.BatchNorm1d(3),

@@ -13,7 +13,8 @@ from pairs_under_test import CASES
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae import weights
+from ppl_vae.runs.folder import state_of
+from ppl_vae.scoring import programs, trace
 
 
 def model(x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> None:
@@ -96,7 +97,7 @@ def test_the_parents_of_each_site_are_found() -> None:
     t = pv.terms(model, guide, x, y)
     two = pv.terms(model, guide, x, y)
     values = [{n: s.value for n, s in terms.sites.items()} for terms in (t, two)]
-    assert weights.parents(model, (x, y), *values) == {"a": set(), "b": {"a"}}
+    assert programs.parents(model, (x, y), *values) == {"a": set(), "b": {"a"}}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_the_parents_of_each_site_are_found() -> None:
     ],
 )
 def test_labels_go_only_where_there_is_a_place_for_them(signature: Any, takes: bool) -> None:
-    assert weights.takes_labels(signature) is takes
+    assert trace.takes_labels(signature) is takes
 
 
 def test_mistakes_are_named() -> None:
@@ -127,7 +128,7 @@ def test_mistakes_are_named() -> None:
 
 
 def test_networks_take_any_leading_dimensions() -> None:
-    from ppl_vae.networks import Decoder, Encoder
+    from ppl_vae.nn.networks import Decoder, Encoder
 
     for network, shape in (("mlp", (2, 7, 5)), ("conv", (2, 7, 5)), ("conv", (1, 28, 28)), ("conv", (1, 1, 3))):
         encoder, decoder = Encoder(shape, (4, 6), "relu", network), Decoder(3, shape, (6, 4), "relu", network, 2)
@@ -165,7 +166,7 @@ def test_a_shared_module_is_one_module() -> None:
 
     pair = pv.Pair(P(), Q())
     assert len(list(pair.parameters())) == 2
-    assert len(pv.checkpoint.state_of(pair)) == 2
+    assert len(state_of(pair)) == 2
     x = torch.randn(6, 2)
     pyro.set_rng_seed(0)
     pv.Elbo()(pair.model, pair.guide)(x).backward()

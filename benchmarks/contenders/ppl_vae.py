@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import ppl_vae as pv
+from ppl_vae.data.sets import visit
 
 from ..images import probabilities, test_images
 from ..job import HIDDEN, LATENT, LR, SHAPE, Job, Loop, Play
@@ -29,7 +30,7 @@ def training(job: Job, *, capture: bool) -> Play:
     p = torch.from_numpy(probabilities(job, "train"))
 
     def prepare(p: torch.Tensor, index: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor]:
-        return (pv.data.visit(p.index_select(0, index), "dynamic", key),)
+        return (visit(p.index_select(0, index), "dynamic", key),)
 
     adam = torch.optim.Adam(pair.parameters(), lr=LR, fused=True)
     svi = pv.SVI(pair.model, pair.guide, adam, capture=capture, prepare=prepare)
@@ -48,7 +49,7 @@ def fit(job: Job, **options: Any) -> Loop:
     """``pv.fit``; a round is one whole epoch."""
     torch.set_float32_matmul_precision(job.matmul)
     p = torch.from_numpy(probabilities(job, "train"))[: job.steps * job.batch]
-    data = pv.data.Split(p, binarize="dynamic", name="train")
+    data = pv.Split(p, binarize="dynamic", name="train")
 
     def run(turn: Callable[[float], None]) -> None:
         pv.fit(

@@ -1,0 +1,4 @@
+"""Pairs of a model p(z) p(x | z) and a guide q(z | x), one file a family.
+
+May import: ``common``, ``nn``, ``guides``. A pair is a file here and a line in ``common/registry.py``.
+"""

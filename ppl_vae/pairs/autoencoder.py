@@ -9,8 +9,8 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from .. import likelihoods
-from ..networks import MLP, Encoder
+from ..nn import likelihoods
+from ..nn.networks import MLP, Encoder
 from .base import Pair, StandardNormal, data_plate, encoder_decoder
 from .vae import Model
 

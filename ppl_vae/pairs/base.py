@@ -11,11 +11,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..likelihoods import Likelihood
-from ..networks import Decoder, Encoder
-from ..numbers import convert, plain
-from ..registry import PAIRS, resolve
+from ..common.errors import UserError
+from ..common.numbers import convert, plain
+from ..common.registry import PAIRS, resolve
+from ..nn.likelihoods import Likelihood
+from ..nn.networks import Decoder, Encoder
 
 
 class Stock(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from .. import likelihoods
-from ..errors import UserError
-from ..networks import Encoder, GaussianHead, cat
+from ..common.errors import UserError
+from ..nn import likelihoods
+from ..nn.networks import Encoder, GaussianHead, cat
 from .base import Pair, StandardNormal, data_plate, encoder_decoder
 
 

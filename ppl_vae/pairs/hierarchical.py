@@ -11,10 +11,9 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from .. import likelihoods
-from ..errors import UserError
-from ..networks import MLP, Encoder, GaussianHead
-from ..networks import activation as make_activation
+from ..common.errors import UserError
+from ..nn import likelihoods
+from ..nn.networks import MLP, Encoder, GaussianHead, activation as make_activation
 from .base import Pair, StandardNormal, data_plate, encoder_decoder
 
 

@@ -15,8 +15,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..networks import GaussianHead, flat
+from ..common.errors import UserError
+from ..nn.networks import GaussianHead, flat
 from .base import Pair, StandardNormal, data_plate
 
 

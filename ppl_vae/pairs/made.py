@@ -17,8 +17,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
-from ..networks import activation as make_activation
-from ..networks import flat, glorot, over_batch
+from ..nn.networks import activation as make_activation, flat, glorot, over_batch
 from .base import Pair, data_plate
 
 

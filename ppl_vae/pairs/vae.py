@@ -11,8 +11,8 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from .. import likelihoods
-from ..networks import Encoder, GaussianHead
+from ..nn import likelihoods
+from ..nn.networks import Encoder, GaussianHead
 from .base import Pair, StandardNormal, data_plate, encoder_decoder
 
 

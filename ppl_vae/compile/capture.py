@@ -1,0 +1,373 @@
+"""A computation as a graph: traced once for each shape, compiled, and run on what its tensors hold now."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from ..common.errors import UserError
+from ..common.memory import keep_freed
+from ..common.rng import forked
+from .decompositions import fast
+from .guards import READ, Attributes, Held, UncapturableError
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+WORTH = 3e12  # multiplications from which on compiling pays
+LEAST = 2e8  # what a call costs by its Python alone
+MOST = 32  # graphs of one function
+
+
+class Captured:
+    """A function of tensors as a compiled graph, one for each shape of its arguments.
+
+    The graph reads every other tensor that the function uses (parameters, buffers, 0-d settings) where it lives, so a
+    value that changes in place is seen by the next call. Noise comes from torch's generators, anew in every call and
+    the same as in the function itself. Python is not run again: what it decides is decided at the first call. A change
+    of an attribute of ``modules`` (a number, a flag, another parameter or child) makes a new graph.
+
+    Args:
+        function: takes tensors and returns a tuple of tensors, which carry no gradient.
+        compiled: False runs the traced graph as it is, operation by operation.
+        modules: those that the function runs; a function that sets their attributes can't be captured.
+
+    Example:
+        >>> import torch
+        >>> scale = torch.tensor(2.0)
+        >>> twice = Captured(lambda x: (x * scale,), compiled=False)
+        >>> twice(torch.ones(2)), scale.fill_(3.0), twice(torch.ones(2))
+        ((tensor([2., 2.]),), tensor(3.), (tensor([3., 3.]),))
+    """
+
+    def __init__(self, function: Function, compiled: bool = True, modules: Iterable[nn.Module] = ()) -> None:
+        self.function = function
+        self.compiled = compiled
+        self.modules = list(modules)
+        self.count = 0
+        self._graphs: dict[Any, _Graph] = {}
+        keep_freed()
+
+    def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
+        """The function's value.
+
+        Raises:
+            UncapturableError: at the first call with these shapes, where tracing or compiling fails.
+        """
+        shapes = (torch.get_num_threads(), *map(_kind, args))  # compiled code has room for so many threads, no more
+        graph = self._graphs.get(shapes)
+        if graph is None or not graph.fresh():
+            graph = self._graphs[shapes] = self._made(args)
+        with torch.no_grad():
+            return tuple(graph.run(*graph.inputs, *args))
+
+    def _made(self, args: Sequence[Tensor]) -> _Graph:
+        self.count += 1
+        if self.count > MOST:
+            raise UncapturableError(
+                f"more than {MOST} graphs: the shapes, or the attributes of its modules, keep changing"
+            )
+        try:
+            return _Graph(self.function, args, self.compiled, self.modules)
+        except UncapturableError:
+            raise
+        except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
+            raise UncapturableError(_reason(error)) from error
+
+
+def chosen(capture: bool | str) -> bool | str:
+    """The option ``capture`` as it was given.
+
+    Raises:
+        UserError: it is neither True, False nor ``"auto"``.
+
+    Example:
+        >>> chosen("auto")
+        'auto'
+    """
+    if not (isinstance(capture, bool) or capture == "auto"):
+        raise UserError(f"capture={capture!r}: choose True, False or 'auto'")
+    return capture
+
+
+def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
+    """Whether so many calls on ``rows`` latents are work enough to pay for compiling, which takes about ten seconds.
+
+    Counted, not timed, so that a seed gives the same figures every time: a multiplication for each parameter and row,
+    a hundred for each number of a datum, and no call below what running Python takes.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(784,), latent=50, hidden=(400,))
+        >>> worthwhile(1_000, 128, pair, 784), worthwhile(20_000, 128, pair, 784)
+        (False, True)
+    """
+    each = rows * (sum(p.numel() for p in pair.parameters()) + 100 * num_dims)
+    return bool(calls * max(each, LEAST) >= WORTH)
+
+
+@contextmanager
+def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Put the values of tensors back."""
+    before = [t.clone() for t in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for t, was in zip(tensors, before, strict=True):
+                t.copy_(was)
+
+
+def _kind(t: Tensor) -> Any:
+    return t.shape, t.stride(), t.dtype, t.device
+
+
+class _Graph:
+    """One traced function: the tensors that it holds, and what runs it on them."""
+
+    def __init__(self, function: Function, args: Sequence[Tensor], compiled: bool, modules: list[nn.Module]) -> None:
+        modules = list({id(m): m for top in modules for m in top.modules()}.values())  # now: children may come
+        self.attributes = Attributes(modules)
+        try:
+            module, self.held = trace(function, args)
+            changed = self.attributes.changed()
+            if changed is not None:
+                what = f"the program sets the attribute {changed!r} of a module, which a graph would not"
+                raise UncapturableError(what)
+            self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
+            key = (module.code, torch.get_num_threads(), *map(_kind, (*self.inputs, *args)))
+            if not (compiled and key in _compiled and _belong(self.held, modules)):  # a known graph is not tried again
+                again, held_again = trace(function, args)
+                if module.code != again.code or not all(map(_same, self.held, held_again)):
+                    raise UncapturableError(
+                        "it does something else at every call (a counter, or noise that is not torch's)"
+                    )
+        finally:
+            self.attributes.give_back()
+        if not compiled:
+            self.run: Function = _lowered(module, [*self.inputs, *args])
+        else:
+            if key not in _compiled:
+                run = _compile(module, [*self.inputs, *args])
+                _prove(run, module, function, self.inputs, args)
+                _compiled[key] = run
+            self.run = _compiled[key]
+            if args and args[0].is_cuda:
+                self.run = _Replayed(self.run, self.inputs)
+
+    def fresh(self) -> bool:
+        """Whether the tensors held still have the memory that the graph reads, and modules the same attributes."""
+        for held, read in zip(self.held, self.inputs, strict=True):
+            if not held.is_set_to(read):  # moving a module gives it other memory
+                return False
+        return self.attributes.fresh()
+
+
+_compiled: dict[Any, Function] = {}  # by the code of the graph: pairs of one architecture share what was compiled
+
+
+def _prove(run: Function, module: GraphModule, function: Function, held: list[Tensor], args: Sequence[Tensor]) -> None:
+    """Refuse a compiled graph that gives other numbers than the program; leaves noise and tensors as they were.
+
+    Each result may be off by a thousandth of its largest number, or of what rounding makes of the largest of all: a
+    gradient that is zero but for rounding has no other scale. With products of half the digits, by thirty times that.
+    """
+    device = next((t.device for t in (*args, *held)), torch.device("cpu"))
+    results: list[list[Tensor]] = []
+    eps = 0.0
+    for compute, given in ((function, args), (run, (*held, *args))):
+        with torch.no_grad(), forked(device, 0), _kept(held):
+            found = compute(*given)
+            results.append([r.double().clone() for r in found])
+            eps = max([torch.finfo(r.dtype).eps for r in found if r.is_floating_point()], default=0.0)
+    tolerance = 0.03 if "float16" in module.code else 1e-3  # bfloat16 too
+    floor = 10 * eps * max(map(_largest, results[0]), default=0.0)
+    for i, (one, other) in enumerate(zip(*results, strict=True)):
+        about = max(tolerance * _largest(one), floor)
+        if not torch.allclose(one, other, rtol=tolerance, atol=about, equal_nan=True):
+            off = _largest(one - other) / (_largest(one) or 1.0)
+            raise UncapturableError(
+                f"the compiled graph gives other numbers than the program: result {i + 1} of {len(results[0])} is off "
+                f"by {off:.1g} of its largest number"
+            )
+
+
+def _largest(t: Tensor) -> float:
+    """The largest finite number, regardless of its sign; 0 where there is none."""
+    finite = t[t.isfinite()].abs()
+    return float(finite.max()) if len(finite) else 0.0
+
+
+def _belong(held: list[Tensor], modules: list[nn.Module]) -> bool:
+    """Whether all numbers held are parameters or buffers of the modules: no constants, which Python may have drawn."""
+    own = {id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values())}
+    return all(id(t) in own for t in held if t.numel())
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other))
+
+
+def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list[Tensor]]:
+    """The graph of a function, whose first inputs are the tensors that the function holds; nothing is computed.
+
+    Returns:
+        A module that takes (*held, *args), and the tensors held.
+
+    Raises:
+        UncapturableError: the function reads a value back from the device, or holds what a graph can't.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    device = args[0].device if args else torch.device("cpu")
+
+    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of what it is given
+        return function(*tensors)
+
+    make = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
+    held = Held()
+    try:
+        with forked(device), held:
+            module = make(*args)
+    finally:
+        held.give_back()
+    return module, _lift(module)
+
+
+_READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # how torch says so
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if any(sign in text for sign in _READS):
+        return READ
+    return text.splitlines()[0][:160]
+
+
+def _lift(module: GraphModule) -> list[Tensor]:
+    """Make an input of every tensor that a graph holds: inductor would take small ones as numbers for good."""
+    graph = module.graph
+    first = next(iter(graph.nodes))
+    held: list[Tensor] = []
+    inputs: dict[int, Any] = {}
+    for node in list(graph.nodes):
+        node.meta.pop("val", None)  # of differing fake modes
+        if node.op != "get_attr":
+            continue
+        tensor = getattr(module, node.target)
+        if not isinstance(tensor, Tensor):
+            raise UncapturableError(f"the program holds a {type(tensor).__name__}, which a graph can't")
+        if id(tensor) not in inputs:
+            with graph.inserting_before(first):
+                inputs[id(tensor)] = graph.placeholder(f"held_{len(held)}")
+            held.append(tensor)
+        node.replace_all_uses_with(inputs[id(tensor)])
+        graph.erase_node(node)
+    graph.lint()
+    module.recompile()
+    return held
+
+
+def _lowered(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
+    """The graph in operations that are fast on the device."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    device = inputs[0].device if inputs else torch.device("cpu")
+    with torch.no_grad(), forked(device):
+        return make_fx(module, decomposition_table=fast(device), tracing_mode="fake")(*inputs)
+
+
+def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> Function:
+    try:
+        with torch.no_grad(), _quiet(), _uninterrupted():
+            from torch._inductor import compile as inductor
+
+            # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
+            run: Function = inductor(_lowered(module, inputs), list(inputs), options={"fallback_random": True})
+            return run
+    except Exception as error:
+        broken = re.search(r"(/\S+\.so): file too short", str(error))
+        if broken and again:  # left in the compiler's cache by a process that was killed while it compiled
+            Path(broken[1]).unlink(missing_ok=True)
+            return _compile(module, inputs, again=False)
+        what = "there is no C++ compiler" if "Cxx" in type(error).__name__ or "compiler" in str(error) else None
+        raise UncapturableError(what or f"the compiler failed: {_reason(error)}") from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: a terminal sends it to the compiler's processes too, which inherit that they don't hear it."""
+    before = signal.getsignal(signal.SIGINT)
+    alone = threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask")
+    if not alone or before is None:
+        yield
+        return
+    caught: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))  # another thread may hear it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's builder says of itself: remarks on CUDA where there is none, deprecations of its parts."""
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for kind in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
+    finally:
+        log.setLevel(level)
+
+
+class _Replayed:
+    """A compiled graph as a CUDA graph: one launch, on buffers that stay where they are.
+
+    The first call runs as it is, which warms the kernels up; the second is recorded. An argument that is found at
+    another address is copied into a buffer from then on; one that stays, such as all the data, is read where it is.
+    The results are overwritten by the next call.
+    """
+
+    def __init__(self, run: Function, held: list[Tensor]) -> None:
+        self.run = run
+        self.held = held
+        self.graph: Any = None
+        self.args: list[Tensor] = []  # that the graph reads
+        self.moving: set[int] = set()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        args = inputs[len(self.held) :]
+        if not self.args:
+            self.args = list(args)
+            return tuple(self.run(*inputs))
+        moved = {i for i, (a, b) in enumerate(zip(args, self.args, strict=True)) if a.data_ptr() != b.data_ptr()}
+        if self.graph is None or not moved <= self.moving:
+            self.moving |= moved
+            self.args = [a.clone() if i in self.moving else a for i, a in enumerate(args)]
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.results = tuple(self.run(*self.held, *self.args))
+        for i in self.moving:
+            self.args[i].copy_(args[i])
+        self.graph.replay()
+        return self.results

@@ -1,0 +1,197 @@
+"""Where batches come from: tensors on the device, or a loader; addressed by epoch and position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ..common.errors import DataError
+from ..common.fields import X, device_of, each, filled, leaves, named, num_data
+from ..common.files import digest
+from ..common.rng import reseed, seed_for
+from . import lazy
+from .epochs import Batches
+from .sets import Split, as_split
+
+
+class Needs(Protocol):
+    """What a pair takes, see ``scoring.inputs.Needs``: it makes data and labels of what was read."""
+
+    def scale_of(self, raw: Any) -> int | None: ...
+
+    def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]: ...
+
+
+class Batch(NamedTuple):
+    """Data and labels of a step: all of them, or the rows ``at`` an index of a whole split, for the step to select."""
+
+    x: X
+    y: Tensor | None
+    at: Tensor | None = None
+
+    def __len__(self) -> int:
+        return num_data(self.x) if self.at is None else len(self.at)
+
+    def split(self, of: int) -> list[Batch]:
+        """The parts of a batch, of which some may be empty."""
+        if self.at is not None:
+            return [Batch(self.x, self.y, part) for part in self.at.tensor_split(of)]
+        ys = [None] * of if self.y is None else self.y.tensor_split(of)
+        fields = zip(*(leaf.tensor_split(of) for leaf in leaves(self.x)), strict=True)
+        return [Batch(filled(self.x, iter(part)), y) for part, y in zip(fields, ys, strict=True)]
+
+    def rows(self) -> tuple[X, Tensor | None]:
+        """The data (B, *shape) and labels (B,) themselves."""
+        return selected(*self)
+
+
+def selected(x: X, y: Tensor | None, index: Tensor | None) -> tuple[X, Tensor | None]:
+    """The rows at an index, or all."""
+    if index is None:
+        return x, y
+    return each(lambda t: t.index_select(0, index), x), None if y is None else y.index_select(0, index)
+
+
+class Feed:
+    """The batches of an epoch.
+
+    Attributes:
+        length: batches in an epoch, or None where a loader doesn't say.
+        batch_size: data in a full batch, or None where a loader doesn't say.
+        binarize: what a visit does to the data, see ``data.visit``.
+    """
+
+    binarize = "none"
+    length: int | None
+    batch_size: int | None = None
+
+    def num_data(self) -> int:
+        """Data in an epoch; a loader knows it at the epoch's end."""
+        return 0
+
+    def identity(self) -> Any:
+        """What tells these data from others, for JSON: a digest of tensors, the sizes of a loader."""
+        return None
+
+    def visits(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from position ``start`` on."""
+        raise TypeError(epoch, start)
+
+
+class TensorFeed(Feed):
+    """One tensor, on the device where it fits; a batch is a slice of a permutation."""
+
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs
+    ) -> None:
+        if len(split) == 0:
+            raise DataError("there are no data to train on; give x of shape (N, *data_shape) with N >= 1")
+        x, y = cast(*needs(split.x, split.y), dtype)
+        self.split = replace(split, x=x, y=y)
+        self.device = device
+        self.batch_size = batch_size
+        self.binarize = split.binarize
+        self.batches = Batches(fitting(self.split, device), batch_size, seed)
+        self.length: int | None = len(self.batches)
+
+    def num_data(self) -> int:
+        return len(self.split)
+
+    def identity(self) -> Any:
+        labels = {} if self.split.y is None else {"y": self.split.y}
+        return {"binarize": self.binarize, "sha256": digest(dict(named(self.split.x)) | labels)}
+
+    def visits(self, epoch: int, start: int) -> Iterator[Batch]:
+        held = self.batches.split
+        for i in range(start, len(self.batches)):
+            if device_of(held.x) == self.device:
+                yield Batch(held.x, held.y, self.batches.index(epoch, i))
+            else:
+                x, y = self.batches.get(epoch, i)
+                moved = None if y is None else y.to(self.device, non_blocking=True)
+                yield Batch(each(lambda t: t.to(self.device, non_blocking=True), x), moved)
+
+
+class LoaderFeed(Feed):
+    """Any ``DataLoader``: data that do not fit, or that are made on the way."""
+
+    def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> None:
+        self.loader = loader
+        self.needs = needs
+        self.seed = seed
+        self.device = device
+        self.dtype = dtype
+        self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
+        self.batch_size = getattr(loader, "batch_size", None)
+        self.seen = 0
+
+    def num_data(self) -> int:
+        return self.seen
+
+    def identity(self) -> Any:
+        sized = hasattr(getattr(self.loader, "dataset", None), "__len__")
+        return {"batches": self.length, "data": len(self.loader.dataset) if sized else None}
+
+    def visits(self, epoch: int, start: int) -> Iterator[Batch]:
+        self.seen = 0
+        seed = seed_for(self.seed, "epoch", epoch)
+        reseed(seed)  # a loader shuffles from torch's global generator, if it has none of its own
+        for owner in (self.loader, getattr(self.loader, "sampler", None)):
+            if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
+                generator.manual_seed(seed)
+        batches = iter(self.loader)
+        i = 0
+        while True:
+            reseed(seed_for(self.seed, "load", epoch, i))
+            try:
+                batch = next(batches, None)
+            except (TypeError, RuntimeError) as error:  # of torch's collation, mostly
+                what = " ".join(str(error).split())[:150]
+                raise DataError(
+                    f"the loader makes no batch of its items: {what}; let them be tensors of one shape"
+                ) from error
+            if batch is None:
+                return
+            x, y = lazy.unpacked(batch, self.needs.scale_of)
+            self.seen += num_data(x)
+            if i >= start:
+                x, y = cast(*self.needs(x, y), self.dtype)
+                yield Batch(each(self._moved, x), None if y is None else self._moved(y))
+            i += 1
+
+    def _moved(self, t: Tensor) -> Tensor:
+        return t.to(self.device, non_blocking=True)
+
+
+def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> Feed:
+    """Whatever holds training data, as a feed.
+
+    Raises:
+        DataError: it holds none.
+    """
+    if isinstance(data, DataLoader):
+        return LoaderFeed(data, seed, device, dtype, needs)
+    if isinstance(data, Dataset):
+        shuffle = not isinstance(data, IterableDataset)
+        return LoaderFeed(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype, needs)
+    return TensorFeed(as_split(data, needs.scale_of(data)), batch_size, seed, device, dtype, needs)
+
+
+def cast(x: X, y: Tensor | None, dtype: torch.dtype) -> tuple[X, Tensor | None]:
+    """Data and labels in the floating type of a pair; whole numbers stay."""
+    y = y.to(dtype) if y is not None and y.is_floating_point() else y
+    return each(lambda t: t.to(dtype) if t.is_floating_point() else t, x), y
+
+
+def fitting(split: Split, device: torch.device) -> Split:
+    """The split on the device where it takes less than half of the memory that is free there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(t.numel() * t.element_size() for t in leaves(split.x)) > free / 2:
+            return split
+    return split.to(device)

@@ -1,0 +1,256 @@
+"""What people have, as the tensors that a pair takes: arrays, lists, tables, sparse matrices, labels of any form.
+
+Every entry point turns its data into tensors here, so that the same data give the same numbers everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..common.errors import DataError
+from ..common.fields import X, leaves, named
+
+WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+_TOO_LARGE = "has a whole number outside the range of int64, -2^63 to 2^63 - 1: give smaller or floating numbers"
+
+
+def tensor(value: Any, where: str) -> Tensor:
+    """Numbers of any form as a dense tensor without gradient, of the type that they have; never a view of an array.
+
+    Raises:
+        DataError: they are none; says what they are.
+
+    Example:
+        >>> tensor([[1, 2], [3, 4]], "x").dtype
+        torch.int64
+    """
+    found = _tensor(value, where)
+    if found.dtype == torch.uint64 and bool((found.contiguous().view(torch.int64) < 0).any()):
+        raise DataError(f"{where} {_TOO_LARGE}")
+    return found
+
+
+def _tensor(value: Any, where: str) -> Tensor:
+    if torch.is_tensor(value):
+        if value.is_nested or value.is_meta:
+            raise DataError(f"{where} is a {'nested' if value.is_nested else 'meta'} tensor: give numbers of one shape")
+        if value.is_complex():
+            raise DataError(f"{where} is of {value.dtype}: give a tensor or a NumPy array of real numbers")
+        dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+        return dense.dequantize() if dense.is_quantized else dense
+    if hasattr(value, "toarray"):  # scipy.sparse
+        value = value.toarray()
+    if hasattr(value, "dtypes") and hasattr(value, "columns"):  # a table
+        text = [str(c) for c, t in zip(value.columns, value.dtypes, strict=True) if not _is_number(t)]
+        if text:
+            raise DataError(
+                f"{where}: the column {text[0]!r} does not hold numbers: leave it out, or turn it into numbers"
+            )
+        if _mixed(value.dtypes):
+            whole = all(t.kind in "iu" and t.itemsize < 8 + (t.kind == "i") for t in value.dtypes)
+            whole = whole and not value.isna().to_numpy().any()
+            value = value.to_numpy(np.int64) if whole else value.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            value = value.to_numpy()
+    elif hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if isinstance(value, list | tuple):
+        value = _of_list(value, where)
+        if torch.is_tensor(value):
+            return value
+    if not isinstance(value, np.ndarray | np.generic) and hasattr(value, "__array__"):
+        value = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        value = np.ma.filled(value.astype(np.float64), np.nan)
+    if isinstance(value, np.ndarray | np.generic | int | float):
+        array = np.asarray(value)
+        if array.dtype == object:
+            array = _of_objects(array, where)
+        if array.dtype.kind in "biuf":
+            kind = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(np.float64)
+            return torch.from_numpy(np.array(array, dtype=kind, order="C"))
+        what = "text" if array.dtype.kind in "US" else f"of {array.dtype}"
+        raise DataError(f"{where} is {what}: give a tensor or a NumPy array of real numbers")
+    raise DataError(f"{where} is a {type(value).__name__}: give a tensor or a NumPy array of real numbers")
+
+
+def _is_number(dtype: Any) -> bool:
+    return getattr(dtype, "kind", "O") in "biuf"
+
+
+def _mixed(dtypes: Any) -> bool:
+    """Whether the columns of a table have several types, or types with a missing value of their own."""
+    kinds = {str(t) for t in dtypes}
+    return len(kinds) > 1 or any(not isinstance(t, np.dtype) for t in dtypes)
+
+
+def _of_list(value: Sequence[Any], where: str) -> Any:
+    try:
+        if value and all(map(torch.is_tensor, value)):
+            return torch.stack([v.detach() for v in value])
+        found = np.asarray(value)
+        rounded = found.dtype == np.float64 and bool((np.abs(found) >= 2.0**63).any())  # Python ints may have become so
+        return np.asarray(value, dtype=object) if rounded else found
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise DataError(f"{where} is a list of parts of different sizes: give one array (N, *shape)") from error
+
+
+def _of_objects(array: Any, where: str) -> Any:
+    try:
+        if array.size and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in array.flat):
+            return array.astype(np.int64)
+        return array.astype(np.float64)
+    except OverflowError as error:
+        raise DataError(f"{where} {_TOO_LARGE}") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where} holds Python objects: give a tensor or a NumPy array of real numbers") from error
+
+
+def data(value: Any, where: str = "x", scale: int | None = None) -> X:
+    """Data as tensors (N, *shape): one, or a dictionary or tuple of them with one leading size.
+
+    Bytes are pixels: divided by 255 unless none exceeds 1, or as ``scale`` (255, or 1 for bits) says; (N, H, W)
+    becomes (N, 1, H, W). In a dictionary, bytes (N,) or (N, D) are whole numbers.
+    Whole numbers stay whole (int64), booleans become 0 and 1, but stay what they are in a dictionary, where they are
+    masks. NaN is a missing entry, which the likelihood has to know about; an infinity is refused.
+
+    Raises:
+        DataError: no data, not numbers, an infinity, or fields of different lengths.
+
+    Example:
+        >>> data([[0.5, 1.0]]).dtype, data(np.array([[3, 4]])).dtype, data({"a": [1.0], "m": [True]})["m"].dtype
+        (torch.float64, torch.int64, torch.bool)
+    """
+    if isinstance(value, Mapping):
+        found: X = {key: _part(v, f"{where}[{key!r}]", scale) for key, v in value.items()}
+    elif isinstance(value, tuple) and not all(isinstance(v, int | float) for v in value):
+        if len(value) == 2:  # which everywhere else is data and labels
+            raise DataError(f"{where} is a tuple of two fields: give a dictionary, {{'values': ..., 'mask': ...}}")
+        found = tuple(_part(v, f"{where}[{i}]", scale) for i, v in enumerate(value))
+    else:
+        t = _field(value, where, scale)
+        return t.to(torch.get_default_dtype()) if t.dtype == torch.bool else t
+    if not leaves(found):
+        raise DataError(f"{where} holds no data; give tensors of shape (N, *shape) with N >= 1")
+    sizes = {name: len(t) for name, t in named(found, where)}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {n}" for name, n in sizes.items())
+        raise DataError(f"the fields of {where} have different numbers of data ({listed}): give one leading size")
+    return found
+
+
+def _part(value: Any, where: str, scale: int | None) -> X:
+    nested = isinstance(value, Mapping) or (isinstance(value, tuple) and any(hasattr(v, "shape") for v in value))
+    return data(value, where, scale) if nested else _field(value, where, scale, inside=True)
+
+
+def _field(value: Any, where: str, scale: int | None, inside: bool = False) -> Tensor:
+    t = tensor(value, where)
+    if t.ndim < 1 or not t.numel():
+        raise DataError(
+            f"{where} has shape {tuple(t.shape)}, which holds no data: give (N, *shape), with at least one datum"
+        )
+    if t.dtype == torch.uint8 and inside and t.ndim < 3:
+        t = t.long()  # a count, a mask, a covariate
+    elif t.dtype == torch.uint8:
+        if scale == 1 and t.max() > 1:
+            raise DataError(
+                f"{where} holds bytes up to {int(t.max())}, and those given before were bits, 0 or 1: give floating "
+                f"numbers, divided by 255 where they are pixels"
+            )
+        t = t.unsqueeze(1) if t.ndim == 3 else t
+        floating = torch.get_default_dtype()
+        pixels = scale == 255 or t.max() > 1  # 8-bit 0/1 data are bits, not nearly black
+        t = t.to(floating) / 255 if pixels else t.to(floating)
+    elif t.dtype in WHOLE:
+        t = t.long()
+    if t.is_floating_point() and bool((bad := t.isinf()).any()):
+        index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
+        raise DataError(f"{where} has an infinity, first at index {index}: repair or drop that datum")
+    return t
+
+
+def byte_scale(value: Any) -> int | None:
+    """What bytes are to be divided by: 255, or 1 where all are 0 or 1; None for other data."""
+    if str(getattr(value, "dtype", "")) not in ("uint8", "torch.uint8") or 0 in value.shape:
+        return None
+    return 255 if int(value.max()) > 1 else 1
+
+
+def missing(x: X) -> list[tuple[str, Tensor]]:
+    """The fields of x that have missing entries, and where: (N, *shape) bool."""
+    found = [(name, t.isnan()) for name, t in named(x) if t.is_floating_point()]
+    return [(name, nan) for name, nan in found if bool(nan.any())]
+
+
+def labels(value: Any, n: int, where: str = "labels", device: torch.device | None = None) -> Tensor | None:
+    """Labels as a tensor (N,) int64, or as numbers (N,) or vectors (N, D); None stays None.
+
+    Whole numbers and booleans of any type become int64, and a column (N, 1) of them (N,). A single number stands for
+    all data. Floating labels stay: they are conditions, such as an angle.
+
+    Raises:
+        DataError: text, another number of labels than data, NaN.
+
+    Example:
+        >>> labels([[3], [4]], 2), labels(7, 2)
+        (tensor([3, 4]), tensor([7, 7]))
+    """
+    if value is None:
+        return None
+    y = _text_refused(value, where)
+    y = y.unsqueeze(0).expand(n) if y.ndim == 0 else y
+    if not y.is_floating_point():
+        y = y.long()
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if len(y) != n:
+        raise DataError(f"{where}: {len(y)} labels for {n} data, of shape {tuple(y.shape)}; give one label a datum")
+    if y.is_floating_point() and bool((bad := ~y.isfinite()).any()):
+        index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
+        raise DataError(f"{where}: a NaN or an infinity, first at index {index}: repair or drop that datum")
+    return y if device is None else y.to(device)
+
+
+def _text_refused(value: Any, where: str) -> Tensor:
+    try:
+        return tensor(value, where)
+    except DataError as error:
+        kind = np.asarray(value if not hasattr(value, "to_numpy") else value.to_numpy(), dtype=object).ravel()
+        if any(isinstance(v, str | bytes) for v in kind[:100]):
+            numbers = "numpy.unique(labels, return_inverse=True)[1]"
+            raise DataError(f"{where} are text: give class numbers, such as {numbers}") from error
+        raise
+
+
+def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
+    """Labels of a pair that knows the classes 0 ... C - 1, as int64 (N,): from numbers, a column, or one-hot rows.
+
+    Raises:
+        DataError: a label that is no such class; names the first.
+
+    Example:
+        >>> classes(torch.eye(3)[[2, 0]], 3), classes(torch.tensor([2.0, 0.0]), 3)
+        (tensor([2, 0]), tensor([2, 0]))
+    """
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim == 2 and y.shape[1] == num_classes and bool(((y == 0) | (y == 1)).all() & (y.sum(1) == 1).all()):
+        return y.argmax(1)
+    if y.ndim != 1:
+        raise DataError(
+            f"{where} have shape {tuple(y.shape)}: this pair takes a class for each datum, (N,) or one-hot "
+            f"(N, {num_classes})"
+        )
+    whole = y.long()
+    bad = (whole != y) | (whole < 0) | (whole >= num_classes)
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        raise DataError(
+            f"{where}: {y[i].item():g} at index {i} is no class of this pair: labels must be whole numbers from 0 to "
+            f"{num_classes - 1}"
+        )
+    return whole

@@ -1,0 +1,110 @@
+"""Data that stay where they are, in a ``Dataset`` or behind a ``DataLoader``, and are read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from ..common.errors import DataError
+from ..common.fields import X, each, num_data
+from . import convert
+
+ScaleOf = Callable[[Any], int | None]
+
+
+class Lazy:
+    """The rows of a data set, in its own order; nothing is held but the data set.
+
+    Args:
+        dataset: has a length and items x, or (x, y).
+        scale_of: what the bytes of a batch are divided by.
+        collate: makes a batch of a list of items.
+    """
+
+    def __init__(self, dataset: Any, scale_of: ScaleOf, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+        self.dataset = dataset
+        self.scale_of = scale_of
+        self.collate = collate
+        self.floating = False  # whether the pair takes whole numbers as floating ones
+        self.num_classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def take(self, part: slice) -> tuple[X, Tensor | None]:
+        """Some rows, as tensors: x (B, *shape) and labels."""
+        items = [self.dataset[i] for i in range(*part.indices(len(self)))]
+        x, y = unpacked(_batch(items, self.collate), self.scale_of)
+        x = as_floating(x) if self.floating else x
+        return x, y if y is None or self.num_classes is None else convert.classes(y, self.num_classes)
+
+
+def is_lazy(data: Any) -> bool:
+    """Whether data are a data set or a loader."""
+    return isinstance(data, Dataset | DataLoader)
+
+
+def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
+    """A data set or a loader as rows to be read later; what can only be read through is read now.
+
+    A loader's order and its dropped remainder are for training: the rows are those of its data set, in its order.
+
+    Raises:
+        DataError: it has no rows, or what it gives is no x or (x, y).
+    """
+    loader = data if isinstance(data, DataLoader) else None
+    dataset = data if loader is None else loader.dataset
+    if isinstance(dataset, IterableDataset):
+        batches = loader if loader is not None else DataLoader(dataset, batch_size=256)
+        parts = [unpacked(batch, scale_of) for batch in batches]
+        if not parts:
+            raise DataError("the data set gave no data; give at least one datum")
+        from ..common.fields import joined
+
+        ys = [y for _, y in parts if y is not None]
+        return joined([x for x, _ in parts]), joined(ys) if ys else None
+    if not len(dataset):  # type: ignore[arg-type]
+        raise DataError("the data set holds no data; give at least one datum")
+    plain = loader is None or loader.batch_size is None or loader.collate_fn is None
+    return Lazy(dataset, scale_of) if plain else Lazy(dataset, scale_of, loader.collate_fn)  # type: ignore[union-attr]
+
+
+def _batch(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
+    try:
+        return collate(items)
+    except (TypeError, RuntimeError) as error:
+        what = " ".join(str(error).split())[:150]
+        raise DataError(
+            f"the items of the data set can't be joined to a batch: {what}; let it return tensors"
+        ) from error
+
+
+def unpacked(batch: Any, scale_of: ScaleOf) -> tuple[X, Tensor | None]:
+    """A batch as data and labels: x, (x,) or (x, y), where x may be a dictionary of tensors.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    if len(parts) not in (1, 2):
+        kinds = ", ".join(type(p).__name__ for p in parts)
+        raise DataError(
+            f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y); several fields of a datum are one "
+            f"dictionary, ({{'values': ..., 'mask': ...}}, y)"
+        )
+    if not isinstance(parts[0], Mapping | tuple) and not hasattr(parts[0], "shape"):
+        kinds = ", ".join(type(p).__name__ for p in parts)
+        raise DataError(f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y)")
+    x = convert.data(parts[0], "a batch of the loader", scale_of(parts[0]))
+    y = parts[1] if len(parts) == 2 else None
+    return x, convert.labels(y, num_data(x), "labels of the loader")
+
+
+def as_floating(x: X) -> X:
+    """Whole numbers as floating ones of the default type; masks stay masks."""
+    whole = (torch.int64, torch.int32)
+    return each(lambda t: t.to(torch.get_default_dtype()) if t.dtype in whole else t, x)

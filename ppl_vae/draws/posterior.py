@@ -1,0 +1,252 @@
+"""Draws from p(z|x): by the guide, by resampling its draws, by HMC, or by Pyro's NUTS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+
+from ..common.entry import entry_point
+from ..common.errors import PairError, UserError
+from ..common.fields import num_data, rows
+from ..common.progress import bar
+from ..common.rng import forked, reseed, seed_for
+from ..likelihood.diagnostics import ess, pareto_khat
+from ..likelihood.hmc import ACCEPT, Path, move
+from ..scoring import programs, terms, trace
+from ..scoring.coverage import refuse_quantised
+from ..scoring.inputs import as_data, evaluating, home, num_rows, placed
+from ..scoring.validity import refuse_outside, refuse_unweighable
+
+METHODS = ("guide", "sir", "hmc", "nuts")
+BLOCK = 64
+PROPOSED = 100  # draws of the guide for each that SIR keeps
+CHUNK = 256
+
+
+@dataclass(eq=False)
+class Posterior:
+    """Draws from the posterior of each datum; on the CPU.
+
+    Attributes:
+        samples: by latent site (S, N, *event), chain after chain.
+        num_chains: chains that the S draws are made of; 1 where they are independent.
+        method: where they come from.
+        log_weight: (S, N) log importance weights of the draws, for ``"guide"``: with them the draws are right in the
+            limit, without them they are the guide's.
+        used_log_weight: (S, N) the weights by which ``"sir"`` chose its draws; do not weigh these again.
+        ess: (N,) effective sample size of the weights that were used, for ``"guide"`` and ``"sir"``.
+        khat: (N,) their Pareto k: where it is bad, neither the weights nor the resampled draws are to be believed.
+        acceptance: (N,) mean acceptance, for ``"hmc"`` and ``"nuts"``.
+        seed: the seed.
+    """
+
+    samples: dict[str, Tensor]
+    num_chains: int
+    method: str
+    seed: int
+    log_weight: Tensor | None = None
+    used_log_weight: Tensor | None = None
+    ess: Tensor | None = None
+    khat: Tensor | None = None
+    acceptance: Tensor | None = None
+
+    def __getitem__(self, site: str) -> Tensor:
+        return self.samples[site]
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {tuple(v.shape)}" for name, v in self.samples.items())
+        parts = [f"{self.num_chains} chains" if self.num_chains > 1 else "independent draws"]
+        parts += [] if self.ess is None else [f"smallest ESS of the weights {float(self.ess.min()):.1f}"]
+        parts += [] if self.khat is None else [f"largest Pareto k {float(self.khat.max()):.2f}"]
+        parts += [] if self.acceptance is None else [f"acceptance {float(self.acceptance.mean()):.2f}"]
+        return f"Posterior by {self.method}: {sites}; {', '.join(parts)}"
+
+
+@entry_point
+def posterior(
+    pair: Any,
+    x: Any,
+    y: Tensor | None = None,
+    method: str = "guide",
+    *,
+    num_samples: int = 1000,
+    num_chains: int = 4,
+    warmup: int = 500,
+    seed: int = 0,
+    progress: bool = False,
+) -> Posterior:
+    """Draw from p(z|x) of each datum.
+
+    ``"guide"`` draws from q(z|x), with the weights that make it right. ``"sir"`` resamples, by their weights, 100
+    times as many draws of the guide: right as their number grows, wherever Pareto k is good. ``"hmc"`` runs Hamiltonian
+    Monte Carlo for all data at once, from the guide's draws, with a step size for each datum that is set in the
+    warm-up; ``"nuts"`` runs Pyro's NUTS, datum after datum. Look at R-hat (``pv.to_arviz`` and ``az.summary``).
+
+    Args:
+        pair: a pair; ``"hmc"`` and ``"nuts"`` need continuous latents, and start at the prior where there is no guide.
+        x: data (N, *shape), or a split.
+        y: labels (N,), for pairs that take them.
+        method: ``"guide"``, ``"sir"``, ``"hmc"`` or ``"nuts"``.
+        num_samples: S, draws of each datum, over all chains.
+        num_chains: chains of HMC and NUTS.
+        warmup: steps of each chain that are thrown away.
+        seed: seeds each block of data on its own.
+        progress: show a bar.
+
+    Returns:
+        Posterior.
+
+    Raises:
+        PairError: no latents, or latents that the method can't draw; a guide on another space than the prior, or a
+            ``pyro.factor`` in the model.
+        UserError: a method that is not known, or fewer draws than chains.
+
+    Source: Rubin: Using the SIR Algorithm to Simulate Posterior Distributions, 1988. Hoffman, Gelman: The No-U-Turn
+    Sampler, 2011, arXiv:1111.4246.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> pv.posterior(pair, torch.zeros(3, 5), method="sir", num_samples=50)["z"].shape
+        torch.Size([50, 3, 2])
+    """
+    if method not in METHODS:
+        raise UserError(f"method={method!r}: choose one of {', '.join(METHODS)}")
+    if num_samples < 1 or num_chains < 1 or warmup < 0:
+        raise UserError(f"num_samples={num_samples}, num_chains={num_chains}, warmup={warmup}: give at least one draw")
+    chains = num_chains if method in ("hmc", "nuts") else 1
+    if num_samples % chains:
+        raise UserError(f"num_samples={num_samples} draws in {chains} chains: give a multiple of num_chains")
+    if method == "nuts" and num_samples // chains < 4:
+        raise UserError(f"num_samples={num_samples} in {chains} chains: Pyro's NUTS needs at least 4 draws a chain")
+    x, y = as_data(pair, x, y, seed)
+    device, _ = home(pair)
+    size = 1 if method == "nuts" else BLOCK
+    starts = range(0, num_rows(x), size)
+    parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
+        task = shown.add_task(f"posterior by {method}", total=len(starts), info="")
+        for n, start in enumerate(starts):
+            reseed(seed_for(seed, "posterior", n), device)
+            xb, yb = placed(pair, x, y, slice(start, start + size))
+            values, about = _BY[method](pair, xb, yb, num_samples, chains, warmup)
+            parts.append(({k: v.cpu() for k, v in values.items()}, {k: v.double().cpu() for k, v in about.items()}))
+            shown.advance(task)
+    samples = {k: torch.cat([p[0][k] for p in parts], 1) for k in parts[0][0]}
+    about = {k: torch.cat([p[1][k] for p in parts], -1) for k in parts[0][1]}
+    return Posterior(samples, chains, method, seed, **about)
+
+
+Part = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def _weighed(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Draws of the guide (K, B, *event) by site, and their log weights."""
+    drawn: list[dict[str, Tensor]] = []
+    log_w: list[Tensor] = []
+    for start in range(0, num_samples, CHUNK):
+        t = terms.terms(pair.model, pair.guide, x, y, num_samples=min(CHUNK, num_samples - start))
+        if start == 0:
+            if not t.sites:
+                raise PairError("this pair has no latents, so there is no posterior to draw from")
+            refuse_unweighable(t)
+            refuse_outside(t)
+        drawn.append({name: site.value for name, site in t.sites.items() if site.p is not None})
+        log_w.append(t.log_w.double())
+    return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}, torch.cat(log_w)
+
+
+def _guide(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
+    values, log_w = _weighed(pair, x, y, num_samples)
+    return values, {"log_weight": log_w, "ess": ess(log_w), "khat": pareto_khat(log_w)}
+
+
+def _sir(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
+    """Few data at a time: all proposals of a datum are held until it is resampled."""
+    parts: list[dict[str, Tensor]] = []
+    about: list[dict[str, Tensor]] = []
+    for i in range(num_data(x)):
+        values, log_w = _weighed(
+            pair, rows(x, slice(i, i + 1)), None if y is None else y[i : i + 1], PROPOSED * num_samples
+        )
+        kept = torch.multinomial(torch.softmax(log_w[:, 0], 0), num_samples, replacement=True)
+        parts.append({name: v[kept] for name, v in values.items()})
+        about.append({"used_log_weight": log_w[kept], "ess": ess(log_w), "khat": pareto_khat(log_w)})
+    values = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+    return values, {k: torch.cat([a[k] for a in about], -1) for k in about[0]}
+
+
+def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Tensor]:
+    """log p(x, z) over unconstrained latents, and where the chains start: at the guide's draws, where it has any."""
+    path = Path(pair, x, y, chains, "prior")
+    drawn = programs.sites(pair.guide, trace.call_args(pair.guide, x, y), num_samples=chains)
+    for name in set(drawn) & set(path.values):
+        refuse_quantised(name, drawn[name].fn, what="a chain that starts there")
+    start = {n: drawn[n].value if n in drawn else v for n, v in path.values.items()}
+    path.refuse_outside(start)
+    return path, path.unconstrained(start)
+
+
+def _constrained(path: Path, u: Tensor) -> dict[str, Tensor]:
+    parts = [path.constrained(part) for part in u.split(CHUNK)]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def _hmc(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
+    path, u = _path(pair, x, y, chains)
+    step = torch.full((num_data(x),), 0.3, dtype=u.dtype, device=u.device)
+    settled = torch.zeros_like(step)
+    kept: list[Tensor] = []
+    accepted = torch.zeros_like(step)
+    per_chain = num_samples // chains
+    for i in range(warmup + per_chain):
+        jitter = 0.8 + 0.4 * torch.rand_like(step)  # a trajectory of one length could return to where it began
+        u, _, _, chance = move(path, u, 1.0, step * jitter)
+        if i < warmup:
+            rate = 0.3 / math.sqrt(1 + i / 10)
+            step = step * torch.exp(rate * (chance.mean(0) - ACCEPT))
+            if i >= warmup // 2:
+                settled = settled + step.log() / (warmup - warmup // 2)
+            if i == warmup - 1:
+                step = settled.exp()
+        else:
+            kept.append(u)
+            accepted = accepted + chance.mean(0) / per_chain
+    draws = torch.stack(kept, 1).flatten(0, 1)  # (chains, draws, B, n) to (S, B, n), chain after chain
+    return _constrained(path, draws), {"acceptance": accepted}
+
+
+def _nuts(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
+    path, starts = _path(pair, x, y, chains)
+    found: list[Tensor] = []
+    accepted: list[float] = []
+
+    def potential(params: dict[str, Tensor]) -> Tensor:
+        return -path.ends(params["u"].reshape(1, 1, -1))[1].sum()
+
+    with torch.enable_grad():
+        for start in starts:
+            kernel = NUTS(potential_fn=potential)
+            mcmc = MCMC(
+                kernel, num_samples // chains, warmup, initial_params={"u": start[0].clone()}, disable_progbar=True
+            )
+            mcmc.run()
+            found.append(mcmc.get_samples()["u"].unsqueeze(1))
+            accepted.append(float(mcmc.diagnostics()["acceptance rate"]["chain 0"]))
+    rate = torch.tensor([sum(accepted) / chains])
+    return _constrained(path, torch.cat(found).detach()), {"acceptance": rate}
+
+
+_BY: dict[str, Callable[[Any, Tensor, Tensor | None, int, int, int], Part]] = {
+    "guide": _guide,
+    "sir": _sir,
+    "hmc": _hmc,
+    "nuts": _nuts,
+}

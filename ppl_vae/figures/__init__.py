@@ -1,0 +1,21 @@
+"""Figures, one function each: matplotlib figures that belong to no window and change no global setting.
+
+Images, of shape (H, W), (1, H, W) or (3, H, W), are clipped to [0, 1]; vectors (D,) are drawn as lines on one scale.
+
+May import: everything but ``cli``."""
+
+from .images import reconstructions as reconstructions, samples as samples
+from .latents import (
+    interpolation as interpolation,
+    latent_grid as latent_grid,
+    latent_scatter as latent_scatter,
+    traversal as traversal,
+)
+from .likelihood import (
+    bound_curves as bound_curves,
+    khat_scatter as khat_scatter,
+    log_px_histogram as log_px_histogram,
+    loss_curves as loss_curves,
+    sandwich as sandwich,
+)
+from .write import save_all as save_all

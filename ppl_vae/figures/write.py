@@ -1,0 +1,116 @@
+"""Every figure that a run has, as files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..common.errors import RunError
+from ..data.sets import Split
+from ..draws import generation
+from ..likelihood.estimate import Estimate
+from ..pairs.base import Pair
+from ..scoring import trace
+from .images import reconstructions, samples
+from .latents import _is_free, _latents, interpolation, latent_grid, latent_scatter, traversal
+from .likelihood import khat_scatter, log_px_histogram, loss_curves
+from .style import (
+    DPI,
+    is_drawable,
+    name_cells,
+)
+
+
+def save_all(
+    pair: Pair,
+    out: str | Path,
+    *,
+    data: Split,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    estimate: Estimate | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Write every figure that applies to a pair and to its data: PNG files, each of which appears whole.
+
+    Args:
+        pair: a pair.
+        out: the folder; made where it is absent.
+        data: the split to show; labels are used, and a ``"dynamic"`` one is drawn once, by ``seed``.
+        history: what ``fit`` returned.
+        estimate: what ``log_likelihood`` returned.
+        seed: seeds everything random.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        RunError: the folder can't be written.
+
+    Example:
+        >>> import tempfile, ppl_vae as pv
+        >>> pair = pv.build("made", data_shape=(4,), hidden=(8,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save_all(pair, folder, data=pv.Split(torch.zeros(6, 4)))]
+        ['samples.png']
+    """
+    split = data.limit(2000).fixed(seed)
+    x, y, drawable = split.x, split.y, is_drawable(split.x.shape[1:])
+    found = _latents(pair, x, y, seed)
+    made: dict[str, Figure] = {}
+    if history:
+        made["loss"] = loss_curves(history)
+    if found and drawable:
+        few = None if y is None else y[:10]
+        made["reconstructions"] = reconstructions(x[:10], generation.reconstruct(pair, x[:10], few, seed=seed))
+    kinds = _kinds(pair, y, seed) if drawable else None
+    if drawable:
+        columns = 8 if kinds is None else len(kinds)
+        labels = None if y is None else (y if kinds is None else kinds).repeat(8 * columns)[: 8 * columns]
+        made["samples"] = samples(generation.sample(pair, 8 * columns, labels, mean=True, seed=seed), columns)
+        if kinds is not None:
+            name_cells(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
+    if found and all(mean.is_floating_point() for mean, _ in found.values()):
+        site, last = list(found.items())[-1]
+        if drawable and len(found) == 1 and last[0].shape[1:] == (2,) and _is_free(last, 3.0):
+            made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], seed=seed)
+            if y is not None and kinds is not None:
+                made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
+        if len(x) > 1:
+            made["latent_scatter"] = latent_scatter(last[0], y, site=site)
+        if drawable and len(x) > 1:
+            other = 1 if y is None else max(1, int((y != y[0]).int().argmax()))
+            ends = None if y is None else y[[0, other]]
+            made["interpolation"] = interpolation(pair, x[0], x[other], y=ends, seed=seed)
+        if drawable and _is_free(last, 3.0):
+            made["traversal"] = traversal(pair, x, y, seed=seed)
+    if estimate is not None:
+        made["log_px"] = log_px_histogram(estimate)
+        if bool((estimate.khat != -math.inf).any()):
+            made["khat"] = khat_scatter(estimate)
+    return [_write(figure, Path(out) / f"{name}.png") for name, figure in made.items()]
+
+
+def _kinds(pair: Pair, y: Tensor | None, seed: int) -> Tensor | None:
+    """The first ten labels, where the model makes anything of them."""
+    if y is None or not trace.takes_labels(pair.model):
+        return None
+    kinds = torch.unique(y)[:10]
+    one, other = (generation.sample(pair, len(kinds), k, mean=True, seed=seed) for k in (kinds, kinds.flip(0)))
+    return None if torch.equal(one, other) else kinds
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, format="png", dpi=DPI)
+        part.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: can't be written ({error.strerror}); choose another folder") from error
+    return path

@@ -1,0 +1,144 @@
+"""Proposals: where the particles of an estimate come from. Each gives Terms, for every estimator to use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..common.errors import PairError, UserError
+from ..common.fields import device_of, num_data
+from ..scoring import densities, programs, terms, trace
+from ..scoring.coverage import refuse_quantised
+from ..scoring.param_store import Program
+from ..scoring.terms import Terms
+from ..scoring.trace import call_args
+from . import quantiles
+from .tempering import tempered as tempered_distribution
+
+Draw = Callable[[Program, Program, Tensor, Tensor | None, int], Terms]
+
+SHARE = 0.1  # of the defensive mixture's particles that come from the prior
+TEMPERATURE = 2.0  # of the tempered guide: a Gaussian's standard deviation grows by sqrt(2)
+
+
+def guide(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
+    """z ~ q(z|x): the proposal that was trained."""
+    return terms.terms(model, guide, x, y, num_samples=num_samples)
+
+
+def prior(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
+    """z ~ p(z): the weight is p(x|z), and nearly all particles are wasted. The guide is not used."""
+    return terms.terms(model, trace.prior_of(model), x, y, num_samples=num_samples)
+
+
+def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
+    r"""A tenth of the particles from the prior, the rest from the guide, all weighted by the mixture.
+
+    .. math:: w = \frac{p(x, z)}{\alpha p(z) + (1 - \alpha) q(z|x)} \le \frac{p(x|z)}{\alpha}
+
+    The weights are bounded wherever the likelihood is, however narrow the guide. The shares are fixed, not drawn; the
+    order is random, so that every part of the particles is a draw of the mixture too.
+
+    Source: Hesterberg: Weighted Average Importance Sampling and Defensive Mixture Distributions, 1995. Owen, Zhou: Safe
+    and Effective Importance Sampling, 2000.
+    """
+    from_guide = terms.terms(model, guide, x, y, num_samples=num_samples)
+    if from_guide.exact:
+        return from_guide
+    for name, site in from_guide.sites.items():
+        refuse_quantised(name, site.q, site.p, what="the defensive mixture")
+    count = math.ceil(SHARE * num_samples)
+    from_prior = terms.terms(model, trace.prior_of(model, from_guide.sites), x, y, num_samples=count)
+    if set(from_prior.sites) != set(from_guide.sites):
+        raise PairError("the defensive mixture needs a guide that draws every latent of the model, and no other")
+    values = {name: site.value for name, site in from_prior.sites.items()}
+    q_at_prior = densities.log_densities(guide, call_args(guide, x, y), values, anywhere=True)[1]
+    guide_parts = from_guide.log_lik, from_guide.log_prior, from_guide.log_q
+    prior_parts = from_prior.log_lik, from_prior.log_prior, q_at_prior
+    if num_samples == 1:  # one particle can't be shared out: each datum draws where its own comes from
+        share = SHARE
+        coin = torch.rand(num_data(x), device=device_of(x)) < share
+        log_lik, log_prior, log_guide = (torch.where(coin, p, g) for p, g in zip(prior_parts, guide_parts, strict=True))
+    else:
+        share = count / num_samples
+        both = zip(guide_parts, prior_parts, strict=True)
+        log_lik, log_prior, log_guide = (torch.cat([g[: num_samples - count], p]) for g, p in both)
+    log_q = torch.logaddexp(log_prior + math.log(share), log_guide + math.log1p(-share))
+    order = torch.randperm(num_samples).to(log_q.device)
+    return Terms(
+        log_lik[order], log_prior[order], log_q[order], from_guide.sites, from_guide.observed, summed=from_guide.summed
+    )
+
+
+def tempered(temperature: float = TEMPERATURE) -> Draw:
+    r"""The guide made wider: :math:`z \sim q(z|x)^{1/T}`, normalised, site by site.
+
+    For a Gaussian the standard deviation grows by :math:`\sqrt T`. Where the guide is too narrow this lowers Pareto
+    k; where it is right, it costs effective sample size. A density with a spike, such as a Gamma of shape below 1, is
+    flattened there, which may be the wrong thing. A flow of Gaussians is tempered in its base space.
+
+    Args:
+        temperature: T, at least 1, which leaves the guide as it is.
+
+    Raises:
+        UserError: a temperature below 1.
+        PairError: when it draws, where a site's family is not closed under tempering.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> est = pv.log_likelihood(pair, torch.zeros(2, 5), num_samples=9, proposal=pv.proposals.tempered(4.0))
+        >>> est.proposal
+        'tempered(4)'
+    """
+    if not temperature >= 1:
+        raise UserError(f"temperature={temperature}: give 1 or more; below 1 a guide gets narrower")
+
+    def draw(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
+        wider = trace.changed(guide, lambda name, fn: tempered_distribution(name, fn, temperature))
+        return terms.terms(model, wider, x, y, num_samples=num_samples)
+
+    draw.__name__ = f"tempered({temperature:g})"
+    return draw
+
+
+def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
+    """z ~ q(z|x) from quasi-random points: one scrambled Sobol sequence through the guide's inverse distribution.
+
+    Every call scrambles anew, so that the differences between calls tell the error. Within a call the particles are
+    spread more evenly than independent ones, and their mean is closer to the truth where the weights are smooth.
+
+    Source: Owen: Randomly Permuted (t,m,s)-Nets and (t,s)-Sequences, 1995; for variational inference: Buchholz, Wenzel,
+    Mandt: Quasi-Monte Carlo Variational Inference, 2018, arXiv:1807.01604.
+
+    Raises:
+        PairError: a site of the guide has no inverse distribution function.
+    """
+    found = programs.sites(guide, call_args(guide, x, y))
+    sizes = {name: quantiles.noise_shape(d.fn) for name, d in found.items() if not d.is_observed}
+    total = sum(s.numel() for s in sizes.values())
+    if total == 0:
+        return terms.terms(model, guide, x, y, num_samples=num_samples)
+    points = quantiles.sobol(num_samples, num_data(x), total).to(device_of(x))
+    parts = dict(zip(sizes, points.split([s.numel() for s in sizes.values()], -1), strict=True))
+
+    def value(name: str, fn: Any) -> Tensor | None:
+        if sizes[name].numel() == 0:  # a Delta has nothing to draw
+            return None
+        return quantiles.quantile(name, fn, parts[name].reshape(num_samples, -1, *sizes[name]))
+
+    return terms.terms(model, guide, x, y, num_samples=num_samples, values=value)
+
+
+PROPOSALS: dict[str, Draw] = {
+    "guide": guide,
+    "prior": prior,
+    "defensive": defensive,
+    "tempered": tempered(),
+    "qmc": qmc,
+}
+INDEPENDENT = {"guide", "prior", "tempered"}  # the others' particles are stratified, or a net

@@ -1,0 +1,93 @@
+"""The evidence lower bound with each KL in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..common.errors import PairError
+from ..common.rng import forked
+from ..scoring import terms
+from ..scoring.param_store import Program, unmoved
+from ..scoring.programs import parents
+from ..scoring.terms import Terms
+from .base import Beta, _less_factors, _log_ratio, _needs_rsample, _times
+from .elbo import _Elbos, _paid
+
+
+def meanfield(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
+    r"""The evidence lower bound with each KL in closed form where torch knows it, (B,) nats.
+
+    .. math:: E_q[\log p(x|z)] - \beta \sum_i KL(q(z_i) || p(z_i))
+
+    Right only where no site's model parent follows it in the guide, which :class:`MeanField` checks.
+    """
+    bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
+    for s in t.sites.values():
+        _needs_rsample(s, "meanfield")
+        kl = s.kl
+        ratio = _log_ratio(s) if kl is None else -_times(kl, s.scale_q)
+        if free_bits:
+            kl = s.log_q - s.log_p if kl is None else kl
+        bound = bound + beta * _paid(s, ratio, kl, free_bits)
+    for s in t.factors.values():
+        _needs_rsample(s, "meanfield")
+    return _less_factors(bound, t).mean(0)
+
+
+class MeanField(_Elbos):
+    """The ELBO with the KL of each site in closed form, as ``pyro.infer.TraceMeanField_ELBO``.
+
+    Args:
+        num_particles: particles to average over.
+        beta: the weight of the KL term.
+        free_bits: as in :class:`Elbo`, with the KL in closed form.
+        vectorize: score the particles together.
+
+    Raises:
+        PairError: the guide samples a site before its model parent; the value would not be the ELBO.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(5,), latent=2, hidden=(4,))
+        >>> bool(pv.MeanField()(pair.model, pair.guide)(torch.zeros(3, 5)).isfinite())
+        True
+    """
+
+    def __init__(
+        self, num_particles: int = 1, beta: float = 1.0, free_bits: float = 0.0, *, vectorize: bool = True
+    ) -> None:
+        super().__init__(meanfield, free_bits, num_particles=num_particles, vectorize=vectorize, beta=beta)
+        self._seen: tuple[Program, Program] | None = None
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, summed over the data, after a look at the order of the sites, once for each pair."""
+        self.look(model, guide, *args)
+        return super().differentiable_loss(model, guide, *args, **kwargs)
+
+    def look(self, model: Program, guide: Program, *args: Any) -> None:
+        """Refuse a guide that samples a site before its model parent.
+
+        Raises:
+            PairError: see the class.
+        """
+        programs = getattr(model, "__wrapped__", model), getattr(guide, "__wrapped__", guide)
+        if self._seen == programs:
+            return
+        device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
+        with torch.no_grad(), forked(device), unmoved(model, guide):  # nor may looking move the noise of the step
+            one, two = (terms.score(model, guide, args, args).sites for _ in range(2))
+            for site in one.values():
+                _needs_rsample(site, "meanfield")
+            order = list(one)
+            above = parents(model, args, *({n: s.value for n, s in d.items()} for d in (one, two)))
+        for child, its_parents in above.items():
+            for parent in its_parents:
+                if order.index(child) < order.index(parent):
+                    raise PairError(
+                        f"meanfield: the guide samples {child!r} before {parent!r}, its parent in the model, so the "
+                        f"sum of closed-form KLs is not the ELBO; sample {parent!r} first, or use the objective 'elbo'"
+                    )
+        self._seen = programs

@@ -1,0 +1,191 @@
+"""An objective: a function of Terms as a ``pyro.infer.ELBO``, and the arithmetic that several share."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor
+
+from ..common.errors import PairError, UserError
+from ..common.numbers import plain
+from ..scoring import terms, trace
+from ..scoring.kinds import kind
+from ..scoring.param_store import Program, unmoved
+from ..scoring.terms import Grad, Site, Terms
+
+Beta = float | Tensor
+
+
+def _gradient_only(surrogate: Tensor) -> Tensor:
+    return surrogate - surrogate.detach()
+
+
+def _is_one(scale: float | Tensor) -> bool:
+    return not torch.is_tensor(scale) and scale == 1.0
+
+
+def _times(value: Tensor, scale: float | Tensor) -> Tensor:
+    return value if _is_one(scale) else value * scale
+
+
+def _log_ratio(site: Site) -> Tensor:
+    """log p - log q of a site, each under its own scale."""
+    return _times(site.log_p, site.scale) - _times(site.log_q, site.scale_q)
+
+
+def _less_factors(bound: Tensor, t: Terms) -> Tensor:
+    for s in t.factors.values():
+        if kind(s.q) == "Unit" and "has_rsample" not in vars(s.q) and is_validation_enabled():
+            raise PairError(
+                f"site {s.name!r}: a pyro.factor of a guide must say where it comes from: has_rsample=True, if all of "
+                f"it is reparameterised, or has_rsample=False"
+            )
+        bound = bound - _times(s.log_q, s.scale_q)
+    return bound
+
+
+def _needs_rsample(site: Site, objective: str) -> None:
+    if not site.has_rsample:
+        raise PairError(
+            f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
+            + (
+                "this pyro.factor does not say has_rsample=True, so its gradient would be wrong; say so where all of "
+                "it is reparameterised, or use the objective 'elbo'"
+                if kind(site.q) == "Unit"
+                else f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
+            )
+        )
+
+
+class Objective(ELBO):
+    """A function of Terms as a ``pyro.infer.ELBO``: for ``pv.SVI``, for stock SVI, and for a plain torch loop.
+
+    In a plain loop, ``objective(model, guide)(x)`` is the loss to differentiate, in nats, summed over the data.
+    ``beta`` weighs the KL term while training; estimates ignore it. It may be set at any time: ``fit`` multiplies it by
+    the warm-up and by ``beta_schedule``, and trains and validates with it in the end.
+
+    Args:
+        bound: a function of (Terms, beta), or of Terms alone, that returns (B,) nats.
+        num_particles: the number K of particles.
+        grad: how :func:`ppl_vae.terms` builds the graph.
+        vectorize: score the particles together; otherwise one after another, averaging the bound.
+        beta: the weight of the KL term.
+
+    Raises:
+        PairError: ``loss_and_grads`` found no ``pyro.param``, so that stock SVI would move nothing.
+        UserError: an argument that makes no sense.
+    """
+
+    free_bits: float = 0.0
+
+    def __init__(
+        self, bound: Callable[..., Tensor], *, num_particles: int = 1, grad: Grad = "path", vectorize: bool = True,
+        beta: float = 1.0,
+    ) -> None:  # fmt: skip
+        num_particles, vectorize = plain(num_particles), plain(vectorize)
+        if not callable(bound):
+            raise UserError(f"Objective: {type(bound).__name__} is not a function of Terms that returns (B,) nats")
+        if type(num_particles) is not int or num_particles < 1:
+            raise UserError(f"num_particles={num_particles!r}: a whole number is needed, at least one")
+        if grad not in ("path", "stl", "score"):
+            raise UserError(f"grad={grad!r}: choose one of 'path', 'stl', 'score'")
+        if not isinstance(vectorize, bool):
+            raise UserError(f"vectorize={vectorize!r}: choose True or False")
+        super().__init__(num_particles=num_particles)  # type: ignore[no-untyped-call]
+        self.bound = bound
+        self._arity: tuple[Any, bool] = (bound, _takes_two(bound))
+        self.grad = grad
+        self.vectorize = vectorize
+        self.beta = beta
+
+    @property
+    def beta(self) -> Beta:
+        """The weight of the KL term, a number >= 0; a 0-d tensor while a schedule moves it."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, value: Any) -> None:
+        if torch.is_tensor(value) and value.dim() == 0 and value.is_floating_point():
+            self._beta: Beta = value
+            return
+        number = plain(value)
+        if type(number) not in (int, float) or not 0 <= number < math.inf:
+            raise UserError(f"beta={value!r}: the weight of the KL term is a finite number, at least 0")
+        self._beta = float(number)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the bound has a place for ``beta``: a bound of Terms alone has none."""
+        if self._arity[0] is not self.bound:
+            self._arity = self.bound, _takes_two(self.bound)
+        return self._arity[1]
+
+    def bounds(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """The bound of each datum, (B,) nats, with the gradient of this objective."""
+        at_once = self.num_particles if self.vectorize else 1
+        total: Tensor | None = None
+        for _ in range(self.num_particles // at_once):
+            t = terms.score(model, guide, args, args, kwargs, num_samples=at_once, grad=self.grad)
+            bound = self.value(t, self.beta)
+            total = bound if total is None else total + bound
+        assert total is not None
+        return total if at_once == self.num_particles else total / self.num_particles
+
+    def value(self, t: Terms, beta: Beta) -> Tensor:
+        """The bound of each datum, (B,) nats, at another weight of the KL term than the objective's own."""
+        return self.bound(t, beta) if self.weighs else self.bound(t)
+
+    def look(self, model: Program, guide: Program, *args: Any) -> None:
+        """Refuse a pair that the objective can't train, once and before a graph is made of it.
+
+        Raises:
+            PairError: the pair is of the wrong kind.
+        """
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, summed over the data: a 0-d tensor in nats whose gradient trains the pair."""
+        return -self.bounds(model, guide, *args, **kwargs).sum()
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound, summed over the data, in nats; moves nothing, running averages included."""
+        with torch.no_grad(), unmoved(model, guide):
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """For stock ``pyro.infer.SVI``: the loss, with gradients left on the ``pyro.param`` parameters."""
+        with trace.captured_params() as params:
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if not params:
+            raise PairError(
+                "stock SVI sees only pyro.param sites and this pair has none, so it would move no parameter; "
+                "train pair.as_pyro(), or use pv.SVI"
+            )
+        if loss.requires_grad:
+            loss.backward()
+        return float(loss.detach())
+
+    def _get_trace(self, *args: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} is a function of Terms and keeps no traces")
+
+
+def _choose(gradient: str, choices: tuple[str, ...]) -> Any:
+    if gradient not in choices:
+        raise UserError(f"gradient={gradient!r}: choose one of {', '.join(map(repr, choices))}")
+    return gradient
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with two arguments."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say
+        pass
+    return True

@@ -1,0 +1,108 @@
+"""The evidence lower bound, with free bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..common.errors import UserError
+from ..common.numbers import plain
+from ..scoring.terms import Site, Terms
+from .base import Beta, Objective, _choose, _gradient_only, _less_factors, _log_ratio, _times
+
+
+def elbo(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
+    r"""The evidence lower bound of each datum, (B,) nats, with Pyro's gradient.
+
+    .. math:: E_q[\log p(x|z) + \beta (\log p(z) - \log q(z|x))]
+
+    Where a latent has no ``rsample``, its log q carries the learning signal, as in ``pyro.infer.Trace_ELBO``. As there,
+    what the guide observes is subtracted: ``pyro.factor``, a classifier's ``pyro.sample(..., obs=y)``; beta leaves it.
+    What ``free_bits`` makes of it: :class:`Elbo`.
+    """
+    bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
+    for s in t.sites.values():
+        bound = bound + beta * _paid(s, _log_ratio(s), s.log_q - s.log_p if free_bits else None, free_bits)
+    signal: Tensor = bound.detach()  # as in Pyro, without the factors
+    bound = _less_factors(bound, t)
+    for s in (*t.sites.values(), *t.factors.values()):
+        if not s.has_rsample:
+            # log q has no pathwise gradient here; the score carries all of it
+            entropy = _times(s.log_q, s.scale_q)
+            if s.name not in t.factors:
+                entropy = beta * _paid(s, entropy, s.log_q - s.log_p if free_bits else None, free_bits)
+            bound = bound + _gradient_only(signal * s.score + entropy)
+    return bound.mean(0)
+
+
+def _paid(site: Site, value: Tensor, kl: Tensor | None, free_bits: float) -> Tensor:
+    """What a site adds to the bound, (K, B): ``value``, or minus the free nats where its mean KL does not exceed them.
+
+    The mean is over particles and data, as the paper takes it over a mini-batch, so that the choice is one for the
+    whole site and the sum over data is -B max(free_bits, mean KL).
+    """
+    if not free_bits or kl is None:
+        return value
+    free = _times(torch.full_like(value, -free_bits), site.scale_q)
+    return torch.where(kl.detach().mean() > free_bits, value, free)
+
+
+class _Elbos(Objective):
+    """What :class:`Elbo` and :class:`MeanField` share: the free nats of each site."""
+
+    def __init__(self, bound: Callable[..., Tensor], free_bits: float, **options: Any) -> None:
+        super().__init__(bound, **options)
+        self.free_bits = plain(free_bits)
+        if type(self.free_bits) not in (int, float) or not 0 <= self.free_bits < math.inf:
+            raise UserError(f"free_bits={free_bits!r}: nats of each latent site, a finite number, at least 0")
+        if self.free_bits and self.num_particles > 1 and not self.vectorize:
+            raise UserError("free_bits: the mean KL is over all particles; score them together (vectorize=True)")
+
+    def value(self, t: Terms, beta: Beta) -> Tensor:
+        """The bound of each datum, (B,) nats, less what is free."""
+        return self.bound(t, beta, self.free_bits) if self.free_bits else self.bound(t, beta)
+
+
+class Elbo(_Elbos):
+    r"""The ELBO, the same estimate and gradient as ``pyro.infer.Trace_ELBO``, without host reads.
+
+    With :math:`KL_i` the estimate of :math:`E_q[\log q(z_i|x) - \log p(z_i)]` of latent site i, averaged over
+    particles and over the B data of a step, and :math:`\lambda` the free bits in nats, the loss of the step is
+
+    .. math:: -\sum_b E_q[\log p(x_b|z)] + \beta B \sum_i \max(\lambda, KL_i).
+
+    A site whose mean KL is at most :math:`\lambda` costs :math:`\lambda` and has no gradient. Free bits are for
+    training (and for ``valid_bound``, over blocks of the validation data): estimates, ``est.elbo`` and ``valid_elbo``
+    are those of the pair, with beta = 1 and nothing free.
+
+    Args:
+        num_particles: particles to average over.
+        gradient: ``"path"``, or ``"stl"`` to stop the score term, whose mean is zero.
+        beta: the weight of the KL term; other than 1, the bound is none of log p(x).
+        free_bits: nats of KL of each latent site, as a mean over the step's data, that cost nothing more.
+        vectorize: score the particles together.
+
+    Raises:
+        UserError: an argument that makes no sense.
+
+    Source: Kingma, Welling: Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114. ``beta``: Higgins et al.:
+    beta-VAE, 2017. ``free_bits``: Kingma et al.: Improving Variational Inference with Inverse Autoregressive Flow,
+    2016, arXiv:1606.04934, equation 15, with a latent site as a subset.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> loss = pv.Elbo(num_particles=8, beta=4.0, free_bits=0.5)(pair.model, pair.guide)(torch.zeros(3, 5))
+        >>> loss.backward()
+    """
+
+    def __init__(
+        self, num_particles: int = 1, gradient: str = "path", beta: float = 1.0, free_bits: float = 0.0, *,
+        vectorize: bool = True,
+    ) -> None:  # fmt: skip
+        grad = _choose(gradient, ("path", "stl"))
+        super().__init__(elbo, free_bits, num_particles=num_particles, grad=grad, vectorize=vectorize, beta=beta)

@@ -1,0 +1,4 @@
+"""The run folder: a trained pair on disk as JSON and safetensors, and the partial results of unfinished work.
+
+May import: ``common``, ``pairs``. Nothing that is read here can run code.
+"""

@@ -1,0 +1,98 @@
+"""Unfinished work: its finished parts in one file, so that the same call goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from ..common import ranks
+from ..common.errors import RunError
+from ..common.files import read_tensors, writable, write_tensors
+
+EVERY = 5.0  # seconds between writes: what a kill can lose
+
+
+class Ledger:
+    """Named parts, each a dictionary of tensors, kept in a folder until the work is whole.
+
+    The name of the file is a digest of ``about``, so other work never goes on from here. Without a folder nothing is
+    kept. Leaving by an exception writes what there is; leaving after the end removes the file. Each rank writes a file
+    of its own and reads those of all, so work goes on with another number of ranks.
+
+    Args:
+        folder: where to keep the file; None keeps none.
+        about: everything that the parts depend on, JSON-able.
+        settled: what this machine chose. Work that goes on takes what was chosen where it began: ``self.settled``.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+
+    def __init__(
+        self, folder: str | Path | None, about: Mapping[str, Any], settled: Mapping[str, Any] | None = None
+    ) -> None:
+        self.about = dict(about)
+        self.settled = dict(settled or {})
+        self.parts: dict[str, dict[str, Tensor]] = {}
+        self.path: Path | None = None
+        self._files: list[Path] = []
+        self._written = time.monotonic()
+        if folder is None:
+            return
+        name = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
+        rank = f"-{ranks.rank()}" if ranks.rank() else ""
+        self.path = writable(Path(folder)) / f"unfinished-{name}{rank}.safetensors"
+        with ranks.agreeing():
+            self._files = sorted(self.path.parent.glob(f"unfinished-{name}*.safetensors"))
+            for path in self._files:
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            tensors, facts = read_tensors(path)
+        except RunError as error:
+            raise RunError(f"{error}; or delete it, and this work starts anew") from error
+        self.settled |= facts.get("settled", {})
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            part, field = key.split("/", 1)
+            found.setdefault(part, {})[field] = value
+        self.parts |= found
+
+    def get(self, part: str) -> dict[str, Tensor] | None:
+        """A part that was kept, or None."""
+        return self.parts.get(part)
+
+    def put(self, part: str, fields: Mapping[str, Tensor], *, instead_of: str | None = None) -> None:
+        """Keep a part, and write it if the last write is a while ago."""
+        if self.path is None:
+            return
+        if instead_of is not None:
+            self.parts.pop(instead_of, None)
+        self.parts[part] = dict(fields)
+        if time.monotonic() - self._written > EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Write everything that is kept, atomically."""
+        if self.path is not None and self.parts:
+            tensors = {f"{p}/{f}": v.detach().cpu().contiguous() for p, fs in self.parts.items() for f, v in fs.items()}
+            write_tensors(self.path, tensors, {**self.about, "settled": self.settled})
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self.write()
+        elif self.path is not None:
+            for path in {self.path, *self._files}:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,218 @@
+"""The log densities (K, B) of the sites of a traced program, discrete ones summed out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from ..common.errors import PairError
+from . import enumeration
+from .kinds import bare, kind, no_density, unscorable
+from .param_store import Program, own_store, unmoved
+from .support import drawn_in, legal_number
+from .trace import PARTICLES, Values, _run, _sampled, call_args
+
+
+def _batch(site: Any, particles: int) -> tuple[int, int]:
+    """(K, B) as the plates of a site declare it."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+    if len(frames) != 1 or frames[0].dim != -1:
+        found = ", ".join(f"{f.name!r} at dim {f.dim}" for f in frames) or "none"
+        raise PairError(
+            f"site {site['name']!r} is under the plates [{found}]; a pair opens exactly one plate, "
+            f'pyro.plate("data", B, dim=-1), around every sample site, and declares other dimensions with .to_event'
+        )
+    return particles, frames[0].size
+
+
+def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+    fn, value = site["fn"], site["value"]
+    wanted = (shape[1], *fn.event_shape)
+    if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
+        raise PairError(
+            f"site {site['name']!r} observes data of shape {tuple(value.shape)} where (data, *event) = {wanted} is "
+            f"needed; reshape the data, or declare the dimensions of one datum with .to_event"
+        )
+    log_p: Tensor = scale_and_mask(_density(site, fn), 1.0, site["mask"])
+    return _shaped(site["name"], log_p, shape)
+
+
+def _density(site: Any, fn: Any) -> Tensor:
+    value = site["value"]
+    if site["is_observed"] and value.is_floating_point():
+        value = _filled(fn, site["mask"], value)
+    try:
+        log_p: Tensor = fn.log_prob(value, *site["args"], **site["kwargs"])
+    except (KeyError, NotImplementedError) as error:
+        raise PairError(unscorable(site["name"], fn, site["value"])) from error
+    return log_p
+
+
+def _filled(fn: Any, mask: Any, value: Tensor) -> Tensor:
+    """Data with something legal in the place of a missing entry (NaN) that is masked: its gradient would be NaN.
+
+    Nothing is read from the device.
+    """
+    hidden = masked_at(fn, mask, value)
+    if hidden is None:
+        return value
+    return torch.where(hidden & value.isnan(), legal_number(fn).to(value), value)
+
+
+def _bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+    """The log density of a latent site as if nothing were masked: what is masked integrates to one."""
+    return _shaped(site["name"], _density(site, bare(site["fn"])), shape)
+
+
+def _shaped(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
+    if log_p.shape != shape:
+        raise PairError(
+            f"site {name!r} has a log density of shape {tuple(log_p.shape)} where (particles, data) = {shape} is "
+            f"needed; put it inside the data plate and declare its event dimensions with .to_event"
+        )
+    return log_p
+
+
+def _summed(sites: Mapping[str, Any], known: Container[str]) -> tuple[str, ...]:
+    """The names of the sites that are marked to be summed out, and that nobody has a value for."""
+    return tuple(name for name, site in sites.items() if name not in known and enumeration.is_marked(site))
+
+
+def _scored(
+    sites: dict[str, Any],
+    particles: int,
+    summed: tuple[str, ...],
+    run: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    unmasked: bool = False,
+    anywhere: bool = False,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The sites of a model without those that are summed out, and their log densities (K, B), summed where need be.
+
+    ``run`` runs the model again with so many particles and values at its sites; ``unmasked`` leaves out what masks the
+    latent sites.
+    """
+    size = _batch(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
+    whole = (particles, size)
+    if summed:
+        assigned, count = _assigned(sites, summed)
+        particles *= count
+        sites = _sampled(run(particles, enumeration.repeated(values, assigned, whole)))
+    found: dict[str, Tensor] = {}
+    for name, site in sites.items():
+        if site["is_observed"]:
+            found[name] = _log_prob(site, _batch(site, particles))
+        elif name in summed or unmasked:
+            found[name] = _bare_log_prob(site, (particles, size))
+        elif name in values:
+            value, inside = drawn_in(site["fn"], site["value"]) if anywhere else (None, None)
+            log_p = _log_prob(site if inside is None else {**site, "value": value}, (particles, size))
+            found[name] = log_p if inside is None else torch.where(inside, log_p, -math.inf)
+    if summed:
+        found = {n: log_p.reshape(-1, *whole) for n, log_p in found.items()}
+        classes = _total([found.pop(n) for n in summed], next(iter(found.values())))
+        order = sorted(found, key=lambda n: bool(sites[n]["is_observed"]))  # latents first
+        found = enumeration.shared(classes, {n: found[n] for n in order})
+    return {n: site for n, site in sites.items() if n not in summed}, found
+
+
+def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
+    total = zero
+    for i, part in enumerate(parts):
+        total = part if i == 0 else total + part
+    return total
+
+
+def _assigned(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    return enumeration.assignments({n: enumeration.support_values(n, sites[n]["fn"]) for n in summed})
+
+
+def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str, Tensor]) -> Tensor:
+    """log p(x, z) in nats, (K, B), at given latents.
+
+    Args:
+        model: the model of a pair.
+        x: data (B, *shape).
+        y: labels or None.
+        latents: a value (K, B, *event) for each latent site, in its constrained space.
+
+    Raises:
+        PairError: a latent site has no value, or the model has a ``pyro.factor``.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> pv.log_joint(pair.model, torch.zeros(3, 5), None, {"z": torch.zeros(4, 3, 2)}).shape
+        torch.Size([4, 3])
+    """
+    with unmoved(model):
+        likelihood, prior = log_densities(model, call_args(model, x, y), latents, factors=False)
+    return likelihood + prior
+
+
+def log_densities(
+    program: Program,
+    args: tuple[Any, ...],
+    latents: Values,
+    particles: int | None = None,
+    unmasked: bool = False,
+    anywhere: bool = False,
+    factors: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
+
+    Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site but those that are
+    summed out. ``unmasked`` gives what is masked at latent sites its own density. ``anywhere`` expects values that
+    another program drew, outside the support too, where a density of zero may be computed as NaN. ``factors`` says
+    whether a ``pyro.factor`` is legal.
+
+    Raises:
+        PairError: a latent site has no value.
+    """
+    if particles is None:
+        particles = next(iter(latents.values())).shape[0] if not callable(latents) and latents else 1
+    with own_store():
+        sites = _sampled(_run(program, args, {}, particles, latents))
+        if not sites:
+            raise PairError("the program has no sample site")
+        held = (
+            latents
+            if not callable(latents)
+            else {n: s["value"] for n, s in sites.items() if not enumeration.is_marked(s)}
+        )
+        summed = _summed(sites, held)
+        for name, site in sites.items():
+            if not site["is_observed"] and name not in held and name not in summed:
+                raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
+            if not factors and kind(site["fn"]) == "Unit" and bool((site["fn"].log_factor != 0).any()):
+                raise PairError(no_density(name))
+        values = {n: v for n, v in held.items() if n in sites and not sites[n]["is_observed"]}
+        sites, found = _scored(sites, particles, summed, partial(_run, program, args, {}), values, unmasked, anywhere)
+    observed = [found[n] for n, s in sites.items() if s["is_observed"]]
+    latent = [found[n] for n, s in sites.items() if not s["is_observed"]]
+    zero = torch.zeros_like((observed or latent)[0])
+    return _total(observed, zero), _total(latent, zero)
+
+
+def masked_at(fn: Any, mask: Any, value: Tensor) -> Tensor | None:
+    """Where a value (K, B, *event) is masked: by ``poutine.mask``, or by the distribution; None where nowhere."""
+    found: Tensor | None = None
+    parts = [(mask, value.dim() - len(fn.event_shape))]
+    while fn is not None:
+        if hasattr(fn, "_mask"):
+            parts.append((fn._mask, value.dim() - len(fn.event_shape)))
+        fn = getattr(fn, "base_dist", None)
+    for part, dims in parts:
+        if part is None or part is True:
+            continue
+        seen = torch.as_tensor(part, device=value.device).bool()
+        wide = seen.reshape(*seen.shape, *(1,) * (value.dim() - dims))
+        hidden = ~wide.expand(torch.broadcast_shapes(wide.shape, value.shape))  # data have no particles, masks may
+        found = hidden if found is None else found | hidden
+    return found

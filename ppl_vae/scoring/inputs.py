@@ -1,0 +1,198 @@
+"""A pair and its data: its mode, its device, what it takes, and the data there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import UserError
+from ..common.fields import X, device_of, each, leaves, named, num_data, rows, size_of
+from ..common.files import digest
+from ..common.rng import forked
+from ..data.convert import byte_scale, classes, data, labels
+from ..data.lazy import Lazy, as_floating, is_lazy, opened
+from ..data.sets import Data, Split
+from . import terms
+
+ALL = slice(None)
+
+
+FEW = 4096  # data on which a pair is tried as a whole: a program may know their number
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and every module's own mode given back."""
+    modes = [(m, m.training) for m in pair.modules()]
+    try:
+        pair.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the floating dtype of a pair's first parameter; the CPU and the default where it has none."""
+    for p in (*pair.parameters(), *pair.buffers()):
+        if p.is_floating_point():
+            return p.device, p.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+class Needs:
+    """What a pair takes: data as its programs can use them, labels as the classes that it knows.
+
+    Whole numbers stay whole where the pair runs on them, as an embedding of tokens does, and become floating ones
+    where it doesn't, as a linear layer on counts. That is tried once, on the first data, or on two where they are many.
+    """
+
+    def __init__(self, pair: Any) -> None:
+        self.pair = pair
+        self.num_classes = _num_classes(pair)
+        self.floating: bool | None = None  # not known yet
+        self.looked = False  # whether labels were told from fields
+
+    def scale_of(self, raw: Any) -> int | None:
+        """What bytes are divided by: as the first bytes were that the pair was given."""
+        if isinstance(raw, tuple) and len(raw) == 2:
+            raw = raw[0]
+        known: int | None = getattr(self.pair, "byte_scale", None)
+        if known is None and (known := byte_scale(raw)) is not None and hasattr(self.pair, "byte_scale"):
+            self.pair.byte_scale = known
+        return known
+
+    def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]:
+        """Data and labels, from those that :mod:`ppl_vae.data.convert` made.
+
+        Raises:
+            DataError: a label that is no class of the pair.
+            UserError: two arrays of one shape, for a pair without labels: fields, not labels.
+        """
+        y = y if y is None or self.num_classes is None else classes(y, self.num_classes)
+        if not self.looked:  # the batches of a loader are alike
+            _refuse_fields(self.pair, x, y)
+            self.looked = True
+        if any(t.dtype == torch.int64 for t in leaves(x)):
+            if self.floating is None:
+                few = (x, y) if num_data(x) <= FEW else (rows(x, slice(2)), None if y is None else y[:2])
+                self.floating = _fails(self.pair, *few) and not _fails(self.pair, as_floating(few[0]), few[1])
+            x = as_floating(x) if self.floating else x
+        return x, y
+
+
+def _num_classes(pair: Any) -> int | None:
+    found = getattr(getattr(pair, "model", None), "num_classes", None)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def _refuse_fields(pair: Any, x: X, y: Tensor | None) -> None:
+    """A pair that makes nothing of labels would drop a mask that was given in their place, in silence."""
+    if y is None or y.ndim < 2 or not torch.is_tensor(x) or y.shape != x.shape:
+        return
+    few = slice(None) if len(x) <= FEW else slice(2)
+    try:
+        ignored = torch.equal(*(_log_w(pair, x[few], labels) for labels in (y[few], y[few] + 1)))
+    except Exception:  # whoever runs the pair next says what is wrong
+        return
+    if ignored:
+        raise UserError(
+            f"(x, y) are data and labels, and y has the shape {tuple(y.shape)} of x while this pair makes nothing of "
+            f"labels; several fields of a datum are one dictionary, {{'values': ..., 'mask': ...}}"
+        )
+
+
+def _log_w(pair: Any, x: X, y: Tensor | None) -> Tensor:
+    """The log weights of one particle, always the same."""
+    with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+        return terms.terms(pair.model, pair.guide, *placed(pair, x, y)).log_w
+
+
+def _fails(pair: Any, x: X, y: Tensor | None) -> bool:
+    try:
+        _log_w(pair, x, y)
+    except Exception:  # whatever a user's program raises when it meets numbers of another type than it takes
+        return True
+    return False
+
+
+def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, Tensor | None]:
+    """Data and labels of whatever was given, as tensors that the pair takes, or as rows to be read when needed.
+
+    Raises:
+        DataError: no data, not numbers, labels that do not fit.
+        UserError: all splits at once.
+    """
+    if isinstance(x, Data):
+        raise UserError("name a split of the data: data.test, data.valid or data.train")
+    if isinstance(x, Lazy):  # opened already
+        return x, y
+    needs = Needs(pair)
+    if is_lazy(x):
+        if y is not None:
+            raise UserError("labels beside a data set: let its items be (x, y)")
+        found = opened(x, needs.scale_of)
+        if isinstance(found, Lazy):
+            two, labels_of_two = found.take(slice(2))
+            needs(two, labels_of_two)
+            found.floating, found.num_classes = bool(needs.floating), needs.num_classes
+            return found, None
+        x, y = needs(*found)
+    else:
+        if isinstance(x, Split):
+            split = x.fixed(seed)
+            x, y = split.x, split.y if y is None else y
+        elif isinstance(x, tuple) and len(x) == 2:
+            if y is not None and x[1] is not None:
+                raise UserError("labels are given twice: in (x, y), and as y")
+            x, y = x[0], x[1] if y is None else y
+        x = data(x, scale=needs.scale_of(x))
+        x, y = needs(x, labels(y, num_data(x), device=device_of(x)))
+    return x, y
+
+
+def num_rows(x: X | Lazy) -> int:
+    """N, of data that :func:`as_data` gave."""
+    return len(x) if isinstance(x, Lazy) else num_data(x)
+
+
+def numbers_of(x: X | Lazy) -> int:
+    """Numbers in one datum."""
+    return size_of(x.take(slice(1))[0] if isinstance(x, Lazy) else x)
+
+
+def placed(pair: Any, x: X | Lazy, y: Tensor | None = None, part: slice = ALL) -> tuple[X, Tensor | None]:
+    """A part of data and labels, on the device of a pair; floating ones in its dtype, where it has one."""
+    device, dtype = home(pair)
+    has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
+
+    def moved(t: Tensor) -> Tensor:
+        t = t.to(device)
+        return t.to(dtype) if t.is_floating_point() and has_dtype else t
+
+    x, y = x.take(part) if isinstance(x, Lazy) else (rows(x, part), None if y is None else y[part])
+    return each(moved, x), None if y is None else moved(y)
+
+
+def everything(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X, Tensor | None]:
+    """All data and labels as tensors, where they are; a data set is read."""
+    found, ys = as_data(pair, x, y, seed)
+    return found.take(ALL) if isinstance(found, Lazy) else (found, ys)
+
+
+def fingerprint(pair: nn.Module, x: X | Lazy, y: Tensor | None) -> str:
+    """A digest of the parameters of a pair and of data: work on others is other work."""
+    found = {f"pair.{k}": v for k, v in pair.state_dict().items()}
+    if isinstance(x, Lazy):
+        for start in range(0, len(x), 4096):
+            xs, ys = x.take(slice(start, start + 4096))
+            parts = dict(named(xs)) | ({} if ys is None else {"y": ys})
+            found[f"rows {start}"] = torch.frombuffer(bytearray(digest(parts), "ascii"), dtype=torch.uint8)
+        return digest(found)
+    return digest(found | dict(named(x)) | ({} if y is None else {"y": y}))

@@ -1,0 +1,141 @@
+"""Where parameters live: a module's in the module, a bare ``pyro.param`` in Pyro's store, and nothing in both."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..common.fields import leaves
+
+Program = Callable[..., Any]
+"""A model or a guide: any callable with Pyro statements inside."""
+
+
+@contextmanager
+def own_store(keep: bool = False) -> Iterator[None]:
+    """Run stock Pyro code without leaving anything in Pyro's parameter store.
+
+    A parameter has one home: a module's lives in the module, a bare ``pyro.param`` in the store. Inside, the store
+    holds only the bare ones, so a second instance can't overwrite the first one's weights. On the way out it is as
+    it was, plus, where ``keep`` is set, the bare parameters that the user's program asked for.
+    """
+    store: Any = pyro.get_param_store()
+    before = store.get_state()
+    store.clear()
+    store.set_state(_bare(before))
+    try:
+        yield
+    finally:
+        after = _bare(store.get_state()) if keep else None
+        store.clear()
+        store.set_state(before)
+        if after is not None:
+            store.set_state(after)
+
+
+def _bare(state: Any) -> Any:
+    params = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
+    return {"params": params, "constraints": {name: state["constraints"][name] for name in params}}
+
+
+def with_params(program: Program, name: str) -> Program:
+    """The same program, with the parameters of its module declared to Pyro under ``name``."""
+    module = owner(program)
+    if module is None:
+        return program
+
+    def declared(*args: Any, **kwargs: Any) -> Any:
+        for path, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{name}$$${path}", parameter)
+        return program(*args, **kwargs)
+
+    declared.__wrapped__ = program  # type: ignore[attr-defined]
+    return declared
+
+
+def owner(program: Program) -> nn.Module | None:
+    """The module whose parameters a program uses: itself, or the object that it is a method of."""
+    holder = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
+    return holder if isinstance(holder, nn.Module) else None
+
+
+def modules_of(*programs: Any) -> list[nn.Module]:
+    """Every module that programs hold: themselves, their objects, and those in a partial or in a closure."""
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+
+    def look(thing: Any) -> None:
+        if id(thing) in seen:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            found[id(thing)] = thing
+            return
+        parts: list[Any] = [getattr(thing, "__self__", None), getattr(thing, "__wrapped__", None)]
+        if isinstance(thing, functools.partial):
+            parts += [thing.func, *thing.args, *thing.keywords.values()]
+        for cell in getattr(thing, "__closure__", None) or ():
+            with suppress(ValueError):  # a cell that is not filled yet
+                parts.append(cell.cell_contents)
+        for part in parts:
+            if isinstance(part, nn.Module) or callable(part):
+                look(part)
+
+    for program in programs:
+        look(program)
+    return list(found.values())
+
+
+def constants_beside(program: Program, *args: Any) -> Any:
+    """A context in which the constants of a program, ``Normal(0., 1.)``, lie where its data and parameters lie.
+
+    Stock priors are written without a device. On a CPU there is nothing to do, and nothing is done.
+    """
+    tensors = (leaf for arg in args if arg is not None for leaf in leaves(arg) if torch.is_tensor(leaf))
+    held = (p for module in modules_of(program) for p in module.parameters())
+    found = next(tensors, None)
+    found = next(held, None) if found is None else found
+    return nullcontext() if found is None or found.device.type == "cpu" else found.device
+
+
+@contextmanager
+def unmoved(*programs: Program) -> Iterator[None]:
+    """Run programs in training mode without moving what they keep: running averages, vectors of a power iteration.
+
+    Inside, modules in training mode hold copies of their buffers; on the way out they hold their own again. Nothing is
+    copied back, which would spoil what autograd has saved of a graph made inside.
+    """
+    modules = {id(m): m for top in modules_of(*programs) for m in top.modules() if m.training and m._buffers}
+    before = [(m, dict(m._buffers)) for m in modules.values()]
+    copies: dict[int, Tensor] = {}  # one for each tensor: two modules may share a buffer
+    try:
+        for module, own in before:
+            for name, value in own.items():
+                if value is not None and not is_lazy(value):
+                    module._buffers[name] = copies.setdefault(id(value), value.clone())
+        yield
+    finally:
+        for module, own in before:
+            module._buffers.update(own)
+
+
+@contextmanager
+def frozen(program: Program) -> Iterator[None]:
+    """Stop the gradient at a program's parameters, and nowhere else, while the graph inside is made."""
+    held = [p for module in modules_of(program) for p in module.parameters()]
+    live = [p for p in (*held, *pyro.get_param_store()._params.values()) if p.requires_grad]
+    try:
+        for p in live:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in live:
+            p.requires_grad_(True)

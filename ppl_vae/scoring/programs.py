@@ -1,0 +1,148 @@
+"""One program, run once: its sites, and which of them depend on which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import enumeration
+from .densities import _assigned, _bare_log_prob, _batch, _log_prob, _summed, _total, masked_at
+from .kinds import mean_of
+from .lineage import Lineage
+from .param_store import Program, own_store
+from .trace import PARTICLES, Values, _Fill, _run, _sampled, _Uncondition
+
+
+def _classes(
+    sites: dict[str, Any],
+    particles: int,
+    summed: tuple[str, ...],
+    run: Callable[..., Any],
+    values: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """A draw (K, B, *event) of the sites that are summed out, given the values of others and what is observed."""
+    assigned, count = _assigned(sites, summed)
+    whole = _batch(next(iter(sites.values())), particles)
+    again = _sampled(run(count * particles, enumeration.repeated(values, assigned, whole)))
+    shape = (count * particles, whole[1])
+    log_ps = [_bare_log_prob(again[n], shape) for n in summed]
+    log_ps += [_log_prob(s, shape) for n, s in again.items() if s["is_observed"] or n in values]
+    log_p = _total(log_ps, log_ps[0]).reshape(count, *whole)
+    chosen = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()  # (K, B)
+    return {n: v[chosen.to(v.device)] for n, v in assigned.items()}
+
+
+@dataclass(eq=False)
+class Draw:
+    """A site of a program that was run once: its value (K, B, *event) and its distribution."""
+
+    value: Tensor
+    fn: Any
+    is_observed: bool
+    frames: tuple[Any, ...] = ()
+    scale: float | Tensor = 1.0
+    mask: Any = None  # what poutine.mask put on it
+    summed: bool = False  # marked infer={"enumerate": ...}
+    given: Tensor | None = None  # what an observed site observed
+    kept: bool = False  # observes labels, in a run that draws the data
+
+    @property
+    def masked(self) -> Tensor | None:
+        """Where the value is masked, a bool of its shape; None where nowhere."""
+        return masked_at(self.fn, self.mask, self.value)
+
+
+def sites(
+    program: Program,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    num_samples: int = 1,
+    values: Values | None = None,
+    means: bool = False,
+    uncondition: bool = False,
+) -> dict[str, Draw]:
+    """Run one program under K particles and return its sample sites by name, in order.
+
+    Args:
+        program: a model or a guide.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        num_samples: the number K of particles.
+        values: values (K, B, *event) to put at sites instead of drawing them, as :func:`terms` takes them.
+        means: put each site's mean instead of a draw, where it has one.
+        uncondition: draw the observed sites too, as for sampling from a model that needs data to run, but for those
+            that observe labels, the second argument. Sites that are summed out are then drawn given the values and
+            the data, where there are any.
+
+    Returns:
+        The sites; draws come from torch's global generators.
+    """
+    kwargs = kwargs or {}
+    labels = args[1].clone() if uncondition and len(args) > 1 and torch.is_tensor(args[1]) else None
+    args = args if labels is None else (args[0], labels, *args[2:])  # which share no memory with the data
+    lineage = Lineage({} if labels is None else {"y": labels})
+    inner = _Uncondition(lineage) if uncondition else None
+    with own_store(), lineage if labels is not None else nullcontext():
+        if means:
+            with _Fill(lambda name, fn: mean_of(fn)):
+                trace = _run(program, args, kwargs, num_samples, values, inner)
+        else:
+            trace = _run(program, args, kwargs, num_samples, values, inner)
+        if uncondition and isinstance(values, dict) and (loose := _summed(_sampled(trace), values)):
+            held = {n: v for n, v in values.items() if n in trace.nodes}
+            run = partial(_run, program, args, kwargs)
+            found = _classes(_sampled(run(num_samples, held)), num_samples, loose, run, held)
+            trace = _run(program, args, kwargs, num_samples, {**held, **found}, inner)
+    return {
+        name: Draw(
+            site["value"],
+            site["fn"],
+            bool(site["is_observed"] or site["infer"].get("was_observed")),
+            tuple(f for f in site["cond_indep_stack"] if f.name != PARTICLES),
+            site["scale"],
+            site["mask"],
+            enumeration.is_marked(site),
+            site["infer"].get("obs", site["value"] if site["is_observed"] else None),
+            uncondition and bool(site["is_observed"]),
+        )
+        for name, site in _sampled(trace).items()
+    }
+
+
+def parents(
+    model: Program, args: tuple[Any, ...], values: Mapping[str, Tensor], other: Mapping[str, Tensor]
+) -> dict[str, set[str]]:
+    """For each latent site of a model, the latent sites that its distribution depends on.
+
+    Each site in turn gets another value; a site whose log density moves depends on it. Gradients would miss what
+    passes through a comparison or a detached tensor.
+
+    Args:
+        model: the model of a pair.
+        args: its positional arguments.
+        values: a value (K, B, *event) for each latent site.
+        other: another one.
+    """
+    particles = next(iter(values.values())).shape[0] if values else 1
+    first = _sampled(_run(model, args, {}, particles, values))
+    rest = {n: s["value"] for n, s in first.items() if n not in values and not s["is_observed"]}  # summed out
+
+    def densities(at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        sites = _sampled(_run(model, args, {}, particles, {**rest, **at}))
+        # the distribution may move while the value stays: always score the first value
+        return {n: sites[n]["fn"].log_prob(values[n]) for n in values if n in sites}
+
+    start = densities(values)
+    found: dict[str, set[str]] = {name: set() for name in start}
+    for moved in start:
+        for name, log_p in densities({**values, moved: other[moved]}).items():
+            if name != moved and not torch.equal(log_p, start[name]):
+                found[name].add(moved)
+    return found

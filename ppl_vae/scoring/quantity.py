@@ -1,0 +1,124 @@
+"""What a pair's number is the density of, and whether binarised data are for it: read off a run of its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import constraints
+from torch.utils._pytree import tree_map
+
+from ..common.errors import DataError
+from ..common.rng import forked
+from ..data.sets import Data, Split
+from . import terms, trace
+from .inputs import Needs, evaluating, home, placed
+from .kinds import kind
+from .lineage import Lineage
+
+LOG_PX = "log p(x)"
+
+
+def _looked_at(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
+    """The sites of the model, scored at the first two data, and which of ``x`` and ``y`` each was computed from.
+
+    The latents are drawn from the prior, beforehand: what they were made from is no matter of the densities at them.
+    """
+    roots = {name: tree_map(_copied, value) for name, value in (("x", x), ("y", y)) if value is not None}
+    x, y = roots["x"], roots.get("y")
+    with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+        try:
+            guide = trace.prior_of(pair.model)
+            drawn = terms.terms(pair.model, guide, x, y)
+        except NotImplementedError:  # a prior that can't be drawn from, such as an improper one
+            guide = pair.guide
+            drawn = terms.terms(pair.model, guide, x, y)
+        values = {name: site.value.clone() for name, site in drawn.sites.items()}
+        with Lineage(roots) as lineage:
+            found = terms.terms(pair.model, guide, x, y, values=values)
+    return found, lineage
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if torch.is_tensor(value) else value  # x and y may be views of one tensor
+
+
+def name_of(pair: Any, x: Any, y: Any) -> str:
+    """What a pair's weights estimate the log of, by the run of its model.
+
+    ``"log p(x, y)"`` where the model observes what was made from the labels, all of them or some; else
+    ``"log p(x | y)"`` where a density of the model depends on them; else ``"log p(x)"``. A model that observes labels
+    alone, given the data, has ``"log p(y | x)"``.
+
+    Args:
+        pair: a pair.
+        x: data, of which two are looked at.
+        y: labels, or None.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("cvae", data_shape=(6,), num_classes=3, latent=2, hidden=(4,))
+        >>> name_of(pair, torch.zeros(2, 6), torch.tensor([0, 2]))
+        'log p(x | y)'
+    """
+    if not trace.takes_labels(pair.model):
+        return LOG_PX
+    x, y = placed(pair, x, y, slice(2))
+    if y is None:
+        return LOG_PX
+    found, lineage = _looked_at(pair, x, y)
+    observed = set().union(*(lineage.of(site.value) for site in found.observed.values()))
+    scored = set().union(*(lineage.of(site.log_p) for site in (*found.observed.values(), *found.sites.values())))
+    scored |= lineage.escaped
+    if "y" in observed:
+        return "log p(x, y)" if "x" in observed or "x" not in scored else "log p(y | x)"
+    return "log p(x | y)" if "y" in scored else LOG_PX
+
+
+def is_binary(pair: Any, x: Any, y: Any) -> bool:
+    """Whether the model gives the data a likelihood of zeros and ones alone."""
+    found, lineage = _looked_at(pair, *placed(pair, x, y, slice(2)))
+    return not _others(found, lineage)
+
+
+def _others(found: terms.Terms, lineage: Lineage) -> list[str]:
+    """The sites that observe the data and whose support is known to be other than {0, 1}: name and distribution."""
+    sites = {n: s for n, s in found.observed.items() if "x" in lineage.of(s.value)}
+    return [f"{n!r} ({kind(s.p)})" for n, s in sites.items() if not _is_binary(s.p)]
+
+
+def _is_binary(distribution: Any) -> bool:
+    """Whether a distribution is of zeros and ones; one that doesn't say what it is of may be."""
+    try:
+        support = distribution.support
+    except (AttributeError, NotImplementedError):
+        return True
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if isinstance(support, type(constraints.integer_interval(0, 1))):
+        return bool(torch.as_tensor(support.lower_bound == 0).all() and torch.as_tensor(support.upper_bound == 1).all())
+    return isinstance(support, type(constraints.boolean))
+
+
+def refuse_binarised(pair: Any, data: Any) -> None:
+    """Refuse a split of binarised data for a model whose likelihood is of other values than 0 and 1.
+
+    Raises:
+        DataError: names the site.
+    """
+    split = data.train if isinstance(data, Data) else data
+    if not isinstance(split, Split) or not (split.drawn or split.binarize != "none") or not len(split):
+        return
+    others = _others(*_looked_at(pair, *placed(pair, split.x, split.y, slice(2))))
+    if others:
+        raise DataError(
+            f"site {others[0]} is no Bernoulli, and the data ({split.name}) are binarised: load them with "
+            f"binarize='none' (--binarize none), or choose likelihood='bernoulli'"
+        )
+
+
+def settled(pair: Any, data: Data) -> Data:
+    """Data that hold grey values, binarised where they are grey images and the pair's likelihood is Bernoulli."""
+    binary = is_binary(pair, *Needs(pair)(data.train.x, data.train.y))
+    return data.binarized("auto") if binary else data

@@ -1,0 +1,233 @@
+"""Data drawn from a model, in the form that the pair takes them: where its observed sites lie in x."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import UserError
+from ..common.fields import X, device_of, each, filled, leaves, named, num_data, rows
+from ..data.convert import labels
+from . import programs, trace
+from .inputs import Needs, everything, home, placed
+from .kinds import mean_of
+from .lineage import Lineage
+from .programs import Draw
+from .trace import call_args
+
+
+class Drawn(NamedTuple):
+    """A model that was run without conditioning on data.
+
+    Attributes:
+        sites: all of its sites, by name.
+        data: those that observe data, when there are any to observe; in the order of the model.
+        x: the data that it was run on, (n, ...), which say where each site lies; None where the model needs none.
+        kept: whether what the sites do not draw (masks, lengths, covariates) is kept from x.
+    """
+
+    sites: dict[str, Draw]
+    data: dict[str, Draw]
+    x: X | None
+    kept: bool
+
+
+def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None, like: Any = None) -> Drawn:
+    """Run the model of a pair under one particle, with given latents (1, n, *event), and draw what it observes.
+
+    Raises:
+        UserError: it can't run without data and the shape of a datum is not known.
+    """
+    shown = _like(pair, n, like)
+    target = pair.model.forward if isinstance(pair.model, nn.Module) else pair.model
+    names = inspect.signature(target).parameters
+    free = like is None and "n" in names and "x" in names
+    if shown is None and not free:
+        raise UserError(
+            "this model can't run without data: write model(x=None, y=None, n=1), or give the shape of a datum, "
+            "pv.Pair(model, guide, data_shape=(784,))"
+        )
+    found = None
+    if free:
+        found = programs.sites(pair.model, call_args(pair.model, None, y), {"n": n}, values=latents, uncondition=True)
+        _refuse_dependent(pair, call_args(pair.model, None, y), {"n": n}, found)
+        if "x" in found and (shown is None or torch.is_tensor(shown)) and not _several(pair):
+            return Drawn(found, {"x": found["x"]}, None, False)
+    if shown is None:
+        data = {name: d for name, d in (found or {}).items() if d.is_observed and not d.kept}
+        if not data:
+            raise UserError(
+                'the model has no site for the data: write pyro.sample("x", ..., obs=x), or let the pair see data '
+                "first (fit, log_likelihood), so that it knows which sites observe them"
+            )
+        return Drawn(found or {}, data, None, False)
+    values = latents if found is None else {name: d.value for name, d in found.items() if not d.is_observed}
+    at = programs.sites(pair.model, call_args(pair.model, shown, y), values=values, uncondition=True)
+    places = {name: d for name, d in at.items() if d.is_observed and not d.kept}
+    if found is None:
+        _refuse_dependent(pair, call_args(pair.model, shown, y), {}, at)
+        return Drawn(at, places, shown, like is not None)
+    data = {name: replace(found[name], given=d.given) for name, d in places.items() if name in found}
+    return Drawn(found, data, shown, False)
+
+
+def rerun(sites: dict[str, Draw], x: X) -> Drawn:
+    """The sites of a model that was run on data x, unconditioned, as a run whose data are to be put together."""
+    data = {name: d for name, d in sites.items() if d.is_observed and not d.kept}
+    return Drawn(sites, data, x, False)
+
+
+def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, Draw]) -> None:
+    """Refuse labels that the model observes after what is drawn: running it forwards draws nothing given them.
+
+    Raises:
+        UserError: names the site of the labels, and what it depends on.
+    """
+    if not any(d.kept for d in sites.values()):
+        return
+    drawn = {name: d.value.clone() for name, d in sites.items() if not d.kept}
+    with Lineage(drawn) as lineage:
+        again = programs.sites(pair.model, args, kwargs, values=drawn, uncondition=True)
+        above = {n: lineage.of(d.fn.log_prob(d.value)) & set(drawn) for n, d in again.items() if d.kept}
+    for name, names in above.items():
+        if names:
+            raise UserError(
+                f"site {name!r} observes the labels and depends on {', '.join(map(repr, sorted(names)))}, so that "
+                f"running the model forwards draws nothing given them: leave y out"
+            )
+
+
+def _several(pair: Any) -> bool:
+    return isinstance(getattr(pair, "num_observed", None), int) and pair.num_observed > 1
+
+
+def _like(pair: Any, n: int, like: Any) -> X | None:
+    """Data to run a model on: rows of ``like`` again and again, or zeros of the form that the pair has seen."""
+    if like is not None:
+        x, _ = everything(pair, like)
+        x, _ = placed(pair, rows(x, torch.arange(n, device=device_of(x)) % num_data(x)))
+        return each(lambda t: t.clone(memory_format=torch.contiguous_format), x)
+    device, dtype = home(pair)
+    template = getattr(pair, "template", None)
+    if template is not None:
+        return each(
+            lambda t: torch.zeros(n, *t.shape[1:], device=device, dtype=dtype if t.is_floating_point() else t.dtype),
+            template,
+        )
+    if pair.data_shape is None:
+        return None
+    return torch.zeros(n, *pair.data_shape, device=device, dtype=dtype)
+
+
+def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> None:
+    """Keep the form of the data, no data, with a pair, so that it can be sampled in that form."""
+    if not hasattr(pair, "template"):
+        return
+    pair.template = each(lambda t: t[:0].cpu(), x)
+    pair.num_observed = sum(not (y is not None and s.value.shape == y.shape) for s in observed.values())
+
+
+def value_of(draw: Draw) -> Tensor:
+    """What was drawn, (n, *event)."""
+    return draw.value[0]
+
+
+def mean_or_value(draw: Draw) -> Tensor:
+    """The mean of what was drawn, (n, *event), or the draw where there is no mean."""
+    mean = mean_of(draw.fn)
+    return (draw.value if mean is None else mean.expand(draw.value.shape))[0]
+
+
+def assembled(drawn: Drawn, what: Callable[[Draw], Tensor], whole: bool = False) -> X:
+    """The data of a run, in the form that the pair takes; by site where the sites do not make up all of it.
+
+    Args:
+        drawn: the run.
+        what: the tensor (n, *event) of a site.
+        whole: refuse data that the pair could not take.
+
+    Raises:
+        UserError: ``whole``, and the model does not draw all of x.
+    """
+    values = {name: what(d) for name, d in drawn.data.items()}
+    if drawn.x is None:
+        return next(iter(values.values())) if len(values) == 1 else values
+    shown = leaves(drawn.x)
+    floating = next((v.dtype for v in values.values() if v.is_floating_point()), torch.get_default_dtype())
+    out = []
+    seen = []
+    for leaf in shown:
+        sites = [n for n in values if _leaf(drawn.data[n], shown) is leaf]
+        wide = any(values[n].is_floating_point() for n in sites) and not leaf.is_floating_point()
+        target = leaf.to(floating) if wide else leaf.clone()
+        covered = torch.zeros_like(leaf, dtype=torch.bool)
+        for name in sites:
+            _into(target, drawn.data[name], leaf).copy_(values[name])
+            _into(covered, drawn.data[name], leaf).fill_(True)
+        if leaf.is_floating_point() and drawn.kept:
+            target = torch.where(leaf.isnan(), leaf, target)
+        out.append(target)
+        seen.append(bool(covered.all()))
+    lost = [name for name, d in drawn.data.items() if _leaf(d, shown) is None]
+    if not lost and (drawn.kept or all(seen)):
+        return filled(drawn.x, iter(out))
+    if whole:
+        missing = [name for (name, _), full in zip(named(drawn.x), seen, strict=True) if not full]
+        what_is, mend = f"the model does not draw all of {', '.join(missing)}", "give like=, data that have the rest"
+        if lost:
+            what_is, mend = f"site {lost[0]!r} observes something made of x, not a part of it", "observe x itself"
+        raise UserError(f"the pair can't be run on what it draws: {what_is}; {mend}")
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return values
+
+
+def _leaf(draw: Draw, shown: list[Tensor]) -> Tensor | None:
+    """The tensor of x that a site observes a part of, or all of in another type."""
+    given = draw.given
+    if given is None:
+        return None
+    for leaf in shown:
+        if given.untyped_storage().data_ptr() == leaf.untyped_storage().data_ptr():
+            return leaf
+    alike = [leaf for leaf in shown if leaf.shape == given.shape]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _into(target: Tensor, draw: Draw, leaf: Tensor) -> Tensor:
+    """The part of ``target``, which is laid out like ``leaf``, that a site observes."""
+    given = draw.given
+    assert given is not None
+    if given.untyped_storage().data_ptr() != leaf.untyped_storage().data_ptr():
+        return target
+    return target.as_strided(given.size(), given.stride(), given.storage_offset() - leaf.storage_offset())
+
+
+def simulate(pair: Any, n: int, y: Tensor | None = None, like: Any = None) -> tuple[X, dict[str, Tensor]]:
+    """Draw n data from the model together with their latents: x as the pair takes it, and (1, n, *event) by site.
+
+    Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
+
+    Raises:
+        UserError: the model does not draw all that the pair takes, and nothing says what the rest is.
+    """
+    drawn = run(pair, n, y, None, like)
+    x = assembled(drawn, value_of, whole=True)
+    return x, {name: d.value for name, d in drawn.sites.items() if name not in drawn.data and not d.is_observed}
+
+
+def check_labels(pair: Any, n: int, y: Any, name: str = "n") -> Tensor | None:
+    """Labels for n data to draw, on the pair's device; refuses numbers that make no sense."""
+    if isinstance(n, bool) or int(n) != n or n < 1:
+        raise UserError(f"{name}={n}: draw at least one, a whole number")
+    if y is None:
+        return None
+    found = labels(y, int(n), device=home(pair)[0])
+    found = Needs(pair)(torch.zeros(int(n)), found)[1]
+    assert found is not None
+    return found.to(home(pair)[1]) if found.is_floating_point() else found

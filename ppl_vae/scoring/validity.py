@@ -1,0 +1,121 @@
+"""What has no log p(x): refused before the first number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..common.errors import DataError, NoWeightError
+from . import densities, observed, terms
+from .coverage import refuse_foreign
+from .kinds import kind, no_density, title
+from .support import support_of
+
+
+def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
+    """Raise where weights mean nothing: a deterministic guide, one on another space, or a factor in the model.
+
+    ``cover`` also refuses a guide that leaves out a part of the prior's support, where the weights are p(x, z) / q.
+
+    Raises:
+        NoWeightError: names the site.
+    """
+    _refuse_delta(t)
+    refuse_support(t, cover)
+    refuse_factor(t.observed)
+
+
+def _refuse_delta(t: terms.Terms) -> None:
+    auxiliary = any(s.p is None for s in t.sites.values())
+    for s in t.sites.values():
+        # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
+        moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
+        if kind(s.q) == "Delta" and not moves:
+            raise NoWeightError(
+                f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
+                f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
+                f"guide with noise"
+            )
+
+
+def refuse_missing(t: terms.Terms, first: int = 0) -> None:
+    """Raise where a missing entry (NaN) of the data is not left out by the likelihood.
+
+    Raises:
+        DataError: names the site and the datum.
+    """
+    for name, site in t.observed.items():
+        gap = observed.first_missing(site)
+        if gap is not None:
+            raise DataError(
+                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {title(site.p)} does not leave "
+                f"it out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such "
+                f"as pyro.distributions.NanMaskedNormal"
+            )
+
+
+def refuse_support(t: terms.Terms, cover: bool = False) -> None:
+    """Raise where a latent's distribution in the guide is no proposal for that in the model.
+
+    Training needs the guide's support inside the model's. An estimate (``cover``) also needs it whole, as
+    :math:`E_q[w] = p(x, z \\in \\mathrm{supp}\\, q)`; a mixture with the prior has it, whatever the guide.
+
+    Raises:
+        NoWeightError: names the site, and both supports.
+    """
+    plain = cover and torch.equal(t.log_q, sum((s.log_q for s in t.sites.values()), torch.zeros_like(t.log_q)))
+    for name, s in t.sites.items():
+        if s.p is None or s.q is None or kind(s.q) == "Delta":
+            continue
+        q = s.q if s.masks[1] is None else s.q.mask(s.masks[1])  # what is masked has no weight
+        refuse_foreign(name, q, s.p, plain, zeros=cover)
+        if cover:
+            _refuse_masks(name, s)
+
+
+def _refuse_masks(name: str, s: terms.Site) -> None:
+    at_p, at_q = (densities.masked_at(fn, mask, s.value) for fn, mask in zip((s.p, s.q), s.masks, strict=True))
+    if s.marginal or (at_p is None and at_q is None):
+        return
+    none = torch.zeros_like(s.value, dtype=torch.bool)
+    if not torch.equal(none if at_p is None else at_p, none if at_q is None else at_q):
+        raise NoWeightError(
+            f"site {name!r}: the model and the guide mask different entries, so that p / q is no weight there; put the "
+            f"same mask on both"
+        )
+
+
+def refuse_factor(observed: Mapping[str, Any]) -> None:
+    """Raise where the model has a ``pyro.factor`` that is not zero: it is no part of a density of the data.
+
+    Raises:
+        NoWeightError: names the site.
+    """
+    for name, s in observed.items():
+        fn = s.p if isinstance(s, terms.Site) else s.fn
+        if kind(fn) == "Unit" and bool((fn.log_factor != 0).any()):
+            raise NoWeightError(no_density(name))
+
+
+def refuse_outside(t: terms.Terms, first: int = 0) -> None:
+    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
+
+    Raises:
+        DataError: names the site and the datum.
+    """
+    refuse_missing(t, first)
+    for name, site in t.observed.items():
+        if support_of(site.p) is None or not site.value.numel():
+            continue
+        i = observed.first_outside(site)
+        if i is not None:
+            raise DataError(
+                f"datum {first + i} lies outside the support of site {name!r} ({title(site.p)}): "
+                + (
+                    "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
+                    if kind(site.p) == "Bernoulli"
+                    else "scale or round the data, or choose another likelihood"
+                )
+            )

@@ -1,0 +1,4 @@
+"""Comparisons of trained pairs: which difference is real.
+
+May import: ``common``, ``likelihood``.
+"""

@@ -1,0 +1,134 @@
+"""Compare pairs on the same data: which difference is real."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from ..common.entry import entry_point
+from ..common.errors import UserError
+from ..likelihood.estimate import Estimate, log_likelihood
+
+LEVEL = 0.05  # two-sided, over all pairs of strategies together
+
+
+@entry_point
+def compare(
+    pairs: Mapping[str, Any],
+    x: Any,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 5000,
+    seed: int = 0,
+    progress: bool = False,
+    capture: bool | str = "auto",
+    precision: str = "float32",
+) -> Any:
+    r"""Estimate log p(x) under each pair for the same data, and compare datum by datum.
+
+    .. math:: d_n = \hat{\log p}_{s}(x_n) - \hat{\log p}_{best}(x_n), \qquad
+              diff = \bar d, \quad diff\_se = sd(d) / \sqrt N
+
+    The paired error is smaller than that of two means, since what makes an image likely does so under every pair. It
+    covers the choice of data and the Monte Carlo noise; it does not cover the training run, of which each pair here
+    is a single one.
+
+    ``verdict`` is ``"worse"`` where the difference is significant at 5 %, two-sided, by Student's t, with Bonferroni's
+    correction over all pairs of strategies, since the best is chosen after looking; else ``"cannot tell"``. It is a
+    verdict on the K-sample bounds. Where many data of a row are ``unreliable``, its log p(x) may lie well above its
+    bound, and a better proposal could turn the verdict.
+
+    Args:
+        pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data.
+        x: data (N, *shape), at least two; or a split of `load_data`, which brings its labels.
+        y: labels (N,), for pairs that take them.
+        num_samples: K of each estimate.
+        seed: of each estimate.
+        progress: show a bar for each pair.
+        capture: score by a compiled graph, see :func:`~ppl_vae.log_likelihood`.
+        precision: of matrix products.
+
+    Returns:
+        xarray.Dataset over ``strategy`` (elbo, elbo_se, log_px, log_px_se, ess, khat, unreliable, diff, diff_se,
+        verdict) and, per datum, ``log_px_datum`` over (``strategy``, ``datum``); nats. ``ess`` is the smallest and
+        ``khat`` the largest over the data.
+
+    Raises:
+        UserError: fewer than two data, or no pair.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pairs = {s: pv.build("linear", data_shape=(5,), latent=2, guide="exact", sigma=float(s)) for s in "12"}
+        >>> table = pv.compare(pairs, torch.randn(20, 5), num_samples=20)
+        >>> sorted(table.verdict.values.tolist())[0]
+        'best'
+    """
+    if not isinstance(pairs, Mapping):
+        raise UserError(f"compare: the pairs are a {type(pairs).__name__}; give a dictionary from name to pair")
+    if not pairs:
+        raise UserError("compare: no pair was given")
+    options: dict[str, Any] = {"seed": seed, "progress": progress, "capture": capture, "precision": precision}
+    estimates: dict[str, Estimate] = {}
+    for name, pair in pairs.items():
+        made = pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
+        if len(made) < 2:
+            raise UserError(f"compare: {len(made)} data give no error for a mean difference; give at least 2")
+        estimates[name] = made
+    names = {e.name: name for name, e in estimates.items()}
+    if len(names) > 1:
+        found = "; ".join(f"{name} estimates {quantity}" for quantity, name in names.items())
+        raise UserError(f"compare: {found}; compare like with like")
+    return tabulate(estimates)
+
+
+@np.errstate(invalid="ignore")  # a datum of probability zero has an infinite difference
+def tabulate(estimates: Mapping[str, Estimate]) -> Any:
+    """The table of :func:`compare`, from estimates on the same data."""
+    import xarray as xr
+
+    names = list(estimates)
+    log_px = torch.stack([estimates[n].log_px for n in names]).numpy()  # (S, N)
+    elbo = torch.stack([estimates[n].elbo for n in names]).numpy()
+    root = math.sqrt(log_px.shape[1])
+    best = int(log_px.mean(1).argmax())
+    d = log_px - log_px[best]
+    diff, diff_se = d.mean(1), d.std(1, ddof=1) / root
+    comparisons = max(1, len(names) * (len(names) - 1) // 2)
+    threshold = float(student.ppf(1 - LEVEL / (2 * comparisons), log_px.shape[1] - 1))
+    significant = (diff + threshold * diff_se < 0) | (np.isneginf(diff) & np.isfinite(log_px[best].mean()))
+    verdict = np.where(significant, "worse", "cannot tell").astype(object)
+    verdict[best] = "best"
+    first = estimates[names[0]]
+    columns = {
+        "elbo": elbo.mean(1),
+        "elbo_se": elbo.std(1, ddof=1) / root,
+        "log_px": log_px.mean(1),
+        "log_px_se": log_px.std(1, ddof=1) / root,
+        "ess": np.array([float(estimates[n].ess.min()) for n in names]),
+        "khat": np.array([float(estimates[n].khat.max()) for n in names]),
+        "unreliable": np.array([float(estimates[n].unreliable.double().mean()) for n in names]),
+        "diff": diff,
+        "diff_se": diff_se,
+        "verdict": verdict.astype(str),
+    }
+    table = xr.Dataset(
+        {k: ("strategy", v) for k, v in columns.items()}
+        | {"log_px_datum": (("strategy", "datum"), log_px), "elbo_datum": (("strategy", "datum"), elbo)},
+        coords={"strategy": names, "datum": np.arange(log_px.shape[1])},
+        attrs={
+            "num_samples": first.num_samples,
+            "seed": first.seed,
+            "quantity": first.name,
+            "bound": "log_px is a lower bound in expectation",
+            "units": "nats",
+        },
+    )
+    for name in ("elbo", "log_px", "diff"):
+        table[name].attrs["units"] = "nats"
+    return table
