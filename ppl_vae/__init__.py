@@ -24,7 +24,7 @@ _NAMES = {
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
     "likelihood.estimate": ("Curve", "Estimate", "bound_curve", "log_likelihood", "log_weights"),
     "likelihood.panel": ("Panel", "panel"),
-    "objectives.analytic_kl": ("MeanField",),
+    "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
     "objectives.base": ("Objective",),
     "objectives.elbo": ("Elbo",),
     "objectives.iwae": ("IWAE",),
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
         log_weights as log_weights,
     )
     from .likelihood.panel import Panel as Panel, panel as panel
-    from .objectives.analytic_kl import MeanField as MeanField
+    from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
     from .objectives.base import Objective as Objective
     from .objectives.elbo import Elbo as Elbo
     from .objectives.iwae import IWAE as IWAE

@@ -35,7 +35,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
     "elbo": lambda: pv.Elbo(),
     "elbo-stl": lambda: pv.Elbo(3, "stl"),
     "elbo-in-turn": lambda: pv.Elbo(2, vectorize=False),
-    "meanfield": lambda: pv.MeanField(2),
+    "analytic_kl": lambda: pv.AnalyticKL(2),
     "iwae": lambda: pv.IWAE(4),
     "iwae-stl": lambda: pv.IWAE(4, "stl"),
     "iwae-dreg": lambda: pv.IWAE(4, "dreg"),

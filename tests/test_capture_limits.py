@@ -205,7 +205,7 @@ class Noisy(nn.Module):
         return (x + self.scale * torch.randn_like(x),)
 
 
-@pytest.mark.parametrize("loss", [None, "meanfield"])
+@pytest.mark.parametrize("loss", [None, "analytic_kl"])
 def test_prepare_runs_once_a_step_and_is_watched(loss: str | None) -> None:
     def run(capture: bool) -> tuple[list[float], int]:
         prepare = Noisy()
@@ -637,10 +637,10 @@ def data(kind: str) -> Any:
         ("tensor", {"optimizer": lambda p, lr: Counts(p, lr, "slot")}),
         ("tensor", {"optimizer": lambda p, lr: Counts(p, lr, "group")}),
         ("loader", {}),
-        ("tensor", {"objective": "meanfield", "capture": True}),
+        ("tensor", {"objective": "analytic_kl", "capture": True}),
         ("tensor", {"objective": pyro.infer.TraceMeanField_ELBO(), "capture": True}),
     ],
-    ids=["count of a parameter", "count of a group", "loader with a generator", "meanfield", "Pyro's meanfield"],
+    ids=["count of a parameter", "count of a group", "loader with a generator", "analytic_kl", "Pyro's analytic_kl"],
 )
 def test_a_resumed_run_is_the_whole_one(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     def run(folder: str, epochs: int, **more: Any) -> Tensor:

@@ -50,8 +50,8 @@ def test_a_prior_without_a_device_is_scored_and_drawn_where_the_pair_is(prior: s
     model, guide = Model(PRIORS[prior]).to("meta"), Guide().to("meta")
     x = torch.zeros(5, 8, device="meta")
     with pyro.validation_enabled(False):  # validation reads values, and there are none
-        found = terms.score(model, guide, (x,), (x,), num_samples=3)
-        drawn = trace._run(model, (), {}, 3)
+        found = terms.terms_of(model, guide, (x,), (x,), num_samples=3)
+        drawn = trace.trace_program(model, (), {}, 3)
     assert found.log_w.shape == (3, 5)
     assert {found.log_prior.device.type, found.log_w.device.type} == {"meta"}
     assert {drawn.nodes[name]["value"].device.type for name in ("z", "x")} == {"meta"}

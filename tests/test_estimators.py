@@ -114,7 +114,7 @@ def test_smoothing_lowers_the_error_where_the_tail_is_heavy() -> None:
     k = 0.6
     log_w = k * torch.empty(1000, 2000, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
     truth = -math.log(1 - k)
-    errors = [(f(log_w)[0] - truth).square().mean().sqrt() for f in (estimators.iwae, estimators.smoothed)]
+    errors = [(f(log_w)[0] - truth).square().mean().sqrt() for f in (estimators.log_mean_exp, estimators.smoothed)]
     assert float(errors[1]) < 0.9 * float(errors[0])
 
 
@@ -169,7 +169,7 @@ def test_the_jackknife_removes_the_bias_of_the_bound() -> None:
     exact = float(toy_evidence(x[:1]))
     log_w = pv.log_weights(toy(), x, num_samples=k)
     biases, errors = [], []
-    for value, _ in (estimators.iwae(log_w), estimators.jackknife(log_w), estimators.jackknife(log_w, 2)):
+    for value, _ in (estimators.log_mean_exp(log_w), estimators.jackknife(log_w), estimators.jackknife(log_w, 2)):
         biases.append(float(value.mean()) - exact)
         errors.append(float(value.std()) / math.sqrt(n))
     assert abs(biases[0]) > 10 * errors[0]
@@ -194,7 +194,7 @@ def test_the_chi_square_bound_is_its_integral(n: float) -> None:
 
 def test_the_bootstrap_is_the_delta_method_where_that_is_good() -> None:
     log_w = 0.5 * torch.randn(2000, 30, dtype=torch.float64)
-    value, error = estimators.iwae(log_w)
+    value, error = estimators.log_mean_exp(log_w)
     low, high = estimators.bootstrap(log_w, 0.9)
     torch.testing.assert_close(
         (high - low) / (2 * 1.645 * error), torch.ones(30, dtype=torch.float64), rtol=0.1, atol=0

@@ -93,7 +93,7 @@ def test_the_kl_in_closed_form_is_exact(free: float) -> None:
             return {k: v for k, v in super().kls().items() if k != "c"}
 
     guide, x = RealsGuide(), torch.randn(B, 1)
-    loss = pv.MeanField(beta=2.0, free_bits=free)(Reals(), guide)(x)
+    loss = pv.AnalyticKL(beta=2.0, free_bits=free)(Reals(), guide)(x)
     expected = closed_form(guide, x, 2.0, free)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     wanted = torch.autograd.grad(expected, [guide.a, guide.b], allow_unused=True) if expected.requires_grad else (None,)
@@ -126,7 +126,7 @@ def test_nothing_free_is_the_elbo_bit_for_bit() -> None:
         assert all(map(torch.equal, results[0], other))
 
 
-@pytest.mark.parametrize("make", [pv.Elbo, pv.MeanField])
+@pytest.mark.parametrize("make", [pv.Elbo, pv.AnalyticKL])
 def test_a_graph_of_it_is_the_same(make: Any) -> None:
     """The mean KL is compared on the device; beta is a tensor in the graph, and may move."""
     torch.manual_seed(0)
@@ -176,7 +176,7 @@ def test_free_bits_keep_a_latent_alive() -> None:
             for p in pair.guide.parameters():
                 p.mul_(3)
         x = (torch.rand(64, 3) > 0.5).float()
-        pv.fit(pair, x, pv.MeanField(free_bits=free), epochs=60, lr=3e-2, progress=False, device="cpu")
+        pv.fit(pair, x, pv.AnalyticKL(free_bits=free), epochs=60, lr=3e-2, progress=False, device="cpu")
         kl = pv.terms(pair.model, pair.guide, x).sites["z"].kl
         assert kl is not None
         ends.append(float(kl.mean().detach()))

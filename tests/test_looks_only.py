@@ -53,7 +53,7 @@ class Both(nn.Module):
 LOOKS: dict[str, Callable[[pv.Pair], Any]] = {
     "check_pair": lambda p: pv.check_pair(p.model, p.guide, X),
     "check_pair for dreg": lambda p: pv.check_pair(p.model, p.guide, X, objective=pv.IWAE(2, gradient="dreg")),
-    "check_pair for meanfield": lambda p: pv.check_pair(p.model, p.guide, X, objective=pv.MeanField()),
+    "check_pair for analytic_kl": lambda p: pv.check_pair(p.model, p.guide, X, objective=pv.AnalyticKL()),
     "terms": lambda p: pv.terms(p.model, p.guide, X, num_samples=2),
     "log_joint": lambda p: pv.log_joint(p.model, X, None, {"z": torch.zeros(2, 6, 2)}),
     "log_likelihood": lambda p: pv.log_likelihood(p, X, num_samples=4, proposal="defensive"),

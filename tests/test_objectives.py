@@ -291,7 +291,7 @@ def test_meanfield_is_refused_where_a_site_comes_before_its_model_parent() -> No
     pair = CASES["hierarchical"].build()
     x, _ = CASES["hierarchical"].draw(5)
     with pytest.raises(pv.PairError, match=r"'z1' before 'z2', its parent"):
-        pv.MeanField()(pair.model, pair.guide)(x)
+        pv.AnalyticKL()(pair.model, pair.guide)(x)
     svi = pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters(), fused=True), TraceMeanField_ELBO())
     with pytest.raises(pv.PairError, match=r"'z1' before 'z2'"):
         svi.step(x)
@@ -323,11 +323,11 @@ def test_meanfield_takes_a_top_down_guide_and_independent_sites_in_any_order() -
                 pyro.sample("x", dist.Normal(z1, 1.0).to_event(1), obs=x)
 
     x = torch.zeros(4, 1)
-    assert math.isfinite(pv.MeanField().loss(Down(), TopDown(), x))
-    assert math.isfinite(pv.MeanField().loss(independent, swapped, x))
+    assert math.isfinite(pv.AnalyticKL().loss(Down(), TopDown(), x))
+    assert math.isfinite(pv.AnalyticKL().loss(independent, swapped, x))
 
 
-@pytest.mark.parametrize("name", ["meanfield", "iwae"])
+@pytest.mark.parametrize("name", ["analytic_kl", "iwae"])
 def test_pathwise_objectives_refuse_a_guide_without_rsample(name: str) -> None:
     """Trap 4: the gradient would be wrong in silence."""
     model, guide, _, args = cases()["mixed discrete and continuous"]()
@@ -337,7 +337,7 @@ def test_pathwise_objectives_refuse_a_guide_without_rsample(name: str) -> None:
         pv.terms(model, guide, *args, grad="stl")
 
 
-@pytest.mark.parametrize("make", [pv.Elbo, pv.MeanField, pv.IWAE])
+@pytest.mark.parametrize("make", [pv.Elbo, pv.AnalyticKL, pv.IWAE])
 def test_an_objective_trains_in_pv_svi_in_a_plain_loop_and_in_stock_svi(make: Callable[[int], pv.Objective]) -> None:
     """The three places take the same steps at the same seed."""
     start = pv.build("vae", data_shape=(6,), latent=2, hidden=(5,)).double()
@@ -374,7 +374,7 @@ def test_an_objective_trains_in_pv_svi_in_a_plain_loop_and_in_stock_svi(make: Ca
     assert not torch.equal(ends[0], torch.cat([p.detach().flatten() for p in start.parameters()]))
 
 
-@pytest.mark.parametrize("make", [pv.Elbo, pv.MeanField, pv.IWAE])
+@pytest.mark.parametrize("make", [pv.Elbo, pv.AnalyticKL, pv.IWAE])
 def test_stock_svi_on_plain_modules_is_refused_rather_than_moving_nothing(make: Callable[[], pv.Objective]) -> None:
     pair = pv.build("vae", data_shape=(6,), latent=2, hidden=(5,))
     svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), make())
@@ -385,7 +385,7 @@ def test_stock_svi_on_plain_modules_is_refused_rather_than_moving_nothing(make: 
 def test_beta_weighs_the_kl_alone() -> None:
     pair = CASES["vae"].build().double()
     x = CASES["vae"].draw(4)[0].double()
-    for make in (pv.Elbo, pv.IWAE, pv.MeanField):
+    for make in (pv.Elbo, pv.IWAE, pv.AnalyticKL):
         objective = make(1)
         values = []
         for beta in (0.0, 0.5, torch.tensor(1.0, dtype=torch.float64)):
@@ -394,7 +394,7 @@ def test_beta_weighs_the_kl_alone() -> None:
             values.append(-objective.differentiable_loss(pair.model, pair.guide, x).detach())
         pyro.set_rng_seed(1)
         t = pv.terms(pair.model, pair.guide, x)
-        kl = t.sites["z"].kl if make is pv.MeanField else t.log_q - t.log_prior
+        kl = t.sites["z"].kl if make is pv.AnalyticKL else t.log_q - t.log_prior
         assert kl is not None
         torch.testing.assert_close(values[0], t.log_lik.sum())
         torch.testing.assert_close(values[1], (t.log_lik - 0.5 * kl).sum())
@@ -402,10 +402,10 @@ def test_beta_weighs_the_kl_alone() -> None:
 
 
 def test_names_and_arguments_are_checked() -> None:
-    with pytest.raises(pv.UserError, match=r"objective 'vae'.*elbo, meanfield, iwae"):
+    with pytest.raises(pv.UserError, match=r"objective 'vae'.*elbo, analytic_kl, iwae"):
         pv.objective("vae")
     with pytest.raises(pv.UserError, match="takes no option gradient"):
-        pv.objective("meanfield", gradient="dreg")
+        pv.objective("analytic_kl", gradient="dreg")
     with pytest.raises(ValueError, match="gradient='score'"):
         pv.IWAE(gradient="score")
     with pytest.raises(ValueError, match="num_particles=0"):
@@ -553,7 +553,7 @@ def test_meanfield_sees_parents_that_gradients_miss(through: Callable[[Tensor], 
             pyro.sample("z2", dist.Normal(z1, 1.0).to_event(1))
 
     with pytest.raises(pv.PairError, match="'z1' before 'z2'"):
-        pv.MeanField()(model, guide)(torch.randn(20, 1, dtype=torch.float64))
+        pv.AnalyticKL()(model, guide)(torch.randn(20, 1, dtype=torch.float64))
 
 
 def test_the_closed_form_kl_is_left_out_where_masks_differ() -> None:

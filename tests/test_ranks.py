@@ -175,7 +175,7 @@ def gradients(name: str, objective: str, size: int, shards: int) -> list[tuple[f
     for step in range(2):
 
         def parts(step: int = step) -> Iterator[tuple[Tensor]]:
-            for shard in ranks.mine(range(shards)):
+            for shard in ranks.local_units(range(shards)):
                 if len(part := x.tensor_split(shards)[shard]):
                     reseed(seed_for(0, "train", shard, step))
                     yield (part,)
@@ -390,7 +390,7 @@ def test_estimates_depend_on_no_number_and_no_order_of_ranks(monkeypatch: pytest
         raise Stop
 
     monkeypatch.setattr(ranks, "_exchange", send)
-    monkeypatch.setattr(ranks, "alike", lambda what, facts: None)
+    monkeypatch.setattr(ranks, "assert_same", lambda what, facts: None)
     monkeypatch.setattr(ranks, "any_of", lambda *flags: flags)
     monkeypatch.setattr(ranks, "count", lambda: 3)
     for rank in (2, 0, 1):
@@ -442,7 +442,7 @@ def test_ranks_that_hold_different_pairs_are_refused_and_may_work_alone(two: Run
 
 def astray() -> Any:
     if ranks.first():
-        return ranks.told(lambda: 1)
+        return ranks.broadcast_object(lambda: 1)
     return ranks.each(lambda n: n, range(3))
 
 

@@ -47,7 +47,7 @@ def small(kind: str) -> tuple[pv.Pair, Tensor]:
 
 LOSSES: dict[str, Callable[[], Any]] = {
     "none": lambda: None,
-    "meanfield": pv.MeanField,
+    "analytic_kl": pv.AnalyticKL,
     "iwae": lambda: pv.IWAE(3),
     # these look at the pair, or count its plates, in the first step that a process takes
     "TraceMeanField_ELBO": pyro.infer.TraceMeanField_ELBO,

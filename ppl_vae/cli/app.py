@@ -166,7 +166,7 @@ def train(
     gradient: Annotated[str | None, typer.Option(help="elbo: path, stl; iwae: path, stl, dreg.")] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the KL: other than 1 trains a beta-VAE.")] = None,
     free_bits: Annotated[
-        float | None, typer.Option(help="elbo, meanfield: nats of KL of each latent site that cost nothing more.")
+        float | None, typer.Option(help="elbo, analytic_kl: nats of KL of each latent site that cost nothing more.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Data in a step.")] = 64,
@@ -250,7 +250,9 @@ def train(
         loaded = settled(built, loaded)
     if resume:
         _check_same_data(out, loaded)
-    folder = out or ranks.told(lambda: _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}"))
+    folder = out or ranks.broadcast_object(
+        lambda: _fresh(Path("runs") / f"{request['pair']}-{Path(request['data']).stem}")
+    )
     log.print(f"training {request['pair']} on {request['data']} ({len(loaded.train)} data), run folder {folder}")
     log.print(f"binarisation: {loaded.binarize}{' (auto)' if request['binarize'] == 'auto' else ''}")
     if header_said := said(loaded.reading):
@@ -287,13 +289,13 @@ def train(
     result, estimate = report.evaluate(
         built.eval(), request["pair"], request["data"], test, request["num_samples"], request["seed"]
     )
-    ranks.told(lambda: report.record(folder, result, estimate, test))
+    ranks.broadcast_object(lambda: report.record(folder, result, estimate, test))
     drawn = []
     if request["figures"]:
         from ..figures.write import save_all
 
         about = {"data": test, "history": history, "estimate": estimate, "seed": request["seed"]}
-        drawn = ranks.told(lambda: save_all(built, folder / "figures", **about))
+        drawn = ranks.broadcast_object(lambda: save_all(built, folder / "figures", **about))
     result["run"] = str(folder)
     if json_:
         _print_json(result)
@@ -352,7 +354,7 @@ def evaluate(
         result, estimate = report.judge(config["pair"]["name"], _data_name(config, data), part, judged)
         if draw:
             result["figures"] = _trust_figures(pair, part, target / "figures", num_samples, seed, judged)
-    ranks.told(lambda: report.record(target, result, estimate, part))
+    ranks.broadcast_object(lambda: report.record(target, result, estimate, part))
     if json_:
         _print_json(result)
     elif estimator or draw:
@@ -389,7 +391,7 @@ def score(
     target, part, result, estimate = _judged(
         run, data, header, data_root, split, limit, device, out, num_samples, seed, proposal, switches
     )
-    path = ranks.told(lambda: report.write_csv(target, estimate, part))
+    path = ranks.broadcast_object(lambda: report.write_csv(target, estimate, part))
     order = estimate.log_px.argsort()[:10].tolist()
     index = part.rows.tolist()
     if json_:
@@ -501,7 +503,7 @@ def figures(
     except ValueError as error:
         raise RunError(f"{run / 'history.jsonl'}: not JSON lines ({error}); delete it to go on without") from None
     about = {"data": part, "history": history, "estimate": estimate, "seed": seed}
-    paths = ranks.told(lambda: save_all(pair, (out or run) / "figures", **about))
+    paths = ranks.broadcast_object(lambda: save_all(pair, (out or run) / "figures", **about))
     if json_:
         _print_json({"run": str(run), "figures": [str(p) for p in paths]})
     else:
@@ -580,7 +582,7 @@ def compare(
     if out is not None:
         from ..common.files import writable, write_json
 
-        ranks.told(lambda: write_json(writable(out) / "comparison.json", result))
+        ranks.broadcast_object(lambda: write_json(writable(out) / "comparison.json", result))
     if json_:
         _print_json(result)
         return
@@ -816,7 +818,7 @@ def _write_figure(folder: Path, name: str, figure: Any) -> Path:
         figure.savefig(buffer, format="png", dpi=120)
         write_bytes(writable(folder) / f"{name}.png", buffer.getvalue())
 
-    ranks.told(write)
+    ranks.broadcast_object(write)
     return folder / f"{name}.png"
 
 

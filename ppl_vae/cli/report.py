@@ -15,7 +15,7 @@ from ..common.files import writable, write_json, write_text
 from ..data.sets import WHOLE
 from ..likelihood.estimate import log_likelihood
 from ..objectives.elbo import Elbo
-from ..scoring.inputs import Needs, evaluating, placed
+from ..scoring.inputs import Needs, evaluating, to_device
 from ..scoring.param_store import own_store
 from ..scoring.trace import call_args
 
@@ -35,7 +35,7 @@ def evaluate(
         )
     except NoWeightError as error:
         with evaluating(pair), own_store():
-            x, y = placed(pair, *Needs(pair)(part.x, part.y))
+            x, y = to_device(pair, *Needs(pair)(part.x, part.y))
             bounds = Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, y)).double()
         bound = None if "pyro.factor" in str(error) else float(bounds.mean())  # it counts a factor, which is no ELBO
         nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)

@@ -50,7 +50,7 @@ def first() -> bool:
     return rank() == 0
 
 
-def mine(units: Sequence[T]) -> Sequence[T]:
+def local_units(units: Sequence[T]) -> Sequence[T]:
     """The units of work that this rank does: every N-th, so that long and short ones mix.
 
     Example:
@@ -164,11 +164,11 @@ def total(tensors: Sequence[Tensor]) -> None:
     """
     if count() == 1:
         return
-    for alike in _by_kind(tensors):
-        flat = torch.cat([t.reshape(-1) for t in alike])
+    for group in _by_kind(tensors):
+        flat = torch.cat([t.reshape(-1) for t in group])
         with _all_there():
             dist.all_reduce(flat)
-        _put_back(flat, alike)
+        _put_back(flat, group)
 
 
 def from_first(tensors: Sequence[Tensor]) -> None:
@@ -182,11 +182,11 @@ def from_first(tensors: Sequence[Tensor]) -> None:
     """
     if count() == 1:
         return
-    for alike in _by_kind(tensors):
-        flat = torch.cat([t.reshape(-1) for t in alike])
+    for group in _by_kind(tensors):
+        flat = torch.cat([t.reshape(-1) for t in group])
         with _all_there():
             dist.broadcast(flat.view(torch.uint8), 0)  # bytes, since not every type can be sent
-        _put_back(flat, alike)
+        _put_back(flat, group)
 
 
 def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -244,7 +244,7 @@ def each(work: Callable[[int], T], units: Sequence[int], track: Callable[[Sequen
     at = rank()
     failed: tuple[int, Exception] | None = None
     try:
-        for unit in track(mine(units)):
+        for unit in track(local_units(units)):
             done[at] = work(unit)
             at += count()
     except Exception as error:
@@ -255,7 +255,7 @@ def each(work: Callable[[int], T], units: Sequence[int], track: Callable[[Sequen
     return [whole[n] for n in range(len(units))]
 
 
-def told(work: Callable[[], T]) -> T:
+def broadcast_object(work: Callable[[], T]) -> T:
     """What ``work()`` gives on rank 0, which does it :func:`alone` while the others wait; for writing, and choosing.
 
     Raises:
@@ -291,12 +291,12 @@ def after_first(work: Callable[[], T]) -> T:
         3
     """
     kept: list[T] = []
-    told(lambda: kept.append(work()))
+    broadcast_object(lambda: kept.append(work()))
     return kept[0] if kept else work()
 
 
 @contextmanager
-def agreeing() -> Iterator[None]:
+def raise_together() -> Iterator[None]:
     """An error of any rank inside is raised on all of them at the end; no messages inside.
 
     Example:
@@ -314,7 +314,7 @@ def agreeing() -> Iterator[None]:
     _exchange("agreeing", None, failed)
 
 
-def alike(what: str, facts: Mapping[str, Any]) -> None:
+def assert_same(what: str, facts: Mapping[str, Any]) -> None:
     """Refuse to go on where ranks don't hold the same.
 
     Raises:

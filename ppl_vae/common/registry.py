@@ -20,12 +20,14 @@ PAIRS: dict[str, tuple[str, str]] = {
 
 OBJECTIVES: dict[str, tuple[str, str]] = {
     "elbo": ("ppl_vae.objectives.elbo:Elbo", "the evidence lower bound (Trace_ELBO)"),
-    "meanfield": (
-        "ppl_vae.objectives.analytic_kl:MeanField",
+    "analytic_kl": (
+        "ppl_vae.objectives.analytic_kl:AnalyticKL",
         "the ELBO with the KL in closed form (TraceMeanField_ELBO)",
     ),
     "iwae": ("ppl_vae.objectives.iwae:IWAE", "the importance-weighted bound with num_particles samples"),
 }
+
+FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
 
 ESTIMATORS: dict[str, tuple[str, str]] = {
     # name: (which side of log p(x) it lies on in expectation, summary)
@@ -62,6 +64,7 @@ def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:
         >>> resolve("objective", "iwae", OBJECTIVES).__name__
         'IWAE'
     """
+    name = FORMER.get(name, name)
     if name not in table:
         raise UserError(f"{what} {name!r} is not known; choose one of {', '.join(table)}")
     module, attribute = table[name][0].split(":")

@@ -27,7 +27,7 @@ from ..common.errors import DataError, NonFiniteError, PairError, RunError, User
 from ..common.files import digest
 from ..common.rng import forked, quiet_import
 from ..scoring import programs, simulate, terms, trace
-from ..scoring.inputs import evaluating, everything, home, placed
+from ..scoring.inputs import device_and_dtype, evaluating, everything, to_device
 from ..scoring.kinds import has_mask, kind
 from ..scoring.support import is_discrete
 from ..scoring.validity import refuse_outside, refuse_unweighable
@@ -102,7 +102,7 @@ def compress(pair: Any, x: Any, y: Tensor | None = None) -> bytes:
         torch.is_tensor(given) and not given.is_floating_point() and (given.dtype != torch.uint8 or given.max() <= 1)
     )
     x = given.detach() if whole else numbers  # they come back in the type that they had
-    numbers = numbers if numbers.is_floating_point() else numbers.to(home(pair)[1])
+    numbers = numbers if numbers.is_floating_point() else numbers.to(device_and_dtype(pair)[1])
     with _still(pair):
         grid, width = _survey(pair, numbers, y)
         spare = 64 + 32 * math.ceil(width / 32)  # bits that the latents of one datum take
@@ -138,7 +138,7 @@ def _encoded(
     while start < len(x):
         # as many data as the message has bits for, so that only the first needs bits of its own
         size = int(min(BLOCK, len(x) - start, max(1, (coder.num_valid_bits() - 64) // spare)))
-        xb, yb = placed(pair, x, y, slice(start, start + size))
+        xb, yb = to_device(pair, x, y, slice(start, start + size))
         xb = xb.clone()  # as the reader has them: kernels round by the alignment of what they are given
         guide = programs.sites(pair.guide, trace.call_args(pair.guide, xb, yb), values=_Latents(coder, grid).pop)
         if coder.num_valid_bits() < 64:
@@ -205,7 +205,7 @@ def _decoded(pair: Any, y: Tensor | None, about: dict[str, Any], payload: bytes)
     stop = n
     with _still(pair):
         for size in reversed(sizes):
-            yb = None if y is None else y[stop - size : stop].to(home(pair)[0])
+            yb = None if y is None else y[stop - size : stop].to(device_and_dtype(pair)[0])
             drawn = simulate.run(pair, size, yb, _Latents(coder, grid).pop)
             xb = next(iter(drawn.data.values())).value[0]
             values = {name: d.value for name, d in drawn.sites.items() if not d.is_observed}
@@ -254,7 +254,7 @@ def _push(coder: Any, name: str, fn: Any, value: Tensor, grid: Grid) -> None:
     coder.encode_reverse(symbols.to(torch.int32).numpy(), family, *params)
 
 
-def _latent(sites: dict[str, programs.Draw]) -> dict[str, programs.Draw]:
+def _latent(sites: dict[str, programs.TracedSite]) -> dict[str, programs.TracedSite]:
     """The sites of a guide without its factors, which are no latents."""
     return {name: site for name, site in sites.items() if not site.is_observed}
 
@@ -319,7 +319,7 @@ def _survey(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Grid, float]:
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     width = 0.0
     for start in range(0, len(x), 1024):
-        xb, yb = placed(pair, x, y, slice(start, start + 1024))
+        xb, yb = to_device(pair, x, y, slice(start, start + 1024))
         found = _latent(programs.sites(pair.guide, trace.call_args(pair.guide, xb, yb)))
         if start == 0:
             _refuse(pair, xb, yb, found)
@@ -350,7 +350,7 @@ def _survey(pair: Any, x: Tensor, y: Tensor | None) -> tuple[Grid, float]:
     return grid, width
 
 
-def _refuse(pair: Any, x: Tensor, y: Tensor | None, guide: dict[str, programs.Draw]) -> None:
+def _refuse(pair: Any, x: Tensor, y: Tensor | None, guide: dict[str, programs.TracedSite]) -> None:
     """Refuse a pair that can't be coded, before any work."""
     if not guide:
         raise PairError(
@@ -379,7 +379,7 @@ def _still(pair: Any) -> Iterator[None]:
     try:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
-        with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+        with evaluating(pair), forked(device_and_dtype(pair)[0], 0), pyro.validation_enabled(False):
             yield
     finally:
         torch.set_num_threads(threads)

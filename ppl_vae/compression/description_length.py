@@ -14,7 +14,7 @@ from ..common.entry import entry_point
 from ..common.rng import forked, reseed, seed_for
 from ..likelihood.estimate import mean_size
 from ..scoring import observed, terms
-from ..scoring.inputs import as_data, evaluating, home, num_rows, placed
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.quantity import LOG_PX, name_of
 from ..scoring.support import is_discrete
 from ..scoring.validity import refuse_outside, refuse_unweighable
@@ -105,14 +105,14 @@ def description_length(
         torch.Size([3])
     """
     x, y = as_data(pair, x, y, seed)
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     parts: list[dict[str, Tensor]] = []
     is_code = True
     with evaluating(pair), forked(device), pyro.validation_enabled(False):
         block = max(1, ROWS // num_samples)
         for n, start in enumerate(range(0, num_rows(x), block)):
             reseed(seed_for(seed, "description_length", n), device)
-            xb, yb = placed(pair, x, y, slice(start, start + block))
+            xb, yb = to_device(pair, x, y, slice(start, start + block))
             t = terms.terms(pair.model, pair.guide, xb, yb, num_samples=num_samples)
             refuse_unweighable(t, cover=False)
             refuse_outside(t, start)

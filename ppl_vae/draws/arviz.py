@@ -14,7 +14,7 @@ from ..common.errors import UserError
 from ..common.fields import named, num_data
 from ..common.rng import forked, quiet_import, reseed, seed_for
 from ..scoring import densities, programs, terms, trace
-from ..scoring.inputs import evaluating, everything, home, placed
+from ..scoring.inputs import device_and_dtype, evaluating, everything, to_device
 from ..scoring.simulate import rerun
 from .posterior import CHUNK, posterior
 
@@ -79,7 +79,7 @@ def to_arviz(
     found = posterior(
         pair, x, y, method, num_samples=num_samples, num_chains=num_chains, warmup=warmup, seed=seed, progress=progress
     )
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     columns: dict[str, dict[str, list[Tensor]]] = {}
 
     def put(group: str, name: str, value: Tensor) -> None:
@@ -88,7 +88,7 @@ def to_arviz(
     with evaluating(pair), forked(device), pyro.validation_enabled(False):
         for n, start in enumerate(range(0, num_data(x), BLOCK)):
             reseed(seed_for(seed, "to_arviz", n), device)
-            xb, yb = placed(pair, x, y, slice(start, start + BLOCK))
+            xb, yb = to_device(pair, x, y, slice(start, start + BLOCK))
             held = {k: v[:, start : start + BLOCK] for k, v in found.samples.items()}
             for first in range(0, num_samples, CHUNK):
                 z = {k: v[first : first + CHUNK].to(device) for k, v in held.items()}

@@ -18,7 +18,7 @@ from ..common.rng import forked, seed_for
 from ..data.convert import tensor
 from ..data.lazy import Lazy
 from ..scoring import programs, trace
-from ..scoring.inputs import as_data, evaluating, everything, home, num_rows, placed
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, num_rows, to_device
 from ..scoring.kinds import mean_of
 from ..scoring.simulate import assembled, check_labels, mean_or_value, rerun, run, value_of
 
@@ -105,16 +105,16 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = 
     """
     if not isinstance(latents, Mapping) or not latents or any(np.ndim(z) == 0 for z in latents.values()):
         raise UserError("decode: give the latents, as a dictionary from site to values (n, *event)")
-    given, _ = placed(pair, {name: tensor(z, f"latents[{name!r}]") for name, z in latents.items()})
+    given, _ = to_device(pair, {name: tensor(z, f"latents[{name!r}]") for name, z in latents.items()})
     n = num_data(given)
     y = check_labels(pair, n, y)
-    with evaluating(pair), forked(home(pair)[0], None if seed is None else seed_for(seed, "decode")):
+    with evaluating(pair), forked(device_and_dtype(pair)[0], None if seed is None else seed_for(seed, "decode")):
         drawn = run(pair, n, y, {name: z.unsqueeze(0) for name, z in given.items()}, like)
         _refuse_strange(given, {k: d for k, d in drawn.sites.items() if k not in drawn.data and not d.is_observed})
         return assembled(drawn, mean_or_value)
 
 
-def _refuse_strange(given: dict[str, Tensor], latents: dict[str, programs.Draw]) -> None:
+def _refuse_strange(given: dict[str, Tensor], latents: dict[str, programs.TracedSite]) -> None:
     """Refuse values for sites that the model does not have, and of another shape than theirs.
 
     Raises:
@@ -171,7 +171,7 @@ def encode(pair: Any, x: Any, y: Any = None, *, num_samples: int = 1000, seed: i
     return Encoding(*(joined(list(column)) for column in zip(*parts, strict=True)))
 
 
-def _latent(found: dict[str, programs.Draw]) -> dict[str, programs.Draw]:
+def _latent(found: dict[str, programs.TracedSite]) -> dict[str, programs.TracedSite]:
     """The latent sites of a guide: what it observes (``pyro.factor``) is no code."""
     return {name: d for name, d in found.items() if not d.is_observed}
 
@@ -249,8 +249,8 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
 def blocks(pair: Any, x: X | Lazy, y: Tensor | None) -> Iterator[tuple[X, Tensor | None]]:
     """Data and labels on the pair's device, some rows at a time."""
     for start in range(0, num_rows(x), BLOCK):
-        yield placed(pair, x, y, slice(start, start + BLOCK))
+        yield to_device(pair, x, y, slice(start, start + BLOCK))
 
 
 def _seeded(pair: Any, seed: int | None, purpose: str) -> Any:
-    return nullcontext() if seed is None else forked(home(pair)[0], seed_for(seed, purpose))
+    return nullcontext() if seed is None else forked(device_and_dtype(pair)[0], seed_for(seed, purpose))

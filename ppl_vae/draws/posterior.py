@@ -21,7 +21,7 @@ from ..likelihood.diagnostics import ess, pareto_khat
 from ..likelihood.hmc import ACCEPT, Path, move
 from ..scoring import programs, terms, trace
 from ..scoring.coverage import refuse_quantised
-from ..scoring.inputs import as_data, evaluating, home, num_rows, placed
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.validity import refuse_outside, refuse_unweighable
 
 METHODS = ("guide", "sir", "hmc", "nuts")
@@ -127,7 +127,7 @@ def posterior(
     if method == "nuts" and num_samples // chains < 4:
         raise UserError(f"num_samples={num_samples} in {chains} chains: Pyro's NUTS needs at least 4 draws a chain")
     x, y = as_data(pair, x, y, seed)
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     size = 1 if method == "nuts" else BLOCK
     starts = range(0, num_rows(x), size)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
@@ -135,7 +135,7 @@ def posterior(
         task = shown.add_task(f"posterior by {method}", total=len(starts), info="")
         for n, start in enumerate(starts):
             reseed(seed_for(seed, "posterior", n), device)
-            xb, yb = placed(pair, x, y, slice(start, start + size))
+            xb, yb = to_device(pair, x, y, slice(start, start + size))
             values, about = _BY[method](pair, xb, yb, num_samples, chains, warmup)
             parts.append(({k: v.cpu() for k, v in values.items()}, {k: v.double().cpu() for k, v in about.items()}))
             shown.advance(task)

@@ -17,9 +17,9 @@ from ..common.rng import forked, seed_for
 from ..draws import generation
 from ..pairs.base import Pair
 from ..scoring import programs, trace
-from ..scoring.inputs import evaluating, home, placed
+from ..scoring.inputs import device_and_dtype, evaluating, to_device
 from ..scoring.support import holds
-from .likelihood import _bins
+from .likelihood import bins
 from .style import (
     BLUE,
     SKY,
@@ -54,10 +54,10 @@ def latent_grid(
         'z[0]'
     """
     label = None if y is None else torch.as_tensor(y).reshape(1)
-    found = _latents(pair, torch.zeros(1, *data_shape), label, seed)
+    found = latents_of(pair, torch.zeros(1, *data_shape), label, seed)
     name = site or (next(iter(found)) if len(found) == 1 else "")
     need(
-        name in found and found[name][0].shape[1:] == (2,) and _is_free(found[name], 3.0),
+        name in found and found[name][0].shape[1:] == (2,) and is_free(found[name], 3.0),
         f"latent_grid needs one real latent site of event shape (2,)"
         f"{'' if site is None else f' named {site!r}'}; this pair has "
         f"{', '.join(f'{k} {tuple(v[0].shape[1:])}' for k, v in found.items()) or 'no latents'}. "
@@ -65,7 +65,7 @@ def latent_grid(
     )
     quantiles = torch.special.ndtri((torch.arange(size) + 0.5) / size)
     z = torch.stack([quantiles.repeat(size), quantiles.flip(0).repeat_interleave(size)], 1)
-    with forked(home(pair)[0], seed_for(seed, "latent_grid")):
+    with forked(device_and_dtype(pair)[0], seed_for(seed, "latent_grid")):
         x = generation.decode(pair, {name: z}, _repeat(label, size * size))
     every = max(1, size // 7)
     ticks = [text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(quantiles)]
@@ -102,7 +102,7 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
     )
     if size == 1:
         groups = [z.numpy()[which == i, 0] for i in range(len(classes))] if not is_scale else [z[:, 0].numpy()]
-        ax.hist(groups, bins=_bins(len(z)), stacked=True, color=palette[: len(groups)])
+        ax.hist(groups, bins=bins(len(z)), stacked=True, color=palette[: len(groups)])
         ax.set(xlabel=names[0], ylabel="number of data")
     else:
         color: Any = classes[which] if is_scale else [palette[i] for i in which]
@@ -136,7 +136,7 @@ def interpolation(
         ['data', '0', '0.5', '1', 'data']
     """
     need(steps > 1, f"interpolation: steps={steps}; the line has two ends")
-    found = _moving("interpolation", _latents(pair, torch.stack([x0, x1]), y, seed))
+    found = _moving("interpolation", latents_of(pair, torch.stack([x0, x1]), y, seed))
     t = torch.linspace(0, 1, steps)
     z = {name: torch.stack([m[0].lerp(m[1], float(w)) for w in t]) for name, (m, _) in found.items()}
     labels = [] if y is None else list(torch.unique_consecutive(y))
@@ -185,9 +185,9 @@ def traversal(
         ['−3', '0', '3']
     """
     need(min(coordinates, steps) > 0, f"traversal: coordinates={coordinates}, steps={steps}; give one or more of each")
-    found = _moving("traversal", _latents(pair, x, y, seed))
+    found = _moving("traversal", latents_of(pair, x, y, seed))
     site, last = list(found.items())[-1]
-    need(_is_free(last, span), f"traversal: site {site!r} can't move over [-{span:g}, {span:g}]: it is constrained")
+    need(is_free(last, span), f"traversal: site {site!r} can't move over [-{span:g}, {span:g}]: it is constrained")
     flat = last[0].reshape(len(x), -1)
     variance = flat.var(0, correction=0)
     by_activity = variance.argsort(descending=True, stable=True)[:coordinates].tolist()
@@ -209,13 +209,13 @@ def _repeat(y: Tensor | None, n: int) -> Tensor | None:
     return None if y is None else y[:1].expand(n)
 
 
-def _latents(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> dict[str, tuple[Tensor, Any]]:
+def latents_of(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> dict[str, tuple[Tensor, Any]]:
     """The posterior means (N, *event) and the prior of each latent site, in the model's order."""
     means = generation.encode(pair, x, y, seed=seed).mean
     if not means:
         return {}
-    args = trace.call_args(pair.model, *placed(pair, x, y, slice(1)))
-    with evaluating(pair), forked(home(pair)[0], seed_for(seed, "figures")):
+    args = trace.call_args(pair.model, *to_device(pair, x, y, slice(1)))
+    with evaluating(pair), forked(device_and_dtype(pair)[0], seed_for(seed, "figures")):
         sites = programs.sites(pair.model, args, values={name: mean[None, :1] for name, mean in means.items()})
     return {name: (means[name], draw.fn) for name, draw in sites.items() if name in means}
 
@@ -228,7 +228,7 @@ def _moving(what: str, found: dict[str, tuple[Tensor, Any]]) -> dict[str, tuple[
     return found
 
 
-def _is_free(latent: tuple[Tensor, Any], span: float) -> bool:
+def is_free(latent: tuple[Tensor, Any], span: float) -> bool:
     """Whether a latent site may take any value in [-span, span]."""
     mean, prior = latent
     ends = [torch.full_like(mean[:1], side * span) for side in (-1, 1)]

@@ -87,7 +87,7 @@ def log_px_histogram(log_px: Estimate) -> Figure:
     shown = log_px.log_px[torch.isfinite(log_px.log_px)].numpy()
     error = "" if about["log_px_se"] is None else f" ± {about['log_px_se']:.2f}"
     figure, ax = canvas(4.2)
-    ax.hist(shown, bins=_bins(len(shown)), color=SKY)
+    ax.hist(shown, bins=bins(len(shown)), color=SKY)
     if math.isfinite(about["log_px_mean"]):
         ax.axvline(
             about["log_px_mean"], color=VERMILLION, label=f"mean {text(about['log_px_mean'], '.2f')}{error} nats"
@@ -204,5 +204,5 @@ def sandwich(found: Sandwich) -> Figure:
     return figure
 
 
-def _bins(n: int) -> int:
+def bins(n: int) -> int:
     return min(60, max(5, math.ceil(3 * math.cbrt(n))))

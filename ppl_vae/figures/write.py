@@ -18,7 +18,7 @@ from ..likelihood.estimate import Estimate
 from ..pairs.base import Pair
 from ..scoring import trace
 from .images import reconstructions, samples
-from .latents import _is_free, _latents, interpolation, latent_grid, latent_scatter, traversal
+from .latents import interpolation, is_free, latent_grid, latent_scatter, latents_of, traversal
 from .likelihood import khat_scatter, log_px_histogram, loss_curves
 from .style import (
     DPI,
@@ -61,7 +61,7 @@ def save_all(
     """
     split = data.limit(2000).fixed(seed)
     x, y, drawable = split.x, split.y, is_drawable(split.x.shape[1:])
-    found = _latents(pair, x, y, seed)
+    found = latents_of(pair, x, y, seed)
     made: dict[str, Figure] = {}
     if history:
         made["loss"] = loss_curves(history)
@@ -77,7 +77,7 @@ def save_all(
             name_cells(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
     if found and all(mean.is_floating_point() for mean, _ in found.values()):
         site, last = list(found.items())[-1]
-        if drawable and len(found) == 1 and last[0].shape[1:] == (2,) and _is_free(last, 3.0):
+        if drawable and len(found) == 1 and last[0].shape[1:] == (2,) and is_free(last, 3.0):
             made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], seed=seed)
             if y is not None and kinds is not None:
                 made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
@@ -87,7 +87,7 @@ def save_all(
             other = 1 if y is None else max(1, int((y != y[0]).int().argmax()))
             ends = None if y is None else y[[0, other]]
             made["interpolation"] = interpolation(pair, x[0], x[other], y=ends, seed=seed)
-        if drawable and _is_free(last, 3.0):
+        if drawable and is_free(last, 3.0):
             made["traversal"] = traversal(pair, x, y, seed=seed)
     if estimate is not None:
         made["log_px"] = log_px_histogram(estimate)

@@ -28,7 +28,7 @@ from ..compile.capture import chosen, worthwhile
 from ..data.lazy import Lazy
 from ..runs.partial import Ledger
 from ..scoring import observed, simulate, terms, trace
-from ..scoring.inputs import as_data, evaluating, fingerprint, home, num_rows, numbers_of, placed
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, fingerprint, num_rows, numbers_of, to_device
 from ..scoring.quantity import name_of, refuse_binarised
 from ..scoring.validity import refuse_outside
 from .accumulator import Running, weighed
@@ -44,7 +44,7 @@ def _sigmoid(done: Tensor) -> Tensor:
     return shares
 
 
-SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": _sigmoid, "linear": lambda done: done}
+TEMPERATURES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": _sigmoid, "linear": lambda done: done}
 
 
 @dataclass
@@ -102,10 +102,10 @@ def _setting(num_chains: int, num_temperatures: int, start: str, schedule: str) 
         raise UserError(f"num_chains={num_chains}, num_temperatures={num_temperatures}: at least one of each is needed")
     if start not in ("prior", "guide"):
         raise UserError(f"start={start!r}: choose 'prior' or 'guide'")
-    if schedule not in SCHEDULES:
-        raise UserError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    if schedule not in TEMPERATURES:
+        raise UserError(f"schedule={schedule!r}: choose one of {', '.join(TEMPERATURES)}")
     done = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
-    betas: list[float] = SCHEDULES[schedule](done).tolist()
+    betas: list[float] = TEMPERATURES[schedule](done).tolist()
     return betas
 
 
@@ -172,16 +172,16 @@ def ais(
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
     captured = _captured(capture, pair, x, num_chains, num_temperatures, block)
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     about: dict[str, Any] = {
         "work": "ais", "num_chains": num_chains, "num_temperatures": num_temperatures, "start": start,
         "schedule": schedule, "seed": seed, "block": block,
     }  # fmt: skip
     if resume is not None:
         about["data"] = fingerprint(pair, x, y)
-        about["probe"] = _probe(pair, *placed(pair, x, y, slice(2)), start)
+        about["probe"] = _probe(pair, *to_device(pair, x, y, slice(2)), start)
     if ranks.count() > 1:
-        ranks.alike("work", {**about, "pair or data": fingerprint(pair, x, y)})
+        ranks.assert_same("work", {**about, "pair or data": fingerprint(pair, x, y)})
     starts = range(0, num_rows(x), block)
     with (
         Ledger(resume, about) as ledger,
@@ -190,7 +190,7 @@ def ais(
         pyro.validation_enabled(False),
         bar(progress) as shown,
     ):
-        own = [i // block for i in ranks.mine(starts)]
+        own = [i // block for i in ranks.local_units(starts)]
         task = shown.add_task("annealing", total=2 * num_temperatures * len(own), info="")
 
         def part_at(i: int) -> dict[str, Tensor]:
@@ -198,7 +198,7 @@ def ais(
             n = i // block
             part = ledger.get(str(n))
             if part is None:
-                xb, yb = placed(pair, x, y, slice(i, i + block))
+                xb, yb = to_device(pair, x, y, slice(i, i + block))
                 prior = terms.terms(pair.model, trace.prior_of(pair.model), xb, yb)
                 refuse_outside(prior, i)
                 work = pair, xb, yb, num_chains, start, captured, betas
@@ -333,7 +333,7 @@ def bdmc(
     """
     y = simulate.check_labels(pair, num_data, y, "num_data")
     betas = _setting(num_chains, num_temperatures, start, schedule)
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     with (
         evaluating(pair),
         forked(device, seed_for(seed, "bdmc")),

@@ -14,7 +14,7 @@ from ..common.entry import entry_point
 from ..common.fields import X, each
 from ..common.rng import forked, seed_for
 from ..scoring import simulate, terms
-from ..scoring.inputs import evaluating, home
+from ..scoring.inputs import device_and_dtype, evaluating
 from ..scoring.quantity import LOG_PX
 from .estimate import log_likelihood
 
@@ -102,7 +102,7 @@ def eubo(
         True
     """
     y = simulate.check_labels(pair, num_data, y, "num_data")
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     with evaluating(pair), forked(device, seed_for(seed, "eubo")), pyro.validation_enabled(False):
         x, z = simulate.simulate(pair, num_data, y, like)
         at_truth = terms.terms(pair.model, pair.guide, x, y, values=z).log_w[0].double().cpu()

@@ -17,13 +17,13 @@ from ..common.errors import UserError
 from ..common.registry import ESTIMATORS
 from ..compile.products import choose
 from ..runs.partial import Ledger
-from ..scoring.inputs import fingerprint, home
+from ..scoring.inputs import device_and_dtype, fingerprint
 from ..scoring.quantity import LOG_PX, name_of
 from . import proposals
 from .accumulator import Running
 from .diagnostics import khat_threshold, min_samples
 from .estimators import STATISTICS, check_jackknife, curve
-from .proposals import INDEPENDENT, PROPOSALS, Draw
+from .proposals import INDEPENDENT, PROPOSALS, Proposal
 from .streaming import plan as make_plan
 
 
@@ -182,7 +182,7 @@ def log_likelihood(
     num_samples: int = 5000,
     *,
     estimator: str = "iwae",
-    proposal: str | Draw = "guide",
+    proposal: str | Proposal = "guide",
     seed: int = 0,
     chunk: int | None = None,
     block: int | None = None,
@@ -257,7 +257,7 @@ def estimates(
     num_samples: int = 5000,
     estimators: Sequence[str] = ("iwae",),
     *,
-    proposal: str | Draw = "guide",
+    proposal: str | Proposal = "guide",
     seed: int = 0,
     chunk: int | None = None,
     block: int | None = None,
@@ -274,7 +274,7 @@ def estimates(
         about["data"] = fingerprint(pair, plan.x, plan.y)
         about["probe"] = plan.probe()
     hold = any(e != "iwae" for e in estimators)
-    with Ledger(resume, about, {"products": choose(home(pair)[0])}) as ledger:
+    with Ledger(resume, about, {"products": choose(device_and_dtype(pair)[0])}) as ledger:
         plan.products = ledger.settled["products"]
 
         def part_at(start: int) -> dict[str, Tensor]:
@@ -305,7 +305,7 @@ def log_weights(
     y: Tensor | None = None,
     num_samples: int = 1000,
     *,
-    proposal: str | Draw = "guide",
+    proposal: str | Proposal = "guide",
     seed: int = 0,
     chunk: int | None = None,
     block: int | None = None,
@@ -354,7 +354,7 @@ def bound_curve(
     num_samples: int = 100_000,
     sizes: Sequence[int] | None = None,
     *,
-    proposal: str | Draw = "guide",
+    proposal: str | Proposal = "guide",
     seed: int = 0,
     progress: bool = False,
 ) -> Curve:
@@ -393,7 +393,7 @@ def mean_size(num_dims: Tensor) -> float | int:
     return int(mean) if mean.is_integer() else mean
 
 
-def refuse_mismatch(estimators: Sequence[str], proposal: str | Draw, num_samples: int) -> None:
+def refuse_mismatch(estimators: Sequence[str], proposal: str | Proposal, num_samples: int) -> None:
     """Refuse estimators that a proposal or a number of samples can't serve.
 
     Raises:

@@ -47,7 +47,7 @@ def elbo(log_w: Tensor) -> Result:
     )
 
 
-def iwae(log_w: Tensor) -> Result:
+def log_mean_exp(log_w: Tensor) -> Result:
     r"""The log of the mean weight, :math:`L_K = \log \frac1K \sum_k w_k`: a lower bound in expectation.
 
     Its bias is about :math:`-\mu_2 / (2 K \mu^2)`, with the mean and the variance of the weights (Nowozin 2018).
@@ -253,7 +253,7 @@ def curve(log_w: Tensor, sizes: Sequence[int]) -> Result:
 
 STATISTICS: dict[str, Callable[[Tensor], Result]] = {
     "elbo": elbo,
-    "iwae": iwae,
+    "iwae": log_mean_exp,
     "psis": smoothed,
     "jvi1": jackknife,
     "jvi2": lambda log_w: jackknife(log_w, 2),

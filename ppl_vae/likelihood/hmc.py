@@ -68,7 +68,7 @@ class Path:
         if self.hidden:
             self._refuse_flat(_drawn(programs.sites(source, args, num_samples=chains), start))
 
-    def _refuse_flat(self, other: dict[str, programs.Draw]) -> None:
+    def _refuse_flat(self, other: dict[str, programs.TracedSite]) -> None:
         """Raise where the rest of the model depends on what is masked: there is no prior then to anneal from."""
         for name, hidden in self.hidden.items():
             moved = self.values | {name: torch.where(hidden, other[name].value, self.values[name])}
@@ -79,7 +79,7 @@ class Path:
                     f"from"
                 )
 
-    def _latents(self, values: dict[str, Tensor]) -> dict[str, programs.Draw]:
+    def _latents(self, values: dict[str, Tensor]) -> dict[str, programs.TracedSite]:
         """The latent sites of the model, in its order, at given values."""
         chains = next(iter(values.values())).shape[0]
         found = programs.sites(self.pair.model, self.model_args, num_samples=chains, values=values)
@@ -141,7 +141,7 @@ class Path:
         return first.detach(), last.detach(), gradient
 
 
-def _drawn(found: dict[str, programs.Draw], start: str) -> dict[str, programs.Draw]:
+def _drawn(found: dict[str, programs.TracedSite], start: str) -> dict[str, programs.TracedSite]:
     """The latent sites that a start draws: all, but of the prior those that are summed out."""
     return {name: d for name, d in found.items() if not d.is_observed and not (d.summed and start == "prior")}
 

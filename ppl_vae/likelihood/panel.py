@@ -18,13 +18,13 @@ from ..common.registry import ESTIMATORS
 from ..common.rng import forked
 from ..data.sets import Split
 from ..scoring import programs, trace
-from ..scoring.inputs import as_data, evaluating, home, placed
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, to_device
 from ..scoring.quantity import refuse_binarised
 from .annealing import ais
 from .diagnostics import khat_threshold
 from .estimate import Estimate, estimates, refuse_mismatch
 from .estimators import JVI2_MOST, STATISTICS
-from .proposals import PROPOSALS, Draw
+from .proposals import PROPOSALS, Proposal
 
 LEVEL = 0.975  # of each end of the interval
 ESTIMATES = ("iwae", "psis", "jvi1", "jvi2")  # of log p(x) itself, not of a looser bound
@@ -236,7 +236,7 @@ def panel(
     estimators: str | Sequence[str] = ("iwae", "psis", "defensive", "ais"),
     num_samples: int = 5000,
     *,
-    proposal: str | Draw = "guide",
+    proposal: str | Proposal = "guide",
     num_chains: int = 16,
     num_temperatures: int = 1000,
     seed: int = 0,
@@ -310,7 +310,7 @@ def panel(
             rows.update(zip(names, made, strict=True))
             seconds.update(dict.fromkeys(names, time.perf_counter() - began))
 
-    def weigh(names: Sequence[str], size: int, proposal: str | Draw) -> None:
+    def weigh(names: Sequence[str], size: int, proposal: str | Proposal) -> None:
         options = {**common, "proposal": proposal, "precision": precision}
         made = [n if n in STATISTICS else "iwae" for n in names]
         attempt(names, lambda: estimates(pair, x, y, size, made, **options).values())
@@ -340,7 +340,7 @@ def panel(
 
 def _start(pair: Any, x: Tensor, y: Tensor | None) -> str:
     """Where annealing starts: at the guide, where there is one."""
-    one = placed(pair, x, y, slice(1))
-    with evaluating(pair), forked(home(pair)[0], 0):
+    one = to_device(pair, x, y, slice(1))
+    with evaluating(pair), forked(device_and_dtype(pair)[0], 0):
         found = programs.sites(pair.guide, trace.call_args(pair.guide, *one))
     return "prior" if all(d.is_observed for d in found.values()) else "guide"

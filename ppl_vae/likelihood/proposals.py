@@ -19,7 +19,7 @@ from ..scoring.trace import call_args
 from . import quantiles
 from .tempering import tempered as tempered_distribution
 
-Draw = Callable[[Program, Program, Tensor, Tensor | None, int], Terms]
+Proposal = Callable[[Program, Program, Tensor, Tensor | None, int], Terms]
 
 SHARE = 0.1  # of the defensive mixture's particles that come from the prior
 TEMPERATURE = 2.0  # of the tempered guide: a Gaussian's standard deviation grows by sqrt(2)
@@ -74,7 +74,7 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     )
 
 
-def tempered(temperature: float = TEMPERATURE) -> Draw:
+def tempered(temperature: float = TEMPERATURE) -> Proposal:
     r"""The guide made wider: :math:`z \sim q(z|x)^{1/T}`, normalised, site by site.
 
     For a Gaussian the standard deviation grows by :math:`\sqrt T`. Where the guide is too narrow this lowers Pareto
@@ -134,7 +134,7 @@ def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples
     return terms.terms(model, guide, x, y, num_samples=num_samples, values=value)
 
 
-PROPOSALS: dict[str, Draw] = {
+PROPOSALS: dict[str, Proposal] = {
     "guide": guide,
     "prior": prior,
     "defensive": defensive,

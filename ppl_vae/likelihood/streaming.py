@@ -25,14 +25,14 @@ from ..compile.guards import UncapturableError
 from ..compile.products import fast_products, products
 from ..data.lazy import Lazy
 from ..scoring import densities, observed, programs, terms, trace
-from ..scoring.inputs import as_data, evaluating, fingerprint, home, num_rows, numbers_of, placed
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, fingerprint, num_rows, numbers_of, to_device
 from ..scoring.param_store import modules_of
 from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
 from ..scoring.validity import refuse_outside, refuse_unweighable
 from . import proposals
 from .accumulator import Running, Weighed, rounding_of, weighed
-from .proposals import PROPOSALS, Draw
+from .proposals import PROPOSALS, Proposal
 from .quantiles import net_size
 
 ROWS = 4096  # particles times data that are scored at once, at most; part of a seed's meaning, so a constant
@@ -54,7 +54,7 @@ class Plan:
     pair: Any
     x: X | Lazy
     y: Tensor | None
-    draw: Draw
+    draw: Proposal
     proposal: str
     num_samples: int
     seed: int
@@ -73,10 +73,10 @@ class Plan:
     def each(self, label: str, progress: bool, work: Callable[[int], T]) -> list[T]:
         """``work`` at the first index of each block, shared by the ranks; in evaluation mode, generators put back."""
         if ranks.count() > 1:
-            ranks.alike("work", {**self.setting, "pair or data": fingerprint(self.pair, self.x, self.y)})
+            ranks.assert_same("work", {**self.setting, "pair or data": fingerprint(self.pair, self.x, self.y)})
         keep_freed()
         label += "" if self.proposal == "guide" else f", {self.proposal}"
-        device = home(self.pair)[0]
+        device = device_and_dtype(self.pair)[0]
         look = fast_products(device, self.products)
         with evaluating(self.pair), forked(device), look, bar(progress) as shown:
             task = shown.add_task(label, info="")
@@ -86,7 +86,7 @@ class Plan:
 
     def block_at(self, start: int, hold: bool, by_graph: bool = True) -> tuple[Running, Tensor]:
         """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
-        x, y = placed(self.pair, self.x, self.y, slice(start, start + self.block))
+        x, y = to_device(self.pair, self.x, self.y, slice(start, start + self.block))
         device, size_of_block = device_of(x), num_data(x)
         total = Running(self.num_samples)
         held = []
@@ -173,7 +173,7 @@ class Plan:
 
     def probe(self) -> str:
         """A digest of a few weights: parameters alone don't tell code, closures and attributes apart."""
-        x, y = placed(self.pair, self.x, self.y, slice(2))
+        x, y = to_device(self.pair, self.x, self.y, slice(2))
         with evaluating(self.pair), forked(device_of(x), 0), pyro.validation_enabled(False):
             return digest({"log_w": self.draw(self.pair.model, self.pair.guide, x, y, 2).log_w})
 
@@ -204,7 +204,7 @@ def _all_of(x: X) -> Tensor:
 
 
 def plan(
-    pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Draw, seed: int, chunk: int | None,
+    pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Proposal, seed: int, chunk: int | None,
     block: int | None, capture: bool | str = "auto", precision: str = "float32",
 ) -> Plan:  # fmt: skip
     """Settle what an estimate is made of, and refuse what can't be.
@@ -227,7 +227,7 @@ def plan(
     return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block, capture, precision)
 
 
-def _proposal(proposal: str | Draw) -> tuple[Draw, str]:
+def _proposal(proposal: str | Proposal) -> tuple[Proposal, str]:
     if callable(proposal):
         try:
             inspect.signature(getattr(proposal, "forward", proposal)).bind(*range(5))

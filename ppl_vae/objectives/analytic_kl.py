@@ -13,31 +13,31 @@ from ..scoring import terms
 from ..scoring.param_store import Program, unmoved
 from ..scoring.programs import parents
 from ..scoring.terms import Terms
-from .base import Beta, _less_factors, _log_ratio, _needs_rsample, _times
-from .elbo import _Elbos, _paid
+from .base import Beta, less_factors, log_ratio, needs_rsample, times
+from .elbo import WithFreeBits, paid
 
 
-def meanfield(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
+def analytic_kl(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
     r"""The evidence lower bound with each KL in closed form where torch knows it, (B,) nats.
 
     .. math:: E_q[\log p(x|z)] - \beta \sum_i KL(q(z_i) || p(z_i))
 
-    Right only where no site's model parent follows it in the guide, which :class:`MeanField` checks.
+    Right only where no site's model parent follows it in the guide, which :class:`AnalyticKL` checks.
     """
-    bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
+    bound = sum(times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
-        _needs_rsample(s, "meanfield")
+        needs_rsample(s, "analytic_kl")
         kl = s.kl
-        ratio = _log_ratio(s) if kl is None else -_times(kl, s.scale_q)
+        ratio = log_ratio(s) if kl is None else -times(kl, s.scale_q)
         if free_bits:
             kl = s.log_q - s.log_p if kl is None else kl
-        bound = bound + beta * _paid(s, ratio, kl, free_bits)
+        bound = bound + beta * paid(s, ratio, kl, free_bits)
     for s in t.factors.values():
-        _needs_rsample(s, "meanfield")
-    return _less_factors(bound, t).mean(0)
+        needs_rsample(s, "analytic_kl")
+    return less_factors(bound, t).mean(0)
 
 
-class MeanField(_Elbos):
+class AnalyticKL(WithFreeBits):
     """The ELBO with the KL of each site in closed form, as ``pyro.infer.TraceMeanField_ELBO``.
 
     Args:
@@ -52,14 +52,14 @@ class MeanField(_Elbos):
     Example:
         >>> import torch, ppl_vae as pv
         >>> pair = pv.build("vae", data_shape=(5,), latent=2, hidden=(4,))
-        >>> bool(pv.MeanField()(pair.model, pair.guide)(torch.zeros(3, 5)).isfinite())
+        >>> bool(pv.AnalyticKL()(pair.model, pair.guide)(torch.zeros(3, 5)).isfinite())
         True
     """
 
     def __init__(
         self, num_particles: int = 1, beta: float = 1.0, free_bits: float = 0.0, *, vectorize: bool = True
     ) -> None:
-        super().__init__(meanfield, free_bits, num_particles=num_particles, vectorize=vectorize, beta=beta)
+        super().__init__(analytic_kl, free_bits, num_particles=num_particles, vectorize=vectorize, beta=beta)
         self._seen: tuple[Program, Program] | None = None
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -78,16 +78,19 @@ class MeanField(_Elbos):
             return
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
         with torch.no_grad(), forked(device), unmoved(model, guide):  # nor may looking move the noise of the step
-            one, two = (terms.score(model, guide, args, args).sites for _ in range(2))
+            one, two = (terms.terms_of(model, guide, args, args).sites for _ in range(2))
             for site in one.values():
-                _needs_rsample(site, "meanfield")
+                needs_rsample(site, "analytic_kl")
             order = list(one)
             above = parents(model, args, *({n: s.value for n, s in d.items()} for d in (one, two)))
         for child, its_parents in above.items():
             for parent in its_parents:
                 if order.index(child) < order.index(parent):
                     raise PairError(
-                        f"meanfield: the guide samples {child!r} before {parent!r}, its parent in the model, so the "
+                        f"analytic_kl: the guide samples {child!r} before {parent!r}, its parent in the model, so the "
                         f"sum of closed-form KLs is not the ELBO; sample {parent!r} first, or use the objective 'elbo'"
                     )
         self._seen = programs
+
+
+MeanField = AnalyticKL  # the former name

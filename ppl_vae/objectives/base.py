@@ -22,7 +22,7 @@ from ..scoring.terms import Grad, Site, Terms
 Beta = float | Tensor
 
 
-def _gradient_only(surrogate: Tensor) -> Tensor:
+def gradient_only(surrogate: Tensor) -> Tensor:
     return surrogate - surrogate.detach()
 
 
@@ -30,27 +30,27 @@ def _is_one(scale: float | Tensor) -> bool:
     return not torch.is_tensor(scale) and scale == 1.0
 
 
-def _times(value: Tensor, scale: float | Tensor) -> Tensor:
+def times(value: Tensor, scale: float | Tensor) -> Tensor:
     return value if _is_one(scale) else value * scale
 
 
-def _log_ratio(site: Site) -> Tensor:
+def log_ratio(site: Site) -> Tensor:
     """log p - log q of a site, each under its own scale."""
-    return _times(site.log_p, site.scale) - _times(site.log_q, site.scale_q)
+    return times(site.log_p, site.scale) - times(site.log_q, site.scale_q)
 
 
-def _less_factors(bound: Tensor, t: Terms) -> Tensor:
+def less_factors(bound: Tensor, t: Terms) -> Tensor:
     for s in t.factors.values():
         if kind(s.q) == "Unit" and "has_rsample" not in vars(s.q) and is_validation_enabled():
             raise PairError(
                 f"site {s.name!r}: a pyro.factor of a guide must say where it comes from: has_rsample=True, if all of "
                 f"it is reparameterised, or has_rsample=False"
             )
-        bound = bound - _times(s.log_q, s.scale_q)
+        bound = bound - times(s.log_q, s.scale_q)
     return bound
 
 
-def _needs_rsample(site: Site, objective: str) -> None:
+def needs_rsample(site: Site, objective: str) -> None:
     if not site.has_rsample:
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
@@ -131,7 +131,7 @@ class Objective(ELBO):
         at_once = self.num_particles if self.vectorize else 1
         total: Tensor | None = None
         for _ in range(self.num_particles // at_once):
-            t = terms.score(model, guide, args, args, kwargs, num_samples=at_once, grad=self.grad)
+            t = terms.terms_of(model, guide, args, args, kwargs, num_samples=at_once, grad=self.grad)
             bound = self.value(t, self.beta)
             total = bound if total is None else total + bound
         assert total is not None
@@ -174,7 +174,7 @@ class Objective(ELBO):
         raise TypeError(f"{type(self).__name__} is a function of Terms and keeps no traces")
 
 
-def _choose(gradient: str, choices: tuple[str, ...]) -> Any:
+def choose(gradient: str, choices: tuple[str, ...]) -> Any:
     if gradient not in choices:
         raise UserError(f"gradient={gradient!r}: choose one of {', '.join(map(repr, choices))}")
     return gradient

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..common.errors import UserError
 from ..common.numbers import plain
 from ..scoring.terms import Site, Terms
-from .base import Beta, Objective, _choose, _gradient_only, _less_factors, _log_ratio, _times
+from .base import Beta, Objective, choose, gradient_only, less_factors, log_ratio, times
 
 
 def elbo(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
@@ -24,22 +24,22 @@ def elbo(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
     what the guide observes is subtracted: ``pyro.factor``, a classifier's ``pyro.sample(..., obs=y)``; beta leaves it.
     What ``free_bits`` makes of it: :class:`Elbo`.
     """
-    bound = sum(_times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
+    bound = sum(times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
-        bound = bound + beta * _paid(s, _log_ratio(s), s.log_q - s.log_p if free_bits else None, free_bits)
+        bound = bound + beta * paid(s, log_ratio(s), s.log_q - s.log_p if free_bits else None, free_bits)
     signal: Tensor = bound.detach()  # as in Pyro, without the factors
-    bound = _less_factors(bound, t)
+    bound = less_factors(bound, t)
     for s in (*t.sites.values(), *t.factors.values()):
         if not s.has_rsample:
             # log q has no pathwise gradient here; the score carries all of it
-            entropy = _times(s.log_q, s.scale_q)
+            entropy = times(s.log_q, s.scale_q)
             if s.name not in t.factors:
-                entropy = beta * _paid(s, entropy, s.log_q - s.log_p if free_bits else None, free_bits)
-            bound = bound + _gradient_only(signal * s.score + entropy)
+                entropy = beta * paid(s, entropy, s.log_q - s.log_p if free_bits else None, free_bits)
+            bound = bound + gradient_only(signal * s.score + entropy)
     return bound.mean(0)
 
 
-def _paid(site: Site, value: Tensor, kl: Tensor | None, free_bits: float) -> Tensor:
+def paid(site: Site, value: Tensor, kl: Tensor | None, free_bits: float) -> Tensor:
     """What a site adds to the bound, (K, B): ``value``, or minus the free nats where its mean KL does not exceed them.
 
     The mean is over particles and data, as the paper takes it over a mini-batch, so that the choice is one for the
@@ -47,12 +47,12 @@ def _paid(site: Site, value: Tensor, kl: Tensor | None, free_bits: float) -> Ten
     """
     if not free_bits or kl is None:
         return value
-    free = _times(torch.full_like(value, -free_bits), site.scale_q)
+    free = times(torch.full_like(value, -free_bits), site.scale_q)
     return torch.where(kl.detach().mean() > free_bits, value, free)
 
 
-class _Elbos(Objective):
-    """What :class:`Elbo` and :class:`MeanField` share: the free nats of each site."""
+class WithFreeBits(Objective):
+    """What :class:`Elbo` and :class:`AnalyticKL` share: the free nats of each site."""
 
     def __init__(self, bound: Callable[..., Tensor], free_bits: float, **options: Any) -> None:
         super().__init__(bound, **options)
@@ -67,7 +67,7 @@ class _Elbos(Objective):
         return self.bound(t, beta, self.free_bits) if self.free_bits else self.bound(t, beta)
 
 
-class Elbo(_Elbos):
+class Elbo(WithFreeBits):
     r"""The ELBO, the same estimate and gradient as ``pyro.infer.Trace_ELBO``, without host reads.
 
     With :math:`KL_i` the estimate of :math:`E_q[\log q(z_i|x) - \log p(z_i)]` of latent site i, averaged over
@@ -104,5 +104,5 @@ class Elbo(_Elbos):
         self, num_particles: int = 1, gradient: str = "path", beta: float = 1.0, free_bits: float = 0.0, *,
         vectorize: bool = True,
     ) -> None:  # fmt: skip
-        grad = _choose(gradient, ("path", "stl"))
+        grad = choose(gradient, ("path", "stl"))
         super().__init__(elbo, free_bits, num_particles=num_particles, grad=grad, vectorize=vectorize, beta=beta)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..common.errors import PairError
 from ..scoring import terms
 from ..scoring.terms import Terms
-from .base import Beta, Objective, _choose, _gradient_only, _needs_rsample, _times
+from .base import Beta, Objective, choose, gradient_only, needs_rsample, times
 
 
 def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
@@ -26,7 +26,7 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
     arXiv:1703.09194.
     """
     for s in t.sites.values():
-        _needs_rsample(s, "iwae")
+        needs_rsample(s, "iwae")
     if t.factors:
         raise PairError(
             f"site {next(iter(t.factors))!r}: the guide observes it (pyro.factor?), and iwae has no place for a term "
@@ -36,7 +36,7 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
     bound = torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
     if gradient != "path":
         w = torch.softmax(log_w, 0).detach()
-        bound = bound.detach() + _gradient_only((w * log_w).sum(0))
+        bound = bound.detach() + gradient_only((w * log_w).sum(0))
         if gradient == "dreg":
             t.gate((1 - beta) + beta * w)  # w alone at beta = 1; a KL weight leaves part of the draws' gradient single
     scales = [s.scale for s in (*t.observed.values(), *t.sites.values())] + [s.scale_q for s in t.sites.values()]
@@ -45,7 +45,7 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
             "iwae: the sites have different scales, and a scale inside the logarithm gives no bound; "
             "scale the data plate alone, or use the objective 'elbo'"
         )
-    return _times(bound, scales[0])
+    return times(bound, scales[0])
 
 
 class IWAE(Objective):
@@ -67,7 +67,7 @@ class IWAE(Objective):
     """
 
     def __init__(self, num_particles: int = 10, gradient: str = "path", beta: float = 1.0) -> None:
-        kind = _choose(gradient, ("path", "stl", "dreg"))
+        kind = choose(gradient, ("path", "stl", "dreg"))
         self.gradient = kind
 
         def bound(t: Terms, beta: Beta) -> Tensor:

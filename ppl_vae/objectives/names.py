@@ -9,13 +9,13 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from ..common.errors import UserError
 from ..common.registry import OBJECTIVES, resolve
-from .analytic_kl import MeanField
+from .analytic_kl import AnalyticKL
 from .base import Objective
 from .elbo import Elbo
 
 
 def objective(name: str, num_particles: int | None = None, **options: Any) -> Objective:
-    """An objective by name: ``"elbo"``, ``"meanfield"`` or ``"iwae"``.
+    """An objective by name: ``"elbo"``, ``"analytic_kl"`` or ``"iwae"``.
 
     Args:
         name: one of the names that ``ppl-vae list`` prints.
@@ -52,5 +52,5 @@ def ours(loss: Any) -> Objective | None:
         return None
     if "beta" in vars(loss):
         raise UserError(f"{type(loss).__name__} has no weight on its KL, and beta is set on it: use pv.Elbo(beta=...)")
-    kind = Elbo if type(loss) is Trace_ELBO else MeanField
+    kind = Elbo if type(loss) is Trace_ELBO else AnalyticKL
     return kind(loss.num_particles, vectorize=bool(loss.vectorize_particles or loss.num_particles == 1))

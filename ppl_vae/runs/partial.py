@@ -49,7 +49,7 @@ class Ledger:
         name = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
         rank = f"-{ranks.rank()}" if ranks.rank() else ""
         self.path = writable(Path(folder)) / f"unfinished-{name}{rank}.safetensors"
-        with ranks.agreeing():
+        with ranks.raise_together():
             self._files = sorted(self.path.parent.glob(f"unfinished-{name}*.safetensors"))
             for path in self._files:
                 self._read(path)

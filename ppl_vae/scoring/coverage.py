@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..common.errors import NoWeightError
 from .kinds import quantised, title
-from .support import _apart, _described, _named, _within, drawn_in, holds, is_discrete, support_of
+from .support import are_apart, as_set, drawn_in, holds, is_discrete, is_within, named_set, support_of
 
 DRAWS = 4096  # of the prior of a site, at least, that look for a place where a narrower guide never goes
 
@@ -34,8 +34,8 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
         NoWeightError: names the site and both supports.
     """
     inner, outer = support_of(q), support_of(p)
-    known, mine = _described(inner), _described(outer)
-    if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and _apart(known, mine)):
+    known, mine = as_set(inner), as_set(outer)
+    if is_discrete(q) != is_discrete(p) or (known is not None and mine is not None and are_apart(known, mine)):
         raise NoWeightError(_beyond(name, q, p))
     if q.event_shape != p.event_shape:  # which would be broadcast
         raise NoWeightError(
@@ -49,8 +49,8 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
             f"{'model' if quantised(q) else 'guide'}'s {title(p if quantised(q) else q)} has one of the rounded draws, "
             f"so that p / q is no weight; use a straight-through distribution in both, or in neither"
         )
-    inside = known is not None and mine is not None and _within(known, mine)
-    same = inside and known is not None and mine is not None and _within(mine, known)
+    inside = known is not None and mine is not None and is_within(known, mine)
+    same = inside and known is not None and mine is not None and is_within(mine, known)
     if same and not (cover and is_discrete(p)):
         return
     with torch.no_grad():
@@ -62,9 +62,9 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
         share = _left_out(q, p) if cover else 0.0
     if share:
         raise NoWeightError(
-            f"site {name!r}: the guide's {title(q)} on {_named(inner)} leaves out a part of the model's {title(p)} "
+            f"site {name!r}: the guide's {title(q)} on {named_set(inner)} leaves out a part of the model's {title(p)} "
             f"({share:.2g} of the draws of the prior), so that no number of samples gives log p(x); use a guide on "
-            f"{_named(outer)}, or proposal='defensive'"
+            f"{named_set(outer)}, or proposal='defensive'"
         )
 
 
@@ -182,7 +182,7 @@ def _beyond(name: str, q: Any, p: Any) -> str:
     how = "a discrete latent" if is_discrete(p) else "a positive latent"
     what = "Categorical or OneHotCategorical" if is_discrete(p) else "LogNormal or Gamma"
     return (
-        f"site {name!r}: the guide's {title(q)} has support {_named(inner)}, beyond the model's {title(p)} on "
-        f"{_named(outer)}, so that q is no density there and gives no weight; use a distribution on the same support, "
-        f"such as {what} for {how}"
+        f"site {name!r}: the guide's {title(q)} has support {named_set(inner)}, beyond the model's {title(p)} on "
+        f"{named_set(outer)}, so that q is no density there and gives no weight; use a distribution on the same "
+        f"support, such as {what} for {how}"
     )

@@ -16,10 +16,10 @@ from . import enumeration
 from .kinds import bare, kind, no_density, unscorable
 from .param_store import Program, own_store, unmoved
 from .support import drawn_in, legal_number
-from .trace import PARTICLES, Values, _run, _sampled, call_args
+from .trace import PARTICLES, Values, call_args, sample_sites, trace_program
 
 
-def _batch(site: Any, particles: int) -> tuple[int, int]:
+def batch_shape(site: Any, particles: int) -> tuple[int, int]:
     """(K, B) as the plates of a site declare it."""
     frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
     if len(frames) != 1 or frames[0].dim != -1:
@@ -31,7 +31,7 @@ def _batch(site: Any, particles: int) -> tuple[int, int]:
     return particles, frames[0].size
 
 
-def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+def log_prob_of(site: Any, shape: tuple[int, int]) -> Tensor:
     fn, value = site["fn"], site["value"]
     wanted = (shape[1], *fn.event_shape)
     if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
@@ -40,7 +40,7 @@ def _log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
             f"needed; reshape the data, or declare the dimensions of one datum with .to_event"
         )
     log_p: Tensor = scale_and_mask(_density(site, fn), 1.0, site["mask"])
-    return _shaped(site["name"], log_p, shape)
+    return of_shape(site["name"], log_p, shape)
 
 
 def _density(site: Any, fn: Any) -> Tensor:
@@ -65,12 +65,12 @@ def _filled(fn: Any, mask: Any, value: Tensor) -> Tensor:
     return torch.where(hidden & value.isnan(), legal_number(fn).to(value), value)
 
 
-def _bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
+def bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
     """The log density of a latent site as if nothing were masked: what is masked integrates to one."""
-    return _shaped(site["name"], _density(site, bare(site["fn"])), shape)
+    return of_shape(site["name"], _density(site, bare(site["fn"])), shape)
 
 
-def _shaped(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
+def of_shape(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
     if log_p.shape != shape:
         raise PairError(
             f"site {name!r} has a log density of shape {tuple(log_p.shape)} where (particles, data) = {shape} is "
@@ -79,12 +79,12 @@ def _shaped(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
     return log_p
 
 
-def _summed(sites: Mapping[str, Any], known: Container[str]) -> tuple[str, ...]:
+def summed_sites(sites: Mapping[str, Any], known: Container[str]) -> tuple[str, ...]:
     """The names of the sites that are marked to be summed out, and that nobody has a value for."""
     return tuple(name for name, site in sites.items() if name not in known and enumeration.is_marked(site))
 
 
-def _scored(
+def score_sites(
     sites: dict[str, Any],
     particles: int,
     summed: tuple[str, ...],
@@ -98,38 +98,38 @@ def _scored(
     ``run`` runs the model again with so many particles and values at its sites; ``unmasked`` leaves out what masks the
     latent sites.
     """
-    size = _batch(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
+    size = batch_shape(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
     whole = (particles, size)
     if summed:
-        assigned, count = _assigned(sites, summed)
+        assigned, count = assignments_to(sites, summed)
         particles *= count
-        sites = _sampled(run(particles, enumeration.repeated(values, assigned, whole)))
+        sites = sample_sites(run(particles, enumeration.repeated(values, assigned, whole)))
     found: dict[str, Tensor] = {}
     for name, site in sites.items():
         if site["is_observed"]:
-            found[name] = _log_prob(site, _batch(site, particles))
+            found[name] = log_prob_of(site, batch_shape(site, particles))
         elif name in summed or unmasked:
-            found[name] = _bare_log_prob(site, (particles, size))
+            found[name] = bare_log_prob(site, (particles, size))
         elif name in values:
             value, inside = drawn_in(site["fn"], site["value"]) if anywhere else (None, None)
-            log_p = _log_prob(site if inside is None else {**site, "value": value}, (particles, size))
+            log_p = log_prob_of(site if inside is None else {**site, "value": value}, (particles, size))
             found[name] = log_p if inside is None else torch.where(inside, log_p, -math.inf)
     if summed:
         found = {n: log_p.reshape(-1, *whole) for n, log_p in found.items()}
-        classes = _total([found.pop(n) for n in summed], next(iter(found.values())))
+        classes = sum_of([found.pop(n) for n in summed], next(iter(found.values())))
         order = sorted(found, key=lambda n: bool(sites[n]["is_observed"]))  # latents first
         found = enumeration.shared(classes, {n: found[n] for n in order})
     return {n: site for n, site in sites.items() if n not in summed}, found
 
 
-def _total(parts: list[Tensor], zero: Tensor) -> Tensor:
+def sum_of(parts: list[Tensor], zero: Tensor) -> Tensor:
     total = zero
     for i, part in enumerate(parts):
         total = part if i == 0 else total + part
     return total
 
 
-def _assigned(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+def assignments_to(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
     return enumeration.assignments({n: enumeration.support_values(n, sites[n]["fn"]) for n in summed})
 
 
@@ -178,7 +178,7 @@ def log_densities(
     if particles is None:
         particles = next(iter(latents.values())).shape[0] if not callable(latents) and latents else 1
     with own_store():
-        sites = _sampled(_run(program, args, {}, particles, latents))
+        sites = sample_sites(trace_program(program, args, {}, particles, latents))
         if not sites:
             raise PairError("the program has no sample site")
         held = (
@@ -186,18 +186,20 @@ def log_densities(
             if not callable(latents)
             else {n: s["value"] for n, s in sites.items() if not enumeration.is_marked(s)}
         )
-        summed = _summed(sites, held)
+        summed = summed_sites(sites, held)
         for name, site in sites.items():
             if not site["is_observed"] and name not in held and name not in summed:
                 raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
             if not factors and kind(site["fn"]) == "Unit" and bool((site["fn"].log_factor != 0).any()):
                 raise PairError(no_density(name))
         values = {n: v for n, v in held.items() if n in sites and not sites[n]["is_observed"]}
-        sites, found = _scored(sites, particles, summed, partial(_run, program, args, {}), values, unmasked, anywhere)
+        sites, found = score_sites(
+            sites, particles, summed, partial(trace_program, program, args, {}), values, unmasked, anywhere
+        )
     observed = [found[n] for n, s in sites.items() if s["is_observed"]]
     latent = [found[n] for n, s in sites.items() if not s["is_observed"]]
     zero = torch.zeros_like((observed or latent)[0])
-    return _total(observed, zero), _total(latent, zero)
+    return sum_of(observed, zero), sum_of(latent, zero)
 
 
 def masked_at(fn: Any, mask: Any, value: Tensor) -> Tensor | None:

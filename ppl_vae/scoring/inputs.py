@@ -38,7 +38,7 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
             m.training = training
 
 
-def home(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
     """The device and the floating dtype of a pair's first parameter; the CPU and the default where it has none."""
     for p in (*pair.parameters(), *pair.buffers()):
         if p.is_floating_point():
@@ -110,8 +110,8 @@ def _refuse_fields(pair: Any, x: X, y: Tensor | None) -> None:
 
 def _log_w(pair: Any, x: X, y: Tensor | None) -> Tensor:
     """The log weights of one particle, always the same."""
-    with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
-        return terms.terms(pair.model, pair.guide, *placed(pair, x, y)).log_w
+    with evaluating(pair), forked(device_and_dtype(pair)[0], 0), pyro.validation_enabled(False):
+        return terms.terms(pair.model, pair.guide, *to_device(pair, x, y)).log_w
 
 
 def _fails(pair: Any, x: X, y: Tensor | None) -> bool:
@@ -167,9 +167,9 @@ def numbers_of(x: X | Lazy) -> int:
     return size_of(x.take(slice(1))[0] if isinstance(x, Lazy) else x)
 
 
-def placed(pair: Any, x: X | Lazy, y: Tensor | None = None, part: slice = ALL) -> tuple[X, Tensor | None]:
+def to_device(pair: Any, x: X | Lazy, y: Tensor | None = None, part: slice = ALL) -> tuple[X, Tensor | None]:
     """A part of data and labels, on the device of a pair; floating ones in its dtype, where it has one."""
-    device, dtype = home(pair)
+    device, dtype = device_and_dtype(pair)
     has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
 
     def moved(t: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from . import enumeration
-from .densities import _assigned, _bare_log_prob, _batch, _log_prob, _summed, _total, masked_at
+from .densities import assignments_to, bare_log_prob, batch_shape, log_prob_of, masked_at, sum_of, summed_sites
 from .kinds import mean_of
 from .lineage import Lineage
 from .param_store import Program, own_store
-from .trace import PARTICLES, Values, _Fill, _run, _sampled, _Uncondition
+from .trace import PARTICLES, Fill, Uncondition, Values, sample_sites, trace_program
 
 
 def _classes(
@@ -27,19 +27,19 @@ def _classes(
     values: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """A draw (K, B, *event) of the sites that are summed out, given the values of others and what is observed."""
-    assigned, count = _assigned(sites, summed)
-    whole = _batch(next(iter(sites.values())), particles)
-    again = _sampled(run(count * particles, enumeration.repeated(values, assigned, whole)))
+    assigned, count = assignments_to(sites, summed)
+    whole = batch_shape(next(iter(sites.values())), particles)
+    again = sample_sites(run(count * particles, enumeration.repeated(values, assigned, whole)))
     shape = (count * particles, whole[1])
-    log_ps = [_bare_log_prob(again[n], shape) for n in summed]
-    log_ps += [_log_prob(s, shape) for n, s in again.items() if s["is_observed"] or n in values]
-    log_p = _total(log_ps, log_ps[0]).reshape(count, *whole)
+    log_ps = [bare_log_prob(again[n], shape) for n in summed]
+    log_ps += [log_prob_of(s, shape) for n, s in again.items() if s["is_observed"] or n in values]
+    log_p = sum_of(log_ps, log_ps[0]).reshape(count, *whole)
     chosen = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()  # (K, B)
     return {n: v[chosen.to(v.device)] for n, v in assigned.items()}
 
 
 @dataclass(eq=False)
-class Draw:
+class TracedSite:
     """A site of a program that was run once: its value (K, B, *event) and its distribution."""
 
     value: Tensor
@@ -67,7 +67,7 @@ def sites(
     values: Values | None = None,
     means: bool = False,
     uncondition: bool = False,
-) -> dict[str, Draw]:
+) -> dict[str, TracedSite]:
     """Run one program under K particles and return its sample sites by name, in order.
 
     Args:
@@ -88,20 +88,20 @@ def sites(
     labels = args[1].clone() if uncondition and len(args) > 1 and torch.is_tensor(args[1]) else None
     args = args if labels is None else (args[0], labels, *args[2:])  # which share no memory with the data
     lineage = Lineage({} if labels is None else {"y": labels})
-    inner = _Uncondition(lineage) if uncondition else None
+    inner = Uncondition(lineage) if uncondition else None
     with own_store(), lineage if labels is not None else nullcontext():
         if means:
-            with _Fill(lambda name, fn: mean_of(fn)):
-                trace = _run(program, args, kwargs, num_samples, values, inner)
+            with Fill(lambda name, fn: mean_of(fn)):
+                trace = trace_program(program, args, kwargs, num_samples, values, inner)
         else:
-            trace = _run(program, args, kwargs, num_samples, values, inner)
-        if uncondition and isinstance(values, dict) and (loose := _summed(_sampled(trace), values)):
+            trace = trace_program(program, args, kwargs, num_samples, values, inner)
+        if uncondition and isinstance(values, dict) and (loose := summed_sites(sample_sites(trace), values)):
             held = {n: v for n, v in values.items() if n in trace.nodes}
-            run = partial(_run, program, args, kwargs)
-            found = _classes(_sampled(run(num_samples, held)), num_samples, loose, run, held)
-            trace = _run(program, args, kwargs, num_samples, {**held, **found}, inner)
+            run = partial(trace_program, program, args, kwargs)
+            found = _classes(sample_sites(run(num_samples, held)), num_samples, loose, run, held)
+            trace = trace_program(program, args, kwargs, num_samples, {**held, **found}, inner)
     return {
-        name: Draw(
+        name: TracedSite(
             site["value"],
             site["fn"],
             bool(site["is_observed"] or site["infer"].get("was_observed")),
@@ -112,7 +112,7 @@ def sites(
             site["infer"].get("obs", site["value"] if site["is_observed"] else None),
             uncondition and bool(site["is_observed"]),
         )
-        for name, site in _sampled(trace).items()
+        for name, site in sample_sites(trace).items()
     }
 
 
@@ -131,11 +131,11 @@ def parents(
         other: another one.
     """
     particles = next(iter(values.values())).shape[0] if values else 1
-    first = _sampled(_run(model, args, {}, particles, values))
+    first = sample_sites(trace_program(model, args, {}, particles, values))
     rest = {n: s["value"] for n, s in first.items() if n not in values and not s["is_observed"]}  # summed out
 
     def densities(at: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        sites = _sampled(_run(model, args, {}, particles, {**rest, **at}))
+        sites = sample_sites(trace_program(model, args, {}, particles, {**rest, **at}))
         # the distribution may move while the value stays: always score the first value
         return {n: sites[n]["fn"].log_prob(values[n]) for n in values if n in sites}
 

@@ -13,7 +13,7 @@ from ..common.errors import DataError
 from ..common.rng import forked
 from ..data.sets import Data, Split
 from . import terms, trace
-from .inputs import Needs, evaluating, home, placed
+from .inputs import Needs, device_and_dtype, evaluating, to_device
 from .kinds import kind
 from .lineage import Lineage
 
@@ -27,7 +27,7 @@ def _looked_at(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
     """
     roots = {name: tree_map(_copied, value) for name, value in (("x", x), ("y", y)) if value is not None}
     x, y = roots["x"], roots.get("y")
-    with evaluating(pair), forked(home(pair)[0], 0), pyro.validation_enabled(False):
+    with evaluating(pair), forked(device_and_dtype(pair)[0], 0), pyro.validation_enabled(False):
         try:
             guide = trace.prior_of(pair.model)
             drawn = terms.terms(pair.model, guide, x, y)
@@ -64,7 +64,7 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
     """
     if not trace.takes_labels(pair.model):
         return LOG_PX
-    x, y = placed(pair, x, y, slice(2))
+    x, y = to_device(pair, x, y, slice(2))
     if y is None:
         return LOG_PX
     found, lineage = _looked_at(pair, x, y)
@@ -78,7 +78,7 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
 
 def is_binary(pair: Any, x: Any, y: Any) -> bool:
     """Whether the model gives the data a likelihood of zeros and ones alone."""
-    found, lineage = _looked_at(pair, *placed(pair, x, y, slice(2)))
+    found, lineage = _looked_at(pair, *to_device(pair, x, y, slice(2)))
     return not _others(found, lineage)
 
 
@@ -110,7 +110,7 @@ def refuse_binarised(pair: Any, data: Any) -> None:
     split = data.train if isinstance(data, Data) else data
     if not isinstance(split, Split) or not (split.drawn or split.binarize != "none") or not len(split):
         return
-    others = _others(*_looked_at(pair, *placed(pair, split.x, split.y, slice(2))))
+    others = _others(*_looked_at(pair, *to_device(pair, split.x, split.y, slice(2))))
     if others:
         raise DataError(
             f"site {others[0]} is no Bernoulli, and the data ({split.name}) are binarised: load them with "

@@ -14,14 +14,14 @@ from ..common.errors import UserError
 from ..common.fields import X, device_of, each, filled, leaves, named, num_data, rows
 from ..data.convert import labels
 from . import programs, trace
-from .inputs import Needs, everything, home, placed
+from .inputs import Needs, device_and_dtype, everything, to_device
 from .kinds import mean_of
 from .lineage import Lineage
-from .programs import Draw
+from .programs import TracedSite
 from .trace import call_args
 
 
-class Drawn(NamedTuple):
+class Simulation(NamedTuple):
     """A model that was run without conditioning on data.
 
     Attributes:
@@ -31,13 +31,13 @@ class Drawn(NamedTuple):
         kept: whether what the sites do not draw (masks, lengths, covariates) is kept from x.
     """
 
-    sites: dict[str, Draw]
-    data: dict[str, Draw]
+    sites: dict[str, TracedSite]
+    data: dict[str, TracedSite]
     x: X | None
     kept: bool
 
 
-def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None, like: Any = None) -> Drawn:
+def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None, like: Any = None) -> Simulation:
     """Run the model of a pair under one particle, with given latents (1, n, *event), and draw what it observes.
 
     Raises:
@@ -57,7 +57,7 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
         found = programs.sites(pair.model, call_args(pair.model, None, y), {"n": n}, values=latents, uncondition=True)
         _refuse_dependent(pair, call_args(pair.model, None, y), {"n": n}, found)
         if "x" in found and (shown is None or torch.is_tensor(shown)) and not _several(pair):
-            return Drawn(found, {"x": found["x"]}, None, False)
+            return Simulation(found, {"x": found["x"]}, None, False)
     if shown is None:
         data = {name: d for name, d in (found or {}).items() if d.is_observed and not d.kept}
         if not data:
@@ -65,24 +65,24 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
                 'the model has no site for the data: write pyro.sample("x", ..., obs=x), or let the pair see data '
                 "first (fit, log_likelihood), so that it knows which sites observe them"
             )
-        return Drawn(found or {}, data, None, False)
+        return Simulation(found or {}, data, None, False)
     values = latents if found is None else {name: d.value for name, d in found.items() if not d.is_observed}
     at = programs.sites(pair.model, call_args(pair.model, shown, y), values=values, uncondition=True)
     places = {name: d for name, d in at.items() if d.is_observed and not d.kept}
     if found is None:
         _refuse_dependent(pair, call_args(pair.model, shown, y), {}, at)
-        return Drawn(at, places, shown, like is not None)
+        return Simulation(at, places, shown, like is not None)
     data = {name: replace(found[name], given=d.given) for name, d in places.items() if name in found}
-    return Drawn(found, data, shown, False)
+    return Simulation(found, data, shown, False)
 
 
-def rerun(sites: dict[str, Draw], x: X) -> Drawn:
+def rerun(sites: dict[str, TracedSite], x: X) -> Simulation:
     """The sites of a model that was run on data x, unconditioned, as a run whose data are to be put together."""
     data = {name: d for name, d in sites.items() if d.is_observed and not d.kept}
-    return Drawn(sites, data, x, False)
+    return Simulation(sites, data, x, False)
 
 
-def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, Draw]) -> None:
+def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, TracedSite]) -> None:
     """Refuse labels that the model observes after what is drawn: running it forwards draws nothing given them.
 
     Raises:
@@ -110,9 +110,9 @@ def _like(pair: Any, n: int, like: Any) -> X | None:
     """Data to run a model on: rows of ``like`` again and again, or zeros of the form that the pair has seen."""
     if like is not None:
         x, _ = everything(pair, like)
-        x, _ = placed(pair, rows(x, torch.arange(n, device=device_of(x)) % num_data(x)))
+        x, _ = to_device(pair, rows(x, torch.arange(n, device=device_of(x)) % num_data(x)))
         return each(lambda t: t.clone(memory_format=torch.contiguous_format), x)
-    device, dtype = home(pair)
+    device, dtype = device_and_dtype(pair)
     template = getattr(pair, "template", None)
     if template is not None:
         return each(
@@ -132,18 +132,18 @@ def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> Non
     pair.num_observed = sum(not (y is not None and s.value.shape == y.shape) for s in observed.values())
 
 
-def value_of(draw: Draw) -> Tensor:
+def value_of(draw: TracedSite) -> Tensor:
     """What was drawn, (n, *event)."""
     return draw.value[0]
 
 
-def mean_or_value(draw: Draw) -> Tensor:
+def mean_or_value(draw: TracedSite) -> Tensor:
     """The mean of what was drawn, (n, *event), or the draw where there is no mean."""
     mean = mean_of(draw.fn)
     return (draw.value if mean is None else mean.expand(draw.value.shape))[0]
 
 
-def assembled(drawn: Drawn, what: Callable[[Draw], Tensor], whole: bool = False) -> X:
+def assembled(drawn: Simulation, what: Callable[[TracedSite], Tensor], whole: bool = False) -> X:
     """The data of a run, in the form that the pair takes; by site where the sites do not make up all of it.
 
     Args:
@@ -187,7 +187,7 @@ def assembled(drawn: Drawn, what: Callable[[Draw], Tensor], whole: bool = False)
     return values
 
 
-def _leaf(draw: Draw, shown: list[Tensor]) -> Tensor | None:
+def _leaf(draw: TracedSite, shown: list[Tensor]) -> Tensor | None:
     """The tensor of x that a site observes a part of, or all of in another type."""
     given = draw.given
     if given is None:
@@ -199,7 +199,7 @@ def _leaf(draw: Draw, shown: list[Tensor]) -> Tensor | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _into(target: Tensor, draw: Draw, leaf: Tensor) -> Tensor:
+def _into(target: Tensor, draw: TracedSite, leaf: Tensor) -> Tensor:
     """The part of ``target``, which is laid out like ``leaf``, that a site observes."""
     given = draw.given
     assert given is not None
@@ -227,7 +227,7 @@ def check_labels(pair: Any, n: int, y: Any, name: str = "n") -> Tensor | None:
         raise UserError(f"{name}={n}: draw at least one, a whole number")
     if y is None:
         return None
-    found = labels(y, int(n), device=home(pair)[0])
+    found = labels(y, int(n), device=device_and_dtype(pair)[0])
     found = Needs(pair)(torch.zeros(int(n)), found)[1]
     assert found is not None
-    return found.to(home(pair)[1]) if found.is_floating_point() else found
+    return found.to(device_and_dtype(pair)[1]) if found.is_floating_point() else found

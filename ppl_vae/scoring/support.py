@@ -44,7 +44,7 @@ def support_of(fn: Any) -> Any:
         pass
     flow = flow_of(fn)
     if flow is not None:  # of x, where the flow maps x to its base
-        whole = _described(support_of(flow[0])) is WHOLE
+        whole = as_set(support_of(flow[0])) is WHOLE
         return getattr(flow[1], "domain", None) if whole else None
     for name in ("dist", "base_dist"):
         if hasattr(fn, name):
@@ -63,7 +63,7 @@ def _moved(fn: Any) -> Any:
     if type(fn).support is not torch.distributions.TransformedDistribution.support:  # a family that says itself
         return None
     parts = list(_parts(fn.transforms))
-    ends = _pushed(_described(support_of(fn.base_dist)), parts)
+    ends = _pushed(as_set(support_of(fn.base_dist)), parts)
     if ends is None:
         return UNKNOWN if parts and isinstance(parts[-1], AffineTransform) else None
     low, high = ends
@@ -111,10 +111,10 @@ def _pushed(base: Described | None, parts: list[Any]) -> tuple[Tensor, Tensor] |
                 low, high = torch.broadcast_tensors(image(part, low), image(part, high))
             low, high = torch.minimum(low, high), torch.maximum(low, high)
         else:  # a map of its whole domain, such as a flow
-            domain, codomain = _described(part.domain), _described(part.codomain)
+            domain, codomain = as_set(part.domain), as_set(part.codomain)
             if domain is None or codomain is None or domain[0] != "real" or codomain[0] != "real":
                 return None
-            if not (_within(("real", low, high), domain) and _within(domain, ("real", low, high))):
+            if not (is_within(("real", low, high), domain) and is_within(domain, ("real", low, high))):
                 return None
             low, high = (torch.as_tensor(e, dtype=low.dtype) for e in codomain[1:])
         if bool(low.isnan().any()) or bool(high.isnan().any()):
@@ -179,7 +179,7 @@ def unconstraining(name: str, fn: Any) -> Transform:
     return IndependentTransform(transform, rest) if rest > 0 else transform
 
 
-def _named(support: Any) -> str:
+def named_set(support: Any) -> str:
     core = None if support is None else _core(support)
     if core is None:
         return "an unknown set"
@@ -258,7 +258,7 @@ Described = tuple[str, Any, Any]
 WHOLE = "real", -math.inf, math.inf
 
 
-def _described(support: Any) -> Described | None:
+def as_set(support: Any) -> Described | None:
     """What can be compared: the ends of numbers, or the family of another set; None where nothing is known."""
     core = _core(support)
     if core is None:
@@ -283,14 +283,14 @@ _FAMILIES = {
 _INSIDE = {("_OrderedVector", "real"), ("_PositiveOrderedVector", "real"), ("_PositiveOrderedVector", "_OrderedVector")}
 
 
-def _apart(q: Described, p: Described) -> bool:
+def are_apart(q: Described, p: Described) -> bool:
     """Whether two sets can't carry densities that compare: another dimension, or a whole line for a part of it."""
     if q[0] == p[0]:
-        return q is WHOLE and not _within(q, p)
+        return q is WHOLE and not is_within(q, p)
     return (q[0], p[0]) not in _INSIDE and (p[0], q[0]) not in _INSIDE
 
 
-def _within(q: Described, p: Described) -> bool:
+def is_within(q: Described, p: Described) -> bool:
     """Whether every value of the first set is in the second; false where structure does not say."""
     if q[0] != p[0]:
         return False

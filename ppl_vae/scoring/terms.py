@@ -18,11 +18,11 @@ from ..common.numbers import needed
 from ..data import convert
 from . import stop_gradient
 from .coverage import refuse_foreign
-from .densities import _scored, _shaped, _summed, _total
+from .densities import of_shape, score_sites, sum_of, summed_sites
 from .kinds import has_mask, kind, title
 from .param_store import Program, frozen, own_store, unmoved
 from .support import is_discrete
-from .trace import PARTICLES, Values, _Detach, _run, _sampled, call_args
+from .trace import PARTICLES, Detach, Values, call_args, sample_sites, trace_program
 
 Grad = Literal["path", "stl", "score"]
 
@@ -100,7 +100,7 @@ class Terms:
         sites: the latent sites by name, in the guide's order.
         observed: the observed sites by name.
         factors: what the guide observes by name: ``pyro.factor``, and ``pyro.sample(..., obs=)``. Their ``log_q`` is
-            no density of z, and so is in no total; the objectives "elbo" and "meanfield" subtract it, as Pyro does.
+            no density of z, and so is in no total; the objectives "elbo" and "analytic_kl" subtract it, as Pyro does.
         summed: the names of the discrete sites that were summed out.
     """
 
@@ -135,7 +135,7 @@ class Terms:
         self._gate[0] = factor.detach()
 
 
-def score(
+def terms_of(
     model: Program,
     guide: Program,
     model_args: tuple[Any, ...],
@@ -150,8 +150,8 @@ def score(
     if grad not in ("path", "stl", "score"):
         raise ValueError(f"grad={grad!r}: choose one of 'path', 'stl', 'score'")
     kwargs = kwargs or {}
-    with _Detach() if grad == "score" else nullcontext():
-        guide_sites = _sampled(_run(guide, guide_args, kwargs, num_samples, values))
+    with Detach() if grad == "score" else nullcontext():
+        guide_sites = sample_sites(trace_program(guide, guide_args, kwargs, num_samples, values))
     latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
     drawn: dict[str, Tensor] = {name: site["value"] for name, site in latents.items()}
     scored = latents
@@ -161,7 +161,7 @@ def score(
             stop_gradient.refuse(site)
         drawn = {name: stop_gradient.gated(value, gate) for name, value in drawn.items()}
         with frozen(guide), unmoved(guide):  # the scores too: some distributions use their parameters only then
-            again = _sampled(_run(guide, guide_args, kwargs, num_samples, drawn))
+            again = sample_sites(trace_program(guide, guide_args, kwargs, num_samples, drawn))
             scored = {name: site for name, site in again.items() if not site["is_observed"]}
             parts = stop_gradient.guide_parts(scored)
         stop_gradient.check(latents, parts, drawn)
@@ -169,14 +169,14 @@ def score(
         parts = stop_gradient.guide_parts(scored)
 
     particles = num_samples if latents else 1  # without latents every particle is the same: score it once
-    model_sites = _sampled(_run(model, model_args, kwargs, particles, drawn))
+    model_sites = sample_sites(trace_program(model, model_args, kwargs, particles, drawn))
     if not any(site["is_observed"] for site in model_sites.values()):
         raise PairError('the model observes no site; write pyro.sample("x", ..., obs=x)')
-    summed = _summed(model_sites, drawn)
+    summed = summed_sites(model_sites, drawn)
     _check_names({n: site for n, site in model_sites.items() if n not in summed}, latents)
-    run = partial(_run, model, model_args, kwargs)
+    run = partial(trace_program, model, model_args, kwargs)
     try:
-        model_sites, log_ps = _scored(model_sites, particles, summed, run, drawn)
+        model_sites, log_ps = score_sites(model_sites, particles, summed, run, drawn)
     except UserError:
         raise
     except (RuntimeError, IndexError, ValueError) as error:  # a draw of the guide that is no value of the model's
@@ -194,7 +194,7 @@ def score(
     assert zero is not None
     shape = (num_samples, zero.shape[1])
     for name, q in scored.items():
-        log_q = _shaped(name, parts[name].log_prob, shape)
+        log_q = of_shape(name, parts[name].log_prob, shape)
         p = model_sites.get(name)
         if p is None:  # an auxiliary site of the guide has no prior
             p = {"scale": 1.0, "fn": None, "mask": None}
@@ -203,9 +203,9 @@ def score(
             q["scale"], (p["mask"], q["mask"]), bool(summed),
         )  # fmt: skip
     return Terms(
-        log_lik=_total([s.log_p for s in observed.values()], zero),
-        log_prior=_total([s.log_p for s in sites.values()], zero),
-        log_q=_total([s.log_q for s in sites.values()], zero),
+        log_lik=sum_of([s.log_p for s in observed.values()], zero),
+        log_prior=sum_of([s.log_p for s in sites.values()], zero),
+        log_q=sum_of([s.log_q for s in sites.values()], zero),
         sites=sites,
         observed=observed,
         factors=_factors({name: site for name, site in guide_sites.items() if name not in latents}, zero),
@@ -245,7 +245,7 @@ def _factors(sites: Mapping[str, Any], zero: Tensor) -> dict[str, Site]:
                     f"is reparameterised, write pyro.factor({name!r}, ..., has_rsample=True)"
                 )
             log_q = (log_q.reshape(-1, 1) / shape[1]).expand(shape)
-        log_q = _shaped(name, log_q, shape)
+        log_q = of_shape(name, log_q, shape)
         found[name] = Site(
             name, zero, log_q, part.score_function, 1.0, q["value"], None, q["fn"], q["scale"], (None, q["mask"])
         )
@@ -325,7 +325,7 @@ def terms(
         raise ValueError(f"num_samples={num_samples}: at least one particle is needed")
     with own_store(), unmoved(model, guide):
         arguments = call_args(model, x, y), call_args(guide, x, y)
-        return score(model, guide, *arguments, num_samples=num_samples, grad=grad, values=values)
+        return terms_of(model, guide, *arguments, num_samples=num_samples, grad=grad, values=values)
 
 
 def _as_tensors(x: Any, y: Any) -> tuple[Any, Tensor | None]:

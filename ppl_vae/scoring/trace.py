@@ -57,7 +57,7 @@ def captured_params() -> Iterator[list[Tensor]]:
     found.extend(unique.values())
 
 
-class _Detach(Messenger):
+class Detach(Messenger):
     """Cut the gradient at each draw, before anything else sees it."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -65,7 +65,7 @@ class _Detach(Messenger):
             msg["value"] = msg["value"].detach()
 
 
-class _Fill(Messenger):
+class Fill(Messenger):
     """Put given values at the sites that would be drawn; a site without one is drawn."""
 
     def __init__(self, values: Values) -> None:
@@ -82,7 +82,7 @@ class _Fill(Messenger):
             msg["done"] = True
 
 
-class _Uncondition(Messenger):
+class Uncondition(Messenger):
     """Draw what is observed, but for what was made from labels: they are given, not data to be drawn."""
 
     def __init__(self, lineage: Lineage) -> None:
@@ -96,7 +96,7 @@ class _Uncondition(Messenger):
             msg["value"], msg["done"] = None, False
 
 
-class _Change(Messenger):
+class Change(Messenger):
     """Put other distributions at the sites that would be drawn."""
 
     def __init__(self, change: Callable[[str, Any], Any]) -> None:
@@ -108,7 +108,7 @@ class _Change(Messenger):
             msg["fn"] = self.change(msg["name"], msg["fn"])
 
 
-def _sampled(trace: Any) -> dict[str, Any]:
+def sample_sites(trace: Any) -> dict[str, Any]:
     """The random sites of a trace: neither a plate's subsample nor ``pyro.deterministic``."""
     return {
         name: site
@@ -117,7 +117,7 @@ def _sampled(trace: Any) -> dict[str, Any]:
     }
 
 
-def _run(
+def trace_program(
     program: Program, args: Any, kwargs: Any, particles: int, values: Values | None = None, inner: Any = None
 ) -> Any:
     """Trace a program under a plate of particles at dim -2, with given values at its latent sites.
@@ -125,7 +125,7 @@ def _run(
     ``inner`` is a handler inside the plate.
     """
     # values go in last, outside the plate, so that the distribution at a filled site is broadcast like any other
-    fill = _Fill(values) if values is not None else nullcontext()
+    fill = Fill(values) if values is not None else nullcontext()
     plate = pyro.plate(PARTICLES, particles, dim=-2)
     with marked(program, args), constants_beside(program, *args), fill, plate, inner or nullcontext():
         return poutine.trace(program).get_trace(*args, **kwargs)
@@ -155,7 +155,7 @@ def changed(program: Program, change: Callable[[str, Any], Any]) -> Program:
     """A program whose latent sites draw from other distributions: ``change(name, distribution)``."""
 
     def other(x: Tensor, y: Tensor | None = None) -> None:
-        with _Change(change):
+        with Change(change):
             program(*call_args(program, x, y))
 
     return other

@@ -19,10 +19,10 @@ from ..objectives.elbo import Elbo
 from ..objectives.names import ours
 from ..scoring import programs, terms
 from ..scoring.coverage import refuse_foreign
-from ..scoring.inputs import everything, placed
+from ..scoring.inputs import everything, to_device
 from ..scoring.kinds import kind, title
 from ..scoring.param_store import Program, modules_of, own_store, unmoved
-from ..scoring.programs import Draw
+from ..scoring.programs import TracedSite
 from ..scoring.terms import Terms
 from ..scoring.trace import call_args, takes_labels
 from ..scoring.validity import refuse_missing, refuse_outside, refuse_support
@@ -59,7 +59,7 @@ def check_pair(
     holder.held, holder.model, holder.guide = nn.ModuleList(modules_of(model, guide)), model, guide
     x, y = everything(holder, x, y)
     three = slice(3) if num_data(x) >= 3 else torch.arange(3, device=device_of(x)) % num_data(x)
-    x, y = placed(holder, rows(x, three), None if y is None else y[three])
+    x, y = to_device(holder, rows(x, three), None if y is None else y[three])
     if y is not None and takes_labels(model) != takes_labels(guide):
         have, lack = ("model", "guide") if takes_labels(model) else ("guide", "model")
         raise PairError(f"the {have} takes labels and the {lack} does not; write {lack}(x, y=None)")
@@ -105,7 +105,7 @@ def nonfinite_site(t: Terms) -> str | None:
 
 def _run(
     role: str, program: Program, x: Tensor, y: Tensor | None, values: Mapping[str, Tensor] | None
-) -> dict[str, Draw]:
+) -> dict[str, TracedSite]:
     """Run one program, and put its role in front of whatever goes wrong inside."""
     try:
         return programs.sites(program, call_args(program, x, y), num_samples=2, values=values)
@@ -115,7 +115,7 @@ def _run(
         raise PairError(failing(program, call_args(program, x, y), error, f"the {role}")) from error
 
 
-def _check_plates(sites: Mapping[str, Draw], num_data: int) -> None:
+def _check_plates(sites: Mapping[str, TracedSite], num_data: int) -> None:
     for name, site in sites.items():
         frames = [f for f in site.frames if f.vectorized]
         if not frames:

@@ -41,7 +41,7 @@ from ..objectives.names import objective as objective_by_name
 from ..pairs.base import Pair
 from ..runs import folder
 from ..scoring import terms, trace
-from ..scoring.inputs import Needs, as_data, evaluating, home, num_rows, placed
+from ..scoring.inputs import Needs, as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.param_store import own_store, unmoved
 from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
@@ -201,7 +201,7 @@ def fit(
     loss = objective_by_name(objective) if isinstance(objective, str) else objective
 
     pair.to(where)
-    source = feed(data, batch_size, seed, where, home(pair)[1], Needs(pair))
+    source = feed(data, batch_size, seed, where, device_and_dtype(pair)[1], Needs(pair))
     held_out = _held_out(pair, valid if valid is not None else getattr(data, "valid", None), seed)
     if patience is not None and held_out is None:
         raise UserError("patience needs validation data; pass valid=, or what load_data returns")
@@ -246,12 +246,12 @@ def fit(
         return trace.call_args(pair.model, x, y)
 
     svi = SVI(pair.model, pair.guide, optim, loss, clip_norm=clip_norm, precision=precision, prepare=seen)
-    weight = Weight(svi.objective, *home(pair))
+    weight = Weight(svi.objective, *device_and_dtype(pair))
     if warm_steps or beta_schedule != "constant" or weight.own != 1:
         what = "warmup" if warm_steps else "beta_schedule" if beta_schedule != "constant" else "beta"
         if svi.objective is None:
             raise UserError(
-                f"{what}: {type(svi.loss).__name__} has no weight on its KL; use 'elbo', 'meanfield' or 'iwae'"
+                f"{what}: {type(svi.loss).__name__} has no weight on its KL; use 'elbo', 'analytic_kl' or 'iwae'"
             )
         if not svi.objective.weighs:
             raise UserError(f"{what}: the bound is a function of Terms alone and has no weight; make it (Terms, beta)")
@@ -274,7 +274,7 @@ def fit(
     if run_dir is not None:
         settings["data"] = source.identity()
     run = None if run_dir is None else Run(Path(run_dir), pair, settings, formerly, longer)
-    with ranks.agreeing():
+    with ranks.raise_together():
         if run is not None and resume:
             state, best, running = run.read(pair, optim, where)
         if state.step:
@@ -289,7 +289,7 @@ def fit(
         capture, state.captured, svi.objective is not None and _worth_capture(pair, source, svi, total, shards)
     )
     if run is not None and not resume:  # nothing is written before all of this was found in order
-        ranks.told(functools.partial(run.start, pair, dict(record or {}), overwrite))
+        ranks.broadcast_object(functools.partial(run.start, pair, dict(record or {}), overwrite))
         _noted(state, pair, rates, torchs, weight)
         run.write(pair, optim, state, best, running)  # from here on the folder holds a whole run
     writer = make_writer() if ranks.first() else None
@@ -318,7 +318,7 @@ def fit(
                     if rates is not None and torchs is None:
                         rates.move(lr_factor_at(state.step))
                     weight.move(beta_factor_at(state.step))
-                    of_batch = _shards(batch, shards, ranks.mine(range(shards)), seed, state.step)
+                    of_batch = _shards(batch, shards, ranks.local_units(range(shards)), seed, state.step)
                     full = len(batch) == source.batch_size
                     svi.capture = state.captured == "all" or (state.captured == "full" and full)
                     parts = ((*part, key) for _, part, key in of_batch)
@@ -384,7 +384,7 @@ def fit(
             more = "" if run is None else "; the run can be resumed with --resume (resume=True)"
             raise RankError(f"{error} at step {state.step}{more}") from error
         if run is not None:  # with the last weights, from which a longer fit goes on; the best are beside them
-            ranks.told(functools.partial(save, done=True))
+            ranks.broadcast_object(functools.partial(save, done=True))
         if best:
             folder.put(pair, best)
     if writer is not None:
@@ -629,7 +629,7 @@ def _held_out(pair: Pair, data: Any, seed: int) -> HeldOut | None:
     x, y = as_data(pair, data, None, seed)
     if isinstance(x, Lazy):
         return x, y
-    split = fitting(Split(x, y), home(pair)[0])
+    split = fitting(Split(x, y), device_and_dtype(pair)[0])
     return split.x, split.y
 
 
@@ -637,17 +637,17 @@ def _validate(pair: Pair, svi: SVI, held: HeldOut | None, seed: int, beta: float
     """The bound that is trained and the ELBO, nats a datum, on the validation data, with one fixed seed."""
     if held is None:
         return {}
-    device, _ = home(pair)
+    device, _ = device_and_dtype(pair)
     size = max(1, 8192 // svi.loss.num_particles)
 
     def sums_of(start: int) -> tuple[float, float]:
         reseed(seed_for(seed, "validate", start // size), device)
-        x, y = placed(pair, *held, slice(start, start + size))
+        x, y = to_device(pair, *held, slice(start, start + size))
         margs, gargs = trace.call_args(pair.model, x, y), trace.call_args(pair.guide, x, y)
         if svi.objective is None:
             bound = -svi.evaluate_loss(*margs)
             return bound, bound
-        t = terms.score(pair.model, pair.guide, margs, gargs, num_samples=svi.objective.num_particles)
+        t = terms.terms_of(pair.model, pair.guide, margs, gargs, num_samples=svi.objective.num_particles)
         return float(svi.objective.value(t, beta).double().sum()), float(elbo_of(t).double().sum())
 
     with evaluating(pair), unmoved(pair.model, pair.guide), pyro.validation_enabled(False), own_store():
@@ -685,7 +685,7 @@ def _not_finite(svi: SVI, pair: Pair, x: X, y: Tensor | None) -> str | None:
     with unmoved(pair.model, pair.guide), pyro.validation_enabled(False), own_store():
         particles = svi.loss.num_particles
         grad = svi.objective.grad if svi.objective is not None else "path"
-        t = terms.score(pair.model, pair.guide, margs, gargs, num_samples=particles, grad=grad)
+        t = terms.terms_of(pair.model, pair.guide, margs, gargs, num_samples=particles, grad=grad)
         what = nonfinite_site(t)
         if what is None and svi.objective is not None:
             loss = -svi.objective.value(t, svi.objective.beta).sum()

@@ -20,7 +20,7 @@ from ..objectives.base import Objective
 Share = Callable[[float], float]
 
 
-def _iwae_stages(done: float) -> float:
+def _stages(done: float) -> float:
     """Eight stages of 3^(i-1) epochs, of 3280, at 10^(-(i-1)/7): Burda et al. 2015."""
     stage = next(i for i in range(8) if done * 3280 < (3 ** (i + 1) - 1) / 2 or i == 7)
     return float(10 ** (-stage / 7))
@@ -31,7 +31,7 @@ SCHEDULES: dict[str, Share] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "iwae": _iwae_stages,
+    "iwae": _stages,
 }
 
 
