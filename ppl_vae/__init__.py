@@ -35,6 +35,7 @@ _NAMES = {
     "scoring.terms": ("Site", "Terms", "terms"),
     "strategies.compare": ("compare",),
     "training.check": ("check_pair",),
+    "training.config": ("FitConfig",),
     "training.loop": ("fit",),
     "training.svi": ("SVI",),
 }
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from .scoring.terms import Site as Site, Terms as Terms, terms as terms
     from .strategies.compare import compare as compare
     from .training.check import check_pair as check_pair
+    from .training.config import FitConfig as FitConfig
     from .training.loop import fit as fit
     from .training.svi import SVI as SVI
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ppl_vae as pv
-from ppl_vae.training.loop import SCHEDULES
+from ppl_vae.training.schedules import SCHEDULES
 
 
 def small(seed: int = 0) -> tuple[pv.Pair, Tensor]:

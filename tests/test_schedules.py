@@ -19,7 +19,8 @@ from torch.optim import SGD, Adam, lr_scheduler
 
 import ppl_vae as pv
 from ppl_vae.common.rng import reseed, seed_for
-from ppl_vae.training.schedules import BETA_SCHEDULES, SCHEDULES, packed, unpacked
+from ppl_vae.training.rates import packed, unpacked
+from ppl_vae.training.schedules import BETA_SCHEDULES, SCHEDULES
 from ppl_vae.training.step_graph import StepGraphs
 
 PER_EPOCH = 3  # batches of 32 of 90
@@ -267,8 +268,8 @@ def test_without_validation_data_the_plateau_is_that_of_the_training_loss() -> N
         ({"optimizer": lambda params: SGD(params, 0.1)}, "optimizer: .* fails: .*lr"),
         ({"optimizer": lambda params, lr: params}, "it makes a list; a torch.optim optimiser is needed"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS runs the loss several times"),
-        ({"optimizer": 3}, "optimizer: a int is neither a name nor a callable"),
-        ({"optimizer": SGD([torch.zeros(1, requires_grad=True)], 0.1)}, "optimizer: a SGD is neither"),
+        ({"optimizer": 3}, "optimizer: a int is neither a name, a torch.optim optimiser, nor a callable"),
+        ({"optimizer": SGD([torch.zeros(1, requires_grad=True)], 0.1)}, "this SGD holds no parameter of the pair"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line(options: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import operator
 import signal
@@ -17,21 +18,19 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
-from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from ..common import identity, ranks
 from ..common.entry import entry_point
 from ..common.errors import DataError, NonFiniteError, RankError, RunError, UserError
 from ..common.fields import X, device_of, each, rows, size_of
-from ..common.files import first_line
 from ..common.memory import keep_freed
 from ..common.numbers import plain
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
-from ..compile.capture import chosen, worthwhile
-from ..compile.products import fast_products, products
+from ..compile.capture import worthwhile
+from ..compile.products import fast_products
 from ..data.batches import Batch, Feed, TensorFeed, feed, fitting, selected
 from ..data.lazy import Lazy
 from ..data.sets import Data, Split, visit
@@ -46,29 +45,13 @@ from ..scoring.param_store import own_store, unmoved
 from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
 from ..scoring.validity import refuse_outside
+from . import optimisers, schedules
 from .check import check_pair, nonfinite_site
+from .config import FitConfig, names, refuse_unknown
+from .rates import Rates, Weight, advance, by_step, packed, scheduler as scheduler_of, unpacked
 from .resume import History, Run, State, shards_of
-from .schedules import (
-    BETA_SCHEDULES,
-    SCHEDULES,
-    Rates,
-    Weight,
-    advance,
-    by_step,
-    factor,
-    named,
-    packed,
-    scheduler as scheduler_of,
-    unpacked,
-)
+from .schedules import BETA_SCHEDULES, SCHEDULES, factor
 from .svi import READ_EVERY, SVI
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": functools.partial(Adam, fused=True),
-    "adamw": functools.partial(AdamW, fused=True),
-    "sgd": functools.partial(SGD, fused=True),
-    "adagrad": functools.partial(Adagrad, fused=True),
-}
 
 
 @entry_point
@@ -77,29 +60,16 @@ def fit(
     data: Any,
     objective: ELBO | str | None = None,
     *,
-    epochs: int = 50,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-    optimizer: str | Callable[..., Optimizer] = "adam",
-    schedule: str | Callable[..., Any] = "constant",
-    clip_norm: float | None = None,
-    warmup: float = 0,
-    beta_schedule: str | Callable[[float], float] = "constant",
-    patience: int | None = None,
+    config: FitConfig | None = None,
     valid: Any = None,
     callbacks: Sequence[Callable[[dict[str, Any], Pair], Any]] = (),
     run_dir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     record: Mapping[str, Any] | None = None,
-    checkpoint_every: float = 15.0,
+    progress: bool = True,
     tensorboard: bool = False,
-    capture: bool | str = "auto",
-    precision: str = "float32",
-    shards: int | None = None,
+    **options: Any,
 ) -> History:
     r"""Train a pair by stochastic variational inference.
 
@@ -115,42 +85,16 @@ def fit(
         data: what ``load_data`` returns, one of its splits, x, ``(x, y)``, a ``Dataset``, or a ``DataLoader``.
         objective: a ``pyro.infer.ELBO``, or a name; None is ``Trace_ELBO()``. Its own ``beta`` and ``free_bits``, such
             as those of ``pv.Elbo(beta=4, free_bits=0.5)``, are trained.
-        epochs: passes over the data.
-        batch_size: data in a step.
-        lr: learning rate. The loss is a sum over the batch, as in Pyro; Adam does not mind the scale, SGD does.
-        seed: seeds the order of the data, the binarisation and the guide's noise.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        progress: show a bar.
-        optimizer: a name, or a callable ``optimizer(params, lr=lr)`` that returns a ``torch.optim`` optimiser. It is
-            given all parameters, the frozen ones too, which train from when they are thawed. The learning rates of its
-            groups are their own: ``lr`` is no more than its argument.
-        schedule: what multiplies the learning rate of each group: ``"constant"``, ``"linear"``, ``"cosine"``,
-            ``"iwae"``, or a function of the share of steps done, in [0, 1). A rate that a callback moves holds, times
-            the schedule from there on. Or a scheduler of ``torch.optim.lr_scheduler``: its class, a partial, or a
-            function of the optimiser that returns it. It is stepped after each epoch; ``OneCycleLR`` and ``CyclicLR``
-            after each step; ``ReduceLROnPlateau`` on -valid_bound, or -train_bound without validation data, once the
-            factor on beta is 1.
-        clip_norm: the largest norm of the gradient.
-        warmup: epochs over which a factor on the objective's ``beta`` grows to 1; refused where it would not get there.
-        beta_schedule: another factor on it: ``"constant"``; ``"cyclic"``, four cycles that grow from 0 to 1 and stay
-            there for as long; or a function of the share of steps done, in (0, 1], which must end at 1.
-        patience: stop after so many epochs without a better validation bound, and keep the best weights. Epochs that
-            end while a factor on beta is below 1 don't count, since another bound is trained.
+        config: how to train; None takes the defaults of :class:`FitConfig`.
         valid: validation data; None takes those of ``data`` where it has any.
         callbacks: called after each epoch with its row and the pair; a true value stops the fit.
         run_dir: write a run folder: configuration, weights, checkpoints, history.
-        resume: go on from the last checkpoint in ``run_dir``.
+        resume: resume from the last checkpoint in ``run_dir``.
         overwrite: replace a run that is in ``run_dir``.
         record: JSON-able facts for the configuration, such as ``data.record()``.
-        checkpoint_every: seconds between checkpoints; one is written at the end, and on Ctrl-C, in any case.
+        progress: show a bar.
         tensorboard: also write scalars for TensorBoard to ``run_dir`` (extra ``ppl_vae[tensorboard]``).
-        capture: run steps as a compiled graph, see :class:`SVI`: True, False, or ``"auto"``, which compiles for full
-            batches where the steps to come are work enough. A resumed run goes on as it began.
-        precision: ``"float32"``, or ``"bf16"`` for matrix products in bfloat16; what is measured stays float32.
-        shards: parts of each batch, with noise of their own, whose gradients are summed before the step. One process
-            takes them one after another (gradient accumulation: memory for one shard is enough), N ranks take N at a
-            time, to the same weights up to rounding. None takes those of the run that is resumed, or else the number
-            of ranks.
+        options: fields of :class:`FitConfig`, such as ``epochs=20``, which replace those of ``config``.
 
     Returns:
         One dictionary an epoch: epoch, step, train_bound, valid_bound (the bound that is trained, with the objective's
@@ -176,29 +120,22 @@ def fit(
     """
     if not isinstance(pair, Pair):
         raise UserError(f"fit: {type(pair).__name__} is not a pair; write pv.Pair(model, guide)")
-    epochs, batch_size, lr, seed, device, progress, optimizer, schedule, clip_norm, warmup, beta_schedule = plain(
-        (epochs, batch_size, lr, seed, device, progress, optimizer, schedule, clip_norm, warmup, beta_schedule)
-    )
-    patience, resume, overwrite, record, checkpoint_every, tensorboard, capture, precision, shards = plain(
-        (patience, resume, overwrite, record, checkpoint_every, tensorboard, capture, precision, shards)
-    )
-    _check_numbers(
-        {"epochs": epochs, "batch_size": batch_size, "seed": seed, "patience": patience, "shards": shards},
-        {"lr": lr, "warmup": warmup, "clip_norm": clip_norm, "checkpoint_every": checkpoint_every},
-    )
+    refuse_unknown(options, [*names(), *inspect.signature(fit).parameters])
+    config = (config or FitConfig()).replace(**options, **({} if objective is None else {"objective": objective}))
+    shards = config.shards
     if shards is None:
         shards = shards_of(Path(run_dir)) if resume and run_dir is not None else ranks.count()
-    if not 1 <= shards <= batch_size:
-        raise UserError(f"shards={shards!r} of batch_size={batch_size}: give a whole number from 1 to the batch size")
+        config = config.replace(shards=shards)
+    epochs, batch_size, lr, seed = config.epochs, config.batch_size, config.lr, config.seed
+    schedule, warmup, beta_schedule = config.schedule, config.warmup, config.beta_schedule
+    patience, capture, precision = config.patience, config.capture, config.precision
+    clip_norm, checkpoint_every = config.clip_norm, config.checkpoint_every
     if shards % ranks.count():
         raise UserError(f"shards={shards} on {ranks.count()} ranks: give a multiple of the number of ranks")
-    chosen(capture)
-    products(precision)
-    where = resolve_device(device)
-    lr_factor = named("schedule", schedule, SCHEDULES)
-    beta_factor = named("beta_schedule", beta_schedule, BETA_SCHEDULES)
-    make_optimizer = named("optimizer", optimizer, OPTIMIZERS)
-    loss = objective_by_name(objective) if isinstance(objective, str) else objective
+    where = resolve_device(config.device)
+    lr_factor: Any = SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
+    beta_factor = schedules.resolve("beta_schedule", beta_schedule, BETA_SCHEDULES)
+    loss = objective_by_name(config.objective) if isinstance(config.objective, str) else config.objective
 
     pair.to(where)
     source = feed(data, batch_size, seed, where, device_and_dtype(pair)[1], Needs(pair))
@@ -215,8 +152,12 @@ def fit(
         )
 
     params = list(pair.parameters())  # the frozen ones too, which may be thawed
-    optim: Any = _made(make_optimizer, params, lr) if params else functools.partial(make_optimizer, lr=lr)
-    asked = {"optimizer": _identity_of(optimizer, optim), "schedule": identity.describe(schedule)}
+    make = functools.partial(optimisers.make, config.optimizer, lr=lr)
+    optim: Any = make(params) if params else make
+    asked = {
+        "optimizer": optimisers.record(config.optimizer, optim if params else None),
+        "schedule": identity.describe(schedule),
+    }
     rates = Rates(optim) if params else None
     torchs = None if schedule == "constant" else scheduler_of(lr_factor, optim)
     if torchs is not None:
@@ -225,13 +166,6 @@ def fit(
             packed(torchs.state_dict())  # refuse now what could not be resumed
     if total is None and (warmup or beta_schedule != "constant" or (schedule != "constant" and torchs is None)):
         raise UserError("a schedule or a warm-up needs to know the number of batches; the loader has no length")
-    if not callable(beta_factor):
-        raise UserError(f"beta_schedule: a {type(beta_factor).__name__} is neither a name nor a function")
-    if (end := factor("beta_schedule", beta_factor, 1.0)) != 1:
-        raise UserError(
-            f"beta_schedule: the factor on the weight of the KL term ends at {end:g}, not at 1, which trains another "
-            f"objective; end at 1, and give the objective its own beta"
-        )
 
     def lr_factor_at(step: int) -> float:
         return factor("schedule", lr_factor, 0.0 if total is None else step / total)
@@ -255,16 +189,12 @@ def fit(
             )
         if not svi.objective.weighs:
             raise UserError(f"{what}: the bound is a function of Terms alone and has no weight; make it (Terms, beta)")
-    settings = {
-        "objective": describe(svi.loss), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
-        **asked, "clip_norm": clip_norm, "warmup": warmup, "beta_schedule": identity.describe(beta_schedule),
-        "patience": patience, "device": where.type, "precision": precision, "shards": shards,
-    }  # fmt: skip
+    settings = config.record(objective=describe(svi.loss), device=where.type, **asked)
     if getattr(svi.objective, "free_bits", 0) and shards > 1:
         raise UserError(
             f"free_bits takes the mean KL of all data of a step, which shards={shards} divides: leave one of them out"
         )
-    formerly = {"optimizer": _name_of(optimizer), "schedule": _name_of(schedule)}
+    formerly = {"optimizer": _name_of(config.optimizer), "schedule": _name_of(schedule)}
     longer = beta_schedule == "constant" and (schedule == "constant" or torchs is not None)
     state = State()
     best: dict[str, Tensor] = {}
@@ -434,61 +364,6 @@ def describe(loss: Any) -> dict[str, Any]:
         if list(settings.get("bound", ())) == ["name"]:  # one of ours, which the class tells
             del settings["bound"]
     return {"name": type(loss).__name__, **settings, **({} if list(whole) == ["name"] else {"class": whole})}
-
-
-def _check_numbers(whole: Mapping[str, Any], real: Mapping[str, Any]) -> None:
-    """Refuse options that are no numbers, or too small."""
-    least = {"epochs": 1, "batch_size": 1, "patience": 1, "warmup": 0}
-    none = {"patience", "shards", "clip_norm"}  # may be left out
-    for name, value in whole.items():
-        if type(value) is not int and not (value is None and name in none):
-            raise UserError(f"{name}={value!r}: a whole number is needed")
-    for name, value in real.items():
-        if (type(value) not in (int, float) or value != value) and not (value is None and name in none):
-            raise UserError(f"{name}={value!r}: a number is needed")
-    given = {**whole, **real}
-    for name, bound in least.items():
-        if given[name] is not None and given[name] < bound:
-            unit = " epoch" if name == "patience" else ""
-            raise UserError(f"{name}={given[name]}: at least {bound}{unit} is needed")
-    if not 0 < given["lr"] < math.inf:
-        raise UserError(f"lr={given['lr']}: the learning rate must be positive and finite")
-    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
-        raise UserError(
-            f"clip_norm={given['clip_norm']}: the largest norm must be positive; leave it out for no clipping"
-        )
-
-
-def _made(make: Any, params: list[Any], lr: float) -> Optimizer:
-    """An optimiser of these parameters.
-
-    Raises:
-        UserError: what should make it does not, or makes one that fit can't run.
-    """
-    if isinstance(make, Optimizer | PyroOptim) or not callable(make):
-        raise UserError(
-            f"optimizer: a {type(make).__name__} is neither a name nor a callable from parameters to a torch.optim "
-            f"optimiser; write functools.partial(torch.optim.Adam, fused=True), say"
-        )
-    try:
-        made = make(params, lr=lr)
-    except Exception as error:  # whatever a user's function raises
-        name = getattr(make, "__name__", type(make).__name__)
-        raise UserError(f"optimizer: {name}(params, lr={lr}) fails: {first_line(error)}") from error
-    if not isinstance(made, Optimizer):
-        raise UserError(f"optimizer: it makes a {type(made).__name__}; a torch.optim optimiser is needed")
-    if isinstance(made, LBFGS):
-        raise UserError("optimizer: LBFGS runs the loss several times a step, which fit does not; use another")
-    return made
-
-
-def _identity_of(optimizer: Any, made: Any) -> Any:
-    """An optimiser, for a configuration: the name of a built-in one; else what makes it, and what was made."""
-    if isinstance(optimizer, str) or not isinstance(made, Optimizer):
-        return identity.describe(optimizer)
-    groups = [{k: v for k, v in g.items() if k != "params"} for g in made.param_groups]
-    described = identity.describe({"made_by": optimizer, "class": type(made), "groups": groups})
-    return {**described, "sizes": [len(g["params"]) for g in made.param_groups]}
 
 
 def _trainable(pair: Pair, optimizer: Any) -> dict[str, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..common.errors import RunError
 from ..common.identity import difference
 from ..pairs.base import Pair
 from ..runs.folder import CONFIG, STATE, WEIGHTS, make_folder, read_config, restore, state_of, write_config
+from .config import FitConfig, names
 
 History = list[dict[str, Any]]
 
@@ -68,16 +69,16 @@ class Run:
         then = config.get("fit")
         if not isinstance(then, dict):
             raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
-        then, now = {"shards": 1, "precision": "float32", **then}, dict(settings)  # there were runs before these
-        if "beta_schedule" not in then:  # nor did objectives, optimisers and schedules tell all of themselves
-            then["beta_schedule"] = "constant"
-            told = then.get("objective")
+        old, now = "beta_schedule" not in then, dict(settings)
+        then = {f.name: f.default for f in fields(FitConfig)} | {"shards": 1} | then  # of runs before some options
+        told = then.get("objective")
+        if isinstance(told, dict) and told.get("name") == "MeanField" and "class" not in told:
+            told["name"] = "AnalyticKL"  # its former name
+        if old:  # objectives, optimisers and schedules did not tell all of themselves
             now |= self.formerly
             if isinstance(told, dict):
                 now["objective"] = {k: settings["objective"].get(k) for k in told}
-        if "data" not in then:  # nor did runs know their data
-            now.pop("data", None)
-        for key in now:
+        for key in [*names(same=True), *(["data"] if "data" in then else [])]:  # nor did they know their data
             found = None if key == "epochs" and self.longer else difference(then.get(key), now[key], key)
             if found is not None:
                 where, was, asked = found
