@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint types doctest readme figures docs check bench clean
 
 demo: .venv/ready
-	$(BIN)/ppl-vae train
+	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest -q -n 2

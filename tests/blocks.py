@@ -60,8 +60,8 @@ HELP = re.findall(r"^\$ (ppl-vae [^\n]*--help)\n(.*?)^```", (ROOT / "docs/comman
 @pytest.mark.parametrize(("command", "text"), HELP, ids=[command for command, _ in HELP])
 def test_the_help_in_the_docs_is_the_help(command: str, text: str) -> None:
     """The same options; how they are laid out is Typer's business, and changes with its version."""
-    executable = Path(sys.executable).parent / "ppl-vae"
-    done = subprocess.run([executable, *command.split()[1:]], capture_output=True, text=True, check=True)
+    words = [sys.executable, "-m", "ppl_vae", *command.split()[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) == set(re.findall(r"--[a-z][a-z0-9-]+", done.stdout))
 
 

@@ -108,7 +108,7 @@ def _code(path: Path) -> str:
 def test_pairs_are_short() -> None:
     """20 to 80 lines of code a pair; docstrings and blank lines come on top."""
     for name, path in FILES.items():
-        if name.startswith("pairs.") and name not in ("pairs.base", "pairs.__init__"):
+        if name.startswith("pairs.") and name not in ("pairs.base", "pairs.options", "pairs.__init__"):
             lines = [line for line in _code(path).splitlines() if line.strip()]
             assert len(lines) <= 80, (name, len(lines))
 

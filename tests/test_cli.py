@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppl_vae.cli.app.app import app
 from typer.testing import CliRunner
 
-from ppl_vae.common.registry import DATASETS, OBJECTIVES, PAIRS
+import ppl_vae as pv
+from ppl_vae.cli.app import app
+from ppl_vae.common.registry import AXES, DATASETS, OBJECTIVES, PAIRS
 
 KEYS = {
     "pair", "data", "split", "n", "num_samples", "seed", "log_px_mean", "log_px_se", "elbo_mean", "bits_per_dim",
@@ -83,7 +84,7 @@ def test_evaluating_again_gives_the_same_figures(runs: Path) -> None:
         assert part in text
 
 
-def test_evaluate_shows_a_row_an_estimator(runs: Path, tmp_path: Path) -> None:
+def test_evaluate_shows_a_row_for_each_estimator(runs: Path, tmp_path: Path) -> None:
     names = ("iwae", "psis", "cubo", "defensive", "ais")
     flags = [f for name in names for f in ("--estimator", name)]
     small = ["--num-samples", "50", "--limit", "10", "--num-chains", "2", "--num-temperatures", "5"]
@@ -105,7 +106,20 @@ def test_evaluate_shows_a_row_an_estimator(runs: Path, tmp_path: Path) -> None:
     assert "At least: the mean log p(x) of these 10 data is above" in text
 
 
-def test_evaluate_goes_on_after_ctrl_c(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_further_proposal_is_a_row(runs: Path, tmp_path: Path) -> None:
+    small = ["--num-samples", "50", "--limit", "10", "--out", tmp_path]
+    flags = ["--estimator", "iwae", "--estimator", "psis", "--proposal", "guide", "--proposal", "defensive"]
+    rows = read("evaluate", runs / "vae", *flags, *small)["estimators"]
+    assert [(r["proposal"], r["estimator"]) for r in rows] == [
+        ("guide", "iwae"), ("guide", "psis"), ("defensive", "defensive")
+    ]  # fmt: skip
+    older = read("evaluate", runs / "vae", *flags[:4], "--estimator", "defensive", *small)["estimators"]
+    assert [r["log_px_mean"] for r in older] == [r["log_px_mean"] for r in rows]
+    two = read("evaluate", runs / "vae", "--proposal", "prior", "--proposal", "qmc", *small)["estimators"]
+    assert [r["proposal"] for r in two] == ["prior", "qmc"]
+
+
+def test_evaluate_resumes_after_ctrl_c(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ppl_vae.likelihood import annealing
 
     small = ["--estimator", "ais", "--limit", "5", "--num-chains", "2", "--num-temperatures", "9", "--out", tmp_path]
@@ -120,7 +134,7 @@ def test_evaluate_goes_on_after_ctrl_c(runs: Path, tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patched:
         patched.setattr(annealing, "move", counted)
-        assert "the same command goes on from here" in call("evaluate", runs / "vae", *small, code=1).stderr
+        assert "the same command resumes from here" in call("evaluate", runs / "vae", *small, code=1).stderr
     assert len(list(tmp_path.glob("unfinished-*"))) == 1
     resumed = read("evaluate", runs / "vae", *small)
     assert not list(tmp_path.glob("unfinished-*"))
@@ -138,7 +152,7 @@ def test_evaluate_refuses_estimators_before_any_work(runs: Path, tmp_path: Path)
     assert not (tmp_path / "evaluation.json").exists()
 
 
-def test_score_writes_a_row_a_datum(runs: Path, tmp_path: Path) -> None:
+def test_score_writes_a_row_for_each_example(runs: Path, tmp_path: Path) -> None:
     found = read("score", runs / "vae", "--num-samples", "50", "--limit", "20", "--out", tmp_path)
     with Path(found["csv"]).open() as file:
         rows = list(csv.DictReader(file))
@@ -180,7 +194,7 @@ def test_compare_is_paired_on_the_same_data(runs: Path, tmp_path: Path) -> None:
     assert other["diff"] == pytest.approx(other["log_px"] - best["log_px"])
     assert other["verdict"] in ("worse", "cannot tell")
     text = call("compare", runs / "vae", runs / "iwae", "--num-samples", "30", "--limit", "40").stdout
-    assert "paired by datum" in text
+    assert "paired by example" in text
     assert "given twice" in call("compare", runs / "vae", runs / "vae", code=2).stderr
 
 
@@ -189,13 +203,33 @@ def test_runs_on_different_data_are_not_compared(runs: Path, tmp_path: Path) -> 
     assert "different data" in call("compare", runs / "vae", tmp_path / "other", code=2).stderr
 
 
-def test_list_prints_what_has_a_name() -> None:
+def test_list_prints_every_axis_with_a_line_on_each_name() -> None:
     found = read("list")
     assert [p["name"] for p in found["pairs"]] == list(PAIRS)
-    assert all(p["summary"] for p in found["pairs"])
+    assert {p["package"] for p in found["pairs"]} == {"ppl_vae"}
     assert found["objectives"] == list(OBJECTIVES)
     assert found["datasets"] == list(DATASETS)
-    assert "hierarchical" in call("list").stdout
+    assert list(found["use_when"]) == list(AXES)
+    text = call("list").stdout
+    for axis, lines in found["use_when"].items():
+        assert list(lines) == list(AXES[axis])
+        assert axis in text
+        assert all(line and line in text for line in lines.values())
+
+
+def test_the_tables_of_names_are_those_of_the_code() -> None:
+    from ppl_vae.likelihood import estimators, proposals
+    from ppl_vae.nn import likelihoods
+    from ppl_vae.training import optimisers, schedules
+
+    assert list(AXES["likelihoods"]) == list(likelihoods.LIKELIHOODS)
+    assert set(AXES["proposals"]) == set(proposals.PROPOSALS)
+    assert set(AXES["estimators"]) == {*estimators.STATISTICS, "ais"}
+    assert list(AXES["optimizers"]) == list(optimisers.OPTIMIZERS)
+    assert list(AXES["schedules"]) == list(schedules.SCHEDULES)
+    for network in AXES["networks"]:
+        shape = {"conv1d": (1, 8), "conv3d": (1, 8, 8, 8)}.get(network, (1, 8, 8))
+        pv.build("vae", data_shape=shape, hidden=(4,), network=network)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -215,9 +249,9 @@ def test_every_pair_trains_from_the_command_line(pair: str, tmp_path: Path) -> N
         (["train", "gan"], "pair 'gan' is not known; choose one of vae"),
         (["train", "made", "--latent", "3"], "takes no --latent; it takes --hidden"),
         (["train", "vae", "--latent", "many"], "--latent 'many': a whole number is needed"),
-        (["train", "vae", "--hidden", "20,x"], "--hidden 'x': a whole number is needed"),
+        (["train", "vae", "--hidden", "20,x"], "--hidden '20,x': a whole number is needed"),
         (["train", "vae", "--latent", "0"], "latent=0"),
-        (["train", "vae", "--likelihood", "poisson"], "likelihood='poisson': choose one of bernoulli"),
+        (["train", "vae", "--likelihood", "gamma"], "likelihood='gamma': choose one of bernoulli"),
         (["train", "vae", "--objective", "vae"], "objective 'vae' is not known"),
         (["train", "vae", "--objective", "analytic_kl", "--gradient", "dreg"], "takes no option gradient"),
         (["train", "vae", "--data", "imagenet"], "imagenet"),
@@ -236,7 +270,7 @@ def test_every_pair_trains_from_the_command_line(pair: str, tmp_path: Path) -> N
         (["train", "--lr", "inf"], "lr=inf: the learning rate must be positive and finite"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line(
+def test_what_the_user_can_fix_is_one_line(
     args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -271,7 +305,7 @@ def test_the_options_of_a_run_are_its_own_when_it_is_resumed(runs: Path, tmp_pat
     found = read("train", "--out", tmp_path / "run", "--resume", "--num-samples", "30", "--limit", "40", "--no-figures")
     assert found["log_px_mean"] == read("evaluate", runs / "vae", "--num-samples", "30", "--limit", "40")["log_px_mean"]
     result = call("train", "--out", tmp_path / "run", "--resume", "--lr", "0.5", code=2)
-    assert "the run has lr=0.002, you ask for 0.5" in result.stderr
+    assert "the run has lr=0.001, you ask for 0.5" in result.stderr
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Path) -> None:

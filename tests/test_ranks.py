@@ -21,8 +21,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs_under_test import CASES
-from ppl_vae.data.sets.epochs import Batches
-from ppl_vae.data.sets.sets import Split, visit
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 
@@ -30,6 +28,8 @@ import ppl_vae as pv
 from ppl_vae.common import ranks
 from ppl_vae.common.rng import forked, reseed, seed_for
 from ppl_vae.compile import products
+from ppl_vae.data.epochs import Batches
+from ppl_vae.data.sets import Split, visit
 from ppl_vae.likelihood import streaming
 
 Flat = dict[str, Tensor]
@@ -619,7 +619,7 @@ def test_torchrun_trains_and_evaluates_what_one_process_does(tmp_path: Path) -> 
     assert (Path(a) / "log_px.csv").read_bytes() == (Path(b) / "log_px.csv").read_bytes()
     scored = command("score", a, "--num-samples", "50", "--limit", "40", "--device", "cpu", ranked=True)
     assert scored.returncode == 0, scored.stderr
-    assert scored.stdout.count("least likely data") == 1
+    assert scored.stdout.count("least likely examples") == 1
     assert (Path(a) / "log_px.csv").read_bytes() == (Path(b) / "log_px.csv").read_bytes()
 
 

@@ -38,20 +38,14 @@ def evaluate(
             x, y = to_device(pair, *Needs(pair)(part.x, part.y))
             bounds = Elbo().bounds(pair.model, pair.guide, *call_args(pair.model, x, y)).double()
         bound = None if "pyro.factor" in str(error) else float(bounds.mean())  # it counts a factor, which is no ELBO
-        nothing = dict.fromkeys(("log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max"), None)
-        figures = {
-            "quantity": None,
-            "n": len(part),
-            "num_samples": num_samples,
-            "seed": seed,
-            **nothing,
-            "elbo_mean": bound,
-        }
-        return {**about, **figures, "khat_fraction_unreliable": None, "khat_exact": 0, "note": str(error)}, None
+        empty = ("quantity", "log_px_mean", "log_px_se", "bits_per_dim", "ess_min", "khat_max")
+        known = {"n": len(part), "num_samples": num_samples, "seed": seed, "elbo_mean": bound, "khat_exact": 0}
+        rest = {"khat_fraction_unreliable": None, "note": str(error)}
+        return {**about, **dict.fromkeys(empty), **known, **rest}, None
     return {**about, **{k: finite(v) for k, v in estimate.summary().items()}}, estimate
 
 
-def judge(name: str, data: str, part: Any, panel: Any) -> tuple[dict[str, Any], Any]:
+def of_panel(name: str, data: str, part: Any, panel: Any) -> tuple[dict[str, Any], Any]:
     """The keys of an evaluation with a panel of estimators: those of its iwae row, or else of its first."""
     estimate = panel.rows.get("iwae") or next(iter(panel.rows.values()))
     about = {"pair": name, "data": data, "split": part.name}
@@ -73,7 +67,7 @@ def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> No
 
 
 def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
-    """log_px.csv: a row a datum; ``index`` is its row in the source."""
+    """log_px.csv: a row for each example; ``index`` is its row in the source."""
     writable(folder)
     columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
     unreliable = estimate.unreliable.tolist()
@@ -93,13 +87,13 @@ def side(result: dict[str, Any]) -> str:
 
 
 def which(result: dict[str, Any]) -> str:
-    """How many data of which split."""
+    """How many examples of which split."""
     n, split = result["n"], result["split"]
-    return f"all {n} data" if split == WHOLE else f"{n} {split} data"
+    return f"all {n} examples" if split == WHOLE else f"{n} {split} examples"
 
 
 def panel_table(panel: Any) -> Table:
-    """The table of a panel: a row an estimator."""
+    """The table of a panel: a row for each estimator."""
     head, *rows = panel.cells()
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for i, title in enumerate(head):
@@ -123,7 +117,7 @@ def table(result: dict[str, Any], figures: int = 0, proposal: str = "guide") -> 
         shown.add_row(r["quantity"], f"{r['log_px_mean']:.3f}{se} nats", side(r))
         shown.add_row("bits per dimension", f"{r['bits_per_dim']:.4f}", "")
         shown.add_row("smallest ESS", f"{r['ess_min']:.1f}", f"of {r['num_samples']}")
-        bad = f"{100 * r['khat_fraction_unreliable']:.1f} % of the data unreliable"
+        bad = f"{100 * r['khat_fraction_unreliable']:.1f} % of the examples unreliable"
         if r["khat_max"] is not None:
             shown.add_row("largest Pareto k", f"{r['khat_max']:.2f}", bad)
         elif r["khat_exact"]:

@@ -1,15 +1,20 @@
-"""What has a name: pairs, objectives, data sets. Strings only, so that --help and list need no torch."""
+"""What has a name, with one line on when to use it. Strings only, so that --help and list need no torch.
+
+An entry is ``name: ("module:attribute", use when)`` where :func:`resolve` imports it, else ``name: use when``.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
 from .errors import UserError
 
+GROUP = "ppl_vae.pairs"  # the entry points by which an installed package adds pairs
+
 PAIRS: dict[str, tuple[str, str]] = {
-    # name: (module:function, summary)
     "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
     "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
@@ -18,30 +23,76 @@ PAIRS: dict[str, tuple[str, str]] = {
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
 
+LIKELIHOODS: dict[str, str] = {
+    "bernoulli": "x is 0 or 1",
+    "gaussian": "x is real and its noise is known: sigma is fixed",
+    "gaussian_learned": "x is real: one sigma is learned for all coordinates",
+    "gaussian_diagonal": "x is real: a sigma is learned for each coordinate",
+    "gaussian_network": "x is real and its noise depends on z",
+    "continuous_bernoulli": "x lies in [0, 1]",
+    "discretized": "x is 8-bit pixels: the exact probability of the integers",
+}
+
+NETWORKS: dict[str, str] = {
+    "mlp": "data of any shape: hidden holds the widths of the layers",
+    "conv": "series, images and volumes: hidden holds channels, and each layer halves the sizes",
+    "conv1d": "the same over the last dimension",
+    "conv2d": "the same over the last two dimensions",
+    "conv3d": "the same over the last three dimensions",
+}
+
 OBJECTIVES: dict[str, tuple[str, str]] = {
-    "elbo": ("ppl_vae.objectives.elbo:Elbo", "the evidence lower bound (Trace_ELBO)"),
+    "elbo": ("ppl_vae.objectives.elbo:Elbo", "the one to start with: the evidence lower bound (Trace_ELBO)"),
     "analytic_kl": (
         "ppl_vae.objectives.analytic_kl:AnalyticKL",
-        "the ELBO with the KL in closed form (TraceMeanField_ELBO)",
+        "for less noise: the ELBO with the KL in closed form (TraceMeanField_ELBO)",
     ),
-    "iwae": ("ppl_vae.objectives.iwae:IWAE", "the importance-weighted bound with num_particles samples"),
+    "iwae": (
+        "ppl_vae.objectives.iwae:IWAE",
+        "for a better model: the importance-weighted bound",
+    ),
 }
 
 FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
 
 ESTIMATORS: dict[str, tuple[str, str]] = {
-    # name: (which side of log p(x) it lies on in expectation, summary)
-    "elbo": ("lower", "the mean log weight"),
-    "iwae": ("lower", "the log of the mean weight: the K-sample bound"),
-    "psis": ("neither", "the same with the largest weights smoothed by a Pareto law"),
-    "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife"),
-    "jvi2": ("neither", "the same to order 1/K^2; K <= 1000"),
-    "cubo": ("upper", "the chi-square bound; its own estimate is biased downwards"),
+    # name: (which side of log p(x) it lies on in expectation, when to use it)
+    "elbo": ("lower", "the mean log weight: use it to compare with a training loss"),
+    "iwae": ("lower", "the log of the mean weight, the K-sample bound: use it for the number that is reported"),
+    "psis": ("neither", "the same with the largest weights smoothed by a Pareto law: use it where their tail is heavy"),
+    "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife: use it where K is small"),
+    "jvi2": ("neither", "the same to order 1/K^2, for K <= 1000: use it where K is very small"),
+    "cubo": ("upper", "the chi-square bound, estimated with a downward bias: use it where Pareto k is below 1/4"),
     "prior": ("lower", "the K-sample bound with draws from the prior"),
     "defensive": ("lower", "the K-sample bound, a tenth of the draws from the prior: bounded weights"),
     "tempered": ("lower", "the K-sample bound with the guide made wider"),
     "qmc": ("lower", "the K-sample bound with quasi-random draws from the guide"),
-    "ais": ("lower", "annealed importance sampling from the guide with HMC; slow"),
+    "ais": ("lower", "annealed importance sampling from the guide with HMC, slow: use it where Pareto k is bad"),
+}
+
+PROPOSALS: dict[str, tuple[str, str]] = {
+    # name: (the side of the K-sample bound under it, when to use it)
+    "guide": ("lower", "draws from the guide: use it where Pareto k is good"),
+    "prior": ("lower", "draws from the prior: use it to see what the guide is worth"),
+    "defensive": ("lower", "a tenth of the draws from the prior, so weights are bounded: use it under a narrow guide"),
+    "tempered": ("lower", "draws from the guide made wider: use it where the guide is somewhat too narrow"),
+    "qmc": ("lower", "quasi-random draws from the guide: use it for a smaller Monte Carlo error"),
+}
+
+ROWS = ESTIMATORS  # what a row of a panel may be called
+
+OPTIMIZERS: dict[str, str] = {
+    "adam": "the usual one",
+    "adamw": "weights are to decay",
+    "sgd": "with a tuned rate: the loss is a sum over the batch",
+    "adagrad": "gradients are sparse",
+}
+
+SCHEDULES: dict[str, str] = {
+    "constant": "short runs, and runs that are to be made longer later",
+    "linear": "runs of a known length: the learning rate falls to 0",
+    "cosine": "the same, slow at both ends",
+    "iwae": "reproductions: the eight stages of Burda et al. 2015",
 }
 
 DATASETS: dict[str, str] = {
@@ -53,12 +104,29 @@ DATASETS: dict[str, str] = {
     "cifar10": "photographs of 10 classes, 3 x 32 x 32 (50,000 and 10,000)",
 }
 
+AXES: dict[str, Mapping[str, Any]] = {
+    "pairs": PAIRS, "likelihoods": LIKELIHOODS, "networks": NETWORKS, "objectives": OBJECTIVES,
+    "estimators": {name: entry for name, entry in ROWS.items() if name not in PROPOSALS},
+    "proposals": PROPOSALS, "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "datasets": DATASETS,
+}  # fmt: skip
+
+
+def installed() -> dict[str, tuple[str, str]]:
+    """Pairs of installed packages, which declare the entry point ``ppl_vae.pairs``: name to (target, package)."""
+    points = metadata.entry_points(group=GROUP)
+    return {p.name: (p.value, p.dist.name if p.dist else "?") for p in points if p.name not in PAIRS}
+
+
+def pairs() -> dict[str, tuple[str, str]]:
+    """Every pair with a name: ours, then those of installed packages."""
+    return {**PAIRS, **installed()}
+
 
 def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:
     """The object that a name of a table stands for.
 
     Raises:
-        UserError: the table has no such name; lists the names that it has.
+        UserError: the table has no such name (lists those that it has), or an installed package fails to give it.
 
     Example:
         >>> resolve("objective", "iwae", OBJECTIVES).__name__
@@ -67,5 +135,12 @@ def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:
     name = FORMER.get(name, name)
     if name not in table:
         raise UserError(f"{what} {name!r} is not known; choose one of {', '.join(table)}")
-    module, attribute = table[name][0].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    module, _, attribute = table[name][0].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        if module.startswith("ppl_vae."):
+            raise
+        raise UserError(
+            f"{what} {name!r} of the package {table[name][1]} can't be imported ({error}); reinstall the package"
+        ) from error

@@ -11,9 +11,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..common.custom import annotation_of, origin
 from ..common.errors import UserError
 from ..common.numbers import convert, plain
-from ..common.registry import PAIRS, resolve
+from ..common.registry import pairs, resolve
 from ..nn.likelihoods import Likelihood
 from ..nn.networks import Decoder, Encoder
 
@@ -64,6 +65,7 @@ class Pair(nn.Module):
         self.owners = nn.ModuleList(holders.values())
         self.name = name or "custom"
         self.config = None if config is None else dict(config)
+        self.source: dict[str, Any] | None = None  # where a custom builder was written, see custom.origin
         self.data_shape = None if data_shape is None else checked_shape(data_shape)
         self.template: Any = None  # rows of the data without any: their fields, shapes and types, once data were seen
         self.num_observed: int | None = None  # sites that observe data
@@ -151,11 +153,12 @@ def _refuse_absurd(num_classes: int | None, n: int) -> None:
         )
 
 
-def build(name: str, data: Any = None, **options: Any) -> Pair:
-    """A registered pair, with fresh weights from torch's global generator (``torch.manual_seed`` seeds it).
+def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> Pair:
+    """A pair from its builder, with fresh weights from torch's global generator (``torch.manual_seed`` seeds it).
 
     Args:
-        name: a name that ``ppl-vae list`` prints.
+        name: a name that ``ppl-vae list`` prints, or a builder: a function of keywords that returns a Pair, such as
+            ``ppl_vae.pairs.vae.vae``.
         data: what :func:`ppl_vae.load_data` returns; fills in ``data_shape``, ``data_mean`` (for the output bias) and
             ``num_classes`` where the builder takes them and they are not given.
         options: the builder's keyword arguments.
@@ -167,8 +170,12 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
         >>> import ppl_vae as pv
         >>> pair = pv.build("vae", data_shape=(1, 28, 28), latent=50, hidden=(200, 200), likelihood="bernoulli")
     """
-    function: Callable[..., Pair] = resolve("pair", name, PAIRS)
+    function: Callable[..., Pair] = resolve("pair", name, pairs()) if isinstance(name, str) else name
+    source = None if isinstance(name, str) else origin(function)
+    name = name if isinstance(name, str) else getattr(function, "__name__", type(function).__name__)
     known = inspect.signature(function).parameters
+    if "data_shape" not in known:
+        raise UserError(f"pair {name!r}: its builder takes no data_shape; write def {name}(*, data_shape, ...)")
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"pair {name!r} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
@@ -186,7 +193,7 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
             + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
         )
     for key, value in options.items():
-        kind = str(known[key].annotation)
+        kind = annotation_of(known[key])
         try:
             options[key] = convert(value, kind)
         except ValueError:
@@ -200,7 +207,9 @@ def build(name: str, data: Any = None, **options: Any) -> Pair:
         if mean.shape != shape:
             raise UserError(f"data_mean has shape {tuple(mean.shape)} for data_shape={shape}; give one mean a number")
     pair = function(**options)
-    pair.name = name
+    if not isinstance(pair, Pair):
+        raise UserError(f"pair {name!r}: its builder returned a {type(pair).__name__}; return pv.Pair(model, guide)")
+    pair.name, pair.source = name, source
     # the mean only sets a bias, which is among the weights: a run is rebuilt without it
     pair.config = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items() if k != "data_mean"}
     if pair.data_shape is None:

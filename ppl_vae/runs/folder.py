@@ -17,7 +17,7 @@ from ..common.errors import RunError, UserError
 from ..common.fields import each
 from ..common.files import as_json, first_line, read_json, read_tensors, writable, write_json, write_tensors
 from ..common.memory import assign
-from ..common.registry import PAIRS
+from ..common.registry import pairs
 from ..common.rng import forked
 from ..pairs.base import Pair, build
 
@@ -93,9 +93,10 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
     tensors, _ = read_tensors(folder / WEIGHTS)
     if pair is None:
         about = config["pair"]
-        if about["name"] not in PAIRS or about.get("options") is None:
+        if "source" in about or about["name"] not in pairs() or about.get("options") is None:
+            why = "was built by custom code" if "source" in about else "is not registered"
             raise RunError(
-                f"{folder / CONFIG}: the pair {about['name']!r} is not registered; build it yourself and call "
+                f"{folder / CONFIG}: the pair {about['name']!r} {why}; build it yourself and call "
                 f"pv.load(run_dir, pair=yours)"
             )
         try:
@@ -270,6 +271,8 @@ def write_config(folder: Path, pair: Pair, record: Mapping[str, Any]) -> None:
 
 def _about(pair: Pair, record: Mapping[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {"name": pair.name, "options": pair.config}
+    if pair.source is not None:
+        about["source"] = pair.source
     if pair.config is None and pair.template is not None:  # the form of its data, so that it can be sampled
         about["data"] = each(lambda t: {"shape": list(t.shape[1:]), "dtype": str(t.dtype)}, pair.template)
     return {"format": FORMAT, "pair": about, **record, "versions": versions()}

@@ -1,0 +1,152 @@
+"""evaluate and score: log p(x) of held-out or new data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..common.errors import PairError, UserError
+from ..common.registry import AXES, PROPOSALS
+from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
+from .output import log, print_json, screen, write_figure
+from .runs import Opened, open_runs
+
+
+def evaluate(
+    run: RunArg,
+    *,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option("--estimator", help=f"A row of a table; repeatable: {', '.join(AXES['estimators'])}."),
+    ] = None,
+    proposal: Annotated[
+        list[str] | None,
+        typer.Option("--proposal", help=f"{PROPOSAL_HELP} Repeatable: a row for each further one. [guide]"),
+    ] = None,
+    estimating: Estimating,
+    source: Source,
+    common: Common,
+    num_chains: Annotated[int, typer.Option("--num-chains", help="Of the estimator ais.")] = 16,
+    num_temperatures: Annotated[int, typer.Option("--num-temperatures", help="Of the estimator ais.")] = 1000,
+    draw: Annotated[
+        bool, typer.Option("--figures", help="Draw L_k against k, Pareto k of each example, and the sandwich.")
+    ] = False,
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Estimate log p(x) of held-out data, with its error and its diagnostics."""
+    from ..common import ranks
+    from ..common.files import writable
+    from . import report
+
+    first, *further = proposal or ["guide"]
+    target = writable(out or run)  # before minutes are spent
+    [opened] = open_runs([run], common, source, estimating.limit)
+    if not (estimator or further or draw):
+        result, estimate = evaluated(opened, estimating, common.seed, first)
+        ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part))
+        if json_:
+            print_json(result)
+        else:
+            screen.print(report.table(result, proposal=first))
+        return
+    from ..likelihood.panel import panel
+
+    try:
+        found = panel(
+            opened.pair, opened.part, None, [*(estimator or ["iwae"]), *further], estimating.num_samples,
+            proposal=first, num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
+            progress=True, resume=target, **estimating.switches(),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        log.print("stopped; the same command resumes from here")
+        raise typer.Exit(1) from None
+    result, estimate = report.of_panel(opened.name, opened.data, opened.part, found)
+    if draw:
+        result["figures"] = trust_figures(opened, target / "figures", estimating.num_samples, common.seed, found)
+    ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part))
+    if json_:
+        print_json(result)
+        return
+    screen.print(report.panel_table(found))
+    typer.echo("\n".join([*found.left_out(), *found.sentences(), *result.get("figures", [])]))
+    typer.echo(f"nats; {report.which(result)}, seed {common.seed}; a lower bound is one in expectation")
+
+
+def score(
+    run: RunArg,
+    *,
+    proposal: Annotated[str, typer.Option("--proposal", help=PROPOSAL_HELP)] = "guide",
+    estimating: Estimating,
+    source: Source,
+    common: Common,
+    out: OutOpt = None,
+    json_: JsonOpt = False,
+) -> None:
+    """Write log p(x) of each example to log_px.csv, least likely first on the screen; of a file, of all its rows."""
+    from ..common import ranks
+    from ..common.files import writable
+    from . import report
+
+    target = writable(out or run)
+    [opened] = open_runs([run], common, source, estimating.limit)
+    result, estimate = evaluated(opened, estimating, common.seed, proposal)
+    path = ranks.broadcast_object(lambda: report.write_csv(target, estimate, opened.part))
+    order = estimate.log_px.argsort()[:10].tolist()
+    index, y = opened.part.rows.tolist(), opened.part.y
+    if json_:
+        lowest = [{"index": index[i], "log_px": float(estimate.log_px[i])} for i in order]
+        print_json({**result, "csv": str(path), "lowest": lowest})
+        return
+    table = Table("index", "label", estimate.name, "± se", "ESS", "Pareto k", title="least likely examples")
+    for i in order:
+        row = (estimate.log_px[i], estimate.std_error[i], estimate.ess[i], estimate.khat[i])
+        table.add_row(str(index[i]), "" if y is None else str(y[i].item()), *(f"{float(v):.2f}" for v in row))
+    screen.print(table)
+    about = f"{report.side(result)}, K = {estimating.num_samples}, seed {common.seed}"
+    typer.echo(f"{len(estimate)} rows in {path}; {about}")
+
+
+def evaluated(opened: Opened, estimating: Estimating, seed: int, proposal: str) -> tuple[dict[str, Any], Any]:
+    """The keys of an evaluation, and the estimate.
+
+    Raises:
+        UserError: the pair has no log p(x).
+    """
+    from . import report
+
+    result, estimate = report.evaluate(
+        opened.pair, opened.name, opened.data, opened.part, estimating.num_samples, seed, proposal,
+        **estimating.switches(),
+    )  # fmt: skip
+    if estimate is None:
+        raise UserError(str(result["note"]))
+    return result, estimate
+
+
+def trust_figures(opened: Opened, folder: Path, num_samples: int, seed: int, found: Any) -> list[str]:
+    """L_k against k by proposal, Pareto k of each example, and the sandwich of simulated data: PNG files."""
+    from ..figures import likelihood
+    from ..likelihood.bounds import eubo
+    from ..likelihood.estimate import bound_curve
+
+    curves, pair, part = {}, opened.pair, opened.part
+    asked = [e for e in found.rows if e in PROPOSALS]
+    for proposal in dict.fromkeys(("guide", "prior", "defensive", "qmc", *asked)):
+        try:
+            curves[proposal] = bound_curve(pair, part, None, num_samples, proposal=proposal, seed=seed, progress=True)
+        except PairError as error:
+            log.print(f"no curve for {proposal}: {error}")
+    weighed = next((e for e in found.rows.values() if e.estimator != "ais"), None)
+    drawn = {"bound_curves": likelihood.bound_curves(curves)} if curves else {}
+    drawn |= {} if weighed is None else {"khat": likelihood.khat_scatter(weighed)}
+    try:
+        few = min(100, len(part))
+        labels = None if part.y is None else part.y[:few]
+        drawn["sandwich"] = likelihood.sandwich(eubo(pair, few, num_samples, labels, seed=seed, progress=True))
+    except UserError as error:
+        log.print(f"no sandwich: {error}")
+    return [str(write_figure(folder, name, figure)) for name, figure in drawn.items()]

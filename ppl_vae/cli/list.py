@@ -1,0 +1,48 @@
+"""list: everything that has a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from ..common.errors import UserError
+from ..common.registry import AXES, ROWS, installed
+from ..pairs.options import read
+from .options import JsonOpt
+from .output import print_json
+
+
+def list_(json_: JsonOpt = False) -> None:
+    """Print everything that has a name, with a line on when to use it."""
+    packages = {name: package for name, (_, package) in installed().items()}
+    axes = {axis: {name: line(entry) for name, entry in table.items()} for axis, table in AXES.items()}
+    axes["pairs"] |= {name: summary(name) for name in packages}
+    sides = {name: ROWS[name][0] for name in axes["estimators"]}
+    if not json_:
+        after = {name: f" (package {package})" for name, package in packages.items()}
+        after |= {name: f" ({side})" for name, side in sides.items()}
+        for axis, lines in axes.items():
+            typer.echo(axis)
+            for name, text in lines.items():
+                typer.echo(f"  {name:<20} {text}{after.get(name, '') if axis in ('pairs', 'estimators') else ''}")
+        return
+    found: dict[str, Any] = {axis: list(lines) for axis, lines in axes.items()}
+    found["pairs"] = [
+        {"name": k, "summary": v, "package": packages.get(k, "ppl_vae")} for k, v in axes["pairs"].items()
+    ]
+    found["estimators"] = [{"name": k, "side": sides[k], "summary": v} for k, v in axes["estimators"].items()]
+    print_json({**found, "use_when": axes})
+
+
+def line(entry: str | tuple[str, str]) -> str:
+    """When to use an entry of the registry."""
+    return entry if isinstance(entry, str) else entry[1]
+
+
+def summary(pair: str) -> str:
+    """The first line of an installed builder's docstring, or why it can't be read: a broken package hides no other."""
+    try:
+        return read(pair).summary
+    except UserError as error:
+        return f"can't be read: {error}"

@@ -1,0 +1,50 @@
+"""Where a command writes: the screen, one JSON object, files."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+screen = Console()
+log = Console(stderr=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One object on one line of standard output."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def write_figure(folder: Path, name: str, figure: Any) -> Path:
+    """A figure as a PNG file; rank 0 writes."""
+    from ..common import ranks
+    from ..common.files import writable, write_bytes
+
+    def write() -> None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        write_bytes(writable(folder) / f"{name}.png", buffer.getvalue())
+
+    ranks.broadcast_object(write)
+    return folder / f"{name}.png"
+
+
+def write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, about: dict[str, Any]) -> None:
+    """Examples as an array and as a figure."""
+    import numpy as np
+
+    from ..common.files import writable, write_bytes
+
+    buffer = io.BytesIO()
+    np.save(buffer, x.numpy(), allow_pickle=False)
+    write_bytes(writable(folder) / f"{name}.npy", buffer.getvalue())
+    paths = [str(folder / f"{name}.npy"), str(write_figure(folder, name, figure))]
+    if json_:
+        print_json({**about, "files": paths})
+    else:
+        typer.echo("\n".join(paths))

@@ -1,0 +1,167 @@
+"""A run and the data to evaluate it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from ..common.custom import FILE, failure, function_of, parts, sha256_of
+from ..common.errors import RunError, UserError
+from ..common.registry import DATASETS
+from .options import Common, Source
+from .output import log
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run: its pair, its configuration, and the data to evaluate it on."""
+
+    pair: Any
+    config: dict[str, Any]
+    part: Any
+    data: str
+
+    @property
+    def name(self) -> str:
+        """What the pair is called."""
+        return str(self.config["pair"]["name"])
+
+
+def open_runs(
+    runs: Sequence[Path], common: Common, source: Source, limit: int | None, few: int | None = None
+) -> list[Opened]:
+    """Runs and their data: a split of a run's own, or a file as a whole. ``few`` is the limit on a run's own data.
+
+    Raises:
+        UserError: a run or its data can't be read, or the data don't fit the pair.
+    """
+    opened = []
+    for run, (pair, config) in zip(runs, load_pairs(runs, common), strict=True):
+        part = _part_of(run, config, source, limit, few)
+        shape = tuple(part.x.shape[1:])
+        if pair.data_shape is not None and shape != tuple(pair.data_shape):
+            raise UserError(
+                f"{source.data or run}: data of shape {shape} for a pair that was made for {tuple(pair.data_shape)}"
+            )
+        opened.append(Opened(pair, config, part, source.data or str(config["data"]["name"])))
+    return opened
+
+
+def load_pairs(runs: Sequence[Path], common: Common) -> list[tuple[Any, dict[str, Any]]]:
+    """The pairs and the configurations of runs; custom pairs by the builders that ``--pair`` hands over.
+
+    Raises:
+        UserError: a run can't be read, its custom pair was not handed over, or a pair of none of them was.
+    """
+    from ..common.rng import forked
+    from ..runs.folder import load, read_config
+    from ..training.loop import resolve_device
+
+    device, handed = resolve_device(common.device), common.pair or []
+    used: set[str] = set()
+    found: list[tuple[Any, dict[str, Any]]] = []
+    for run in runs:
+        config, pair = read_config(run), None
+        if "source" in config["pair"]:
+            builder = handed_over(run, config, handed)
+            used.add(builder)
+            with forked():
+                pair = build_pair(builder, **(config["pair"].get("options") or {}))
+        found.append((load(run, pair, device=device), config))
+    if unused := [text for text in handed if text not in used]:
+        known = ", ".join(f"{run}: {config['pair']['name']}" for run, (_, config) in zip(runs, found, strict=True))
+        raise UserError(f"--pair {unused[0]}: it is the pair of no run here ({known}); leave it out")
+    return found
+
+
+def build_pair(pair: str, data: Any = None, **options: Any) -> Any:
+    """A pair by its name, or by FILE.py:NAME, which runs the file.
+
+    Raises:
+        UserError: there is no such pair, file or function, or it fails; says in which line.
+    """
+    from ..pairs.base import build
+
+    if not FILE.fullmatch(pair):
+        return build(pair, data=data, **options)
+    function = function_of(pair)
+    try:
+        return build(function, data=data, **options)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a custom builder raises
+        raise UserError(failure(error, parts(pair)[0])) from error
+
+
+def handed_over(run: Path, config: dict[str, Any], handed: Sequence[str]) -> str:
+    """Which of the builders that the user names is that of a run; what only the run folder names is not run.
+
+    Raises:
+        RunError: none of them; says what to hand over.
+    """
+    source, name = config["pair"]["source"], config["pair"]["name"]
+    named = [text for text in handed if parts(text)[1] == name]
+    if not named:
+        raise RunError(
+            f"{run}: its pair {name!r} was built by custom code, which is not run unless you name it: "
+            f"--pair {quote(str(source.get('builder')))}"
+        )
+    same = [text for text in named if sha256_of(parts(text)[0]) == source.get("sha256")]
+    if not same:
+        log.print(f"warning: {parts(named[0])[0]} has changed since {run} was trained", markup=False, soft_wrap=True)
+    return (same or named)[0]
+
+
+def _part_of(run: Path, config: dict[str, Any], source: Source, limit: int | None, few: int | None) -> Any:
+    """The examples to evaluate a run on."""
+    from ..data.sets import load_split
+
+    request, record = config.get("request"), config.get("data")
+    if not isinstance(request, dict) or not isinstance(record, dict):
+        raise RunError(f"{run}: this run does not record its data; evaluate it from Python")
+    if source.data is None and source.header is not None:
+        raise UserError("--header and --no-header are for a file that --data names; that of the run is read as then")
+    try:
+        root = source.data_root or request["data_root"]
+        if source.data is not None and not (source.data in DATASETS and source.data == request["data"]):
+            part = load_split(source.data, split=source.split, like=record, root=root, header=source.header)
+            return part.limit(limit)
+        loaded = load_as({**request, "data_root": root, "binarize": record.get("binarize", request["binarize"])})
+        if loaded.record()["sha256"] != record.get("sha256"):
+            raise RunError(
+                f"{run}: the data at {request['data']!r} are no longer those of the run; name others by --data"
+            )
+        return loaded.split(source.split or "test").fixed(request["seed"]).limit(few if limit is None else limit)
+    except KeyError as error:
+        raise RunError(f"{run}: config.json has no {error} in its request; it was edited") from None
+
+
+def load_as(request: dict[str, Any]) -> Any:
+    """The data that a request of `train` names."""
+    from ..data.sets import load_data
+
+    return load_data(
+        request["data"],
+        root=request["data_root"],
+        binarize=str(request["binarize"]),
+        seed=request["seed"],
+        valid=as_share(request["valid"]),
+        columns=request.get("columns"),
+        label=request.get("label"),
+        header=request.get("header"),
+    )
+
+
+def as_share(text: str | None) -> float | int | None:
+    """A share or a count.
+
+    Raises:
+        UserError: it is no number.
+    """
+    try:
+        return None if text is None else int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise UserError(f"--valid {text!r}: give a share such as 0.1 or a count such as 5000") from None

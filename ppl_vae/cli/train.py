@@ -1,0 +1,250 @@
+"""train: a run from a pair and data, or the rest of one that was stopped."""
+# ruff: noqa: RUF009 (each default is a field)
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..common.custom import FILE, parts
+from ..common.errors import RunError, UserError
+from ..common.registry import DATASETS, PAIRS, installed
+from ..pairs.options import convert, flag, help_of, read
+from ..training.config import FitConfig, option
+from .options import JsonOpt, as_parameter, as_switch, positive
+from .output import log, print_json, screen
+from .runs import build_pair, handed_over, load_as
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data are trained on, and how they are read."""
+
+    data: str = option("digits", f"{', '.join(DATASETS)}, or a path.")
+    data_root: Path = option(Path("data"), "Folder of downloaded data sets.")
+    binarize: str = option("auto", "auto (grey images, for a Bernoulli likelihood), dynamic, static or none.")
+    columns: str | None = option(None, "Of a table: the columns to take, as a,b,c. [all]")
+    label: str | None = option(None, "Of a table: the column of labels.")
+    header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [told by it]")
+    valid: str | None = option(None, "Validation data: a share or a count.")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The options of the objective; None leaves an option at the objective's own default."""
+
+    num_particles: int | None = option(None, "Samples of each example in a step. [elbo: 1; iwae: 10]")
+    gradient: str | None = option(None, "elbo: path, stl; iwae: path, stl, dreg. [path]")
+    beta: float | None = option(None, "Weight of the KL: other than 1 trains a beta-VAE. [1]")
+    free_bits: float | None = option(
+        None, "elbo, analytic_kl: nats of KL of each latent site that cost nothing more. [0]"
+    )
+
+
+class TrainCommand(TyperCommand):
+    """`train`, with an option for each option of our pairs, and of another pair that its arguments name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        others = installed()
+        words = [arg.removeprefix("--pair=") for arg in args]
+        builders = [read(word) for word in words if FILE.fullmatch(word) or word in others]
+        taken = {parameter.name for parameter in self.params}
+        for builder in builders:
+            if clash := sorted(taken & set(builder.options)):
+                what = f"{flag(clash[0])} is an option of train"
+                raise UserError(f"pair {builder.name!r}: {what}; rename {clash[0]!r} in the builder")
+        helps = help_of(builders)
+        self.params = [*self.params, *_click_options(helps)]
+        rest = super().parse_args(ctx, args)
+        ctx.obj = {name: text for name in helps if (text := ctx.params.pop(name, None)) is not None}
+        return rest
+
+
+def _click_options(helps: dict[str, str]) -> list[Any]:
+    """Options of a command, as Typer makes them from a signature."""
+
+    def probe(**_: Any) -> None:
+        """Only its signature is read."""
+
+    parameters = [as_parameter(name, "str", None, text) for name, text in helps.items()]
+    probe.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    probe.__annotations__ = {p.name: p.annotation for p in parameters}
+    made = typer.Typer(add_completion=False)
+    made.command()(probe)
+    return list(typer.main.get_command(made).params)
+
+
+def train(
+    ctx: typer.Context,
+    pair: Annotated[str, typer.Argument(help=f"{', '.join(PAIRS)}, or a custom builder as FILE.py:NAME.")] = "vae",
+    *,
+    data: Data,
+    loss: Loss,
+    config: FitConfig,
+    handed: Annotated[str | None, typer.Option("--pair", help="The argument, as other commands take it.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run folder. [runs/PAIR-DATA]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out, with its own options.")] = False,
+    num_samples: Annotated[int, typer.Option("--num-samples", help="K of the evaluation at the end.")] = 5000,
+    limit: Annotated[int | None, typer.Option("--limit", help="Evaluate on the first N test examples only.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard.")] = False,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figures.")] = True,
+    json_: JsonOpt = False,
+) -> None:
+    """Train a pair, evaluate it on the test data, and draw its figures."""
+    positive(num_samples=num_samples, limit=limit)  # needed only after the training
+    if handed is not None and _is_given(ctx, "pair") and handed != pair:
+        raise UserError(f"the pair is {pair!r}, and --pair is {handed!r}; give one of them")
+    request: dict[str, Any] = {
+        "pair": _absolute(handed or pair), "options": ctx.obj, **asdict(data), **asdict(loss),
+        **{f.name: getattr(config, f.name) for f in fields(FitConfig)},
+        "num_samples": num_samples, "limit": limit, "figures": figures,
+    }  # fmt: skip
+    request["objective"] = config.objective or "elbo"
+    if data.data not in DATASETS and Path(data.data).exists():
+        request["data"] = str(Path(data.data).resolve())
+    request["data_root"] = str(data.data_root.expanduser().resolve())  # so that the run is read from any folder
+    if resume:
+        if out is None:
+            raise UserError("--resume needs --out RUN: which run is to be resumed?")
+        request = resumed(ctx, out, request)
+    folder, result, drawn = trained(request, out, resume=resume, overwrite=overwrite, tensorboard=tensorboard)
+    result["run"] = str(folder)
+    if json_:
+        print_json(result)
+        return
+    from . import report
+
+    screen.print(report.table(result, drawn))
+
+
+def trained(
+    request: dict[str, Any], out: Path | None, *, resume: bool, **options: Any
+) -> tuple[Path, dict[str, Any], int]:
+    """Train as a request says: the folder, the evaluation at the end, and how many figures were drawn."""
+    pair_options = convert(read(request["pair"]), request["options"])
+
+    from ..common import ranks
+    from ..common.rng import forked, seed_for
+    from ..data.tables import said
+    from ..objectives.names import objective
+    from ..scoring.quantity import settled
+    from ..training.loop import fit
+
+    own = {f.name: request[f.name] for f in fields(Loss) if request[f.name] is not None}
+    loss = objective(request["objective"], **own)
+    if request["shards"] is None:
+        request["shards"] = ranks.count()
+    auto = request["binarize"] == "auto"
+    data = ranks.after_first(  # which may download
+        lambda: load_as({**request, "binarize": "none" if auto else request["binarize"]})
+    )
+    with forked(seed=seed_for(request["seed"], "build")):
+        pair = build_pair(request["pair"], data=data, **pair_options)
+    data = settled(pair, data) if auto else data
+    if resume:
+        _check_same_data(out, data)
+    folder = out or ranks.broadcast_object(lambda: _fresh(Path("runs") / f"{pair.name}-{Path(request['data']).stem}"))
+    log.print(f"training {pair.name} on {request['data']} ({len(data.train)} examples), run folder {folder}")
+    log.print(f"binarisation: {data.binarize}{' (auto)' if auto else ''}")
+    if header_said := said(data.reading):
+        log.print(f"table: {header_said}", markup=False)
+    config = FitConfig(**{f.name: request[f.name] for f in fields(FitConfig) if f.name != "objective"})
+    record = {"request": request, "data": data.record()}
+    try:
+        history = fit(pair, data, loss, config=config, run_dir=folder, resume=resume, record=record, **options)
+    except KeyboardInterrupt:
+        more = f" --pair {quote(request['pair'])}" if FILE.fullmatch(request["pair"]) else ""
+        log.print(f"stopped; resume with: ppl-vae train --out {folder} --resume{more}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    return folder, *_finished(pair.eval(), request, data.test.limit(request["limit"]), history, folder)
+
+
+def _finished(pair: Any, request: dict[str, Any], test: Any, history: Any, folder: Path) -> tuple[dict[str, Any], int]:
+    """The evaluation of a trained pair, and how many figures of it were drawn."""
+    from ..common import ranks
+    from . import report
+
+    seed = request["seed"]
+    result, estimate = report.evaluate(pair, pair.name, request["data"], test, request["num_samples"], seed)
+    ranks.broadcast_object(lambda: report.record(folder, result, estimate, test))
+    if not request["figures"]:
+        return result, 0
+    from ..figures.write import save_all
+
+    about = {"data": test, "history": history, "estimate": estimate, "seed": seed}
+    return result, len(ranks.broadcast_object(lambda: save_all(pair, folder / "figures", **about)))
+
+
+# what may be another when a run is resumed; the data are compared by their checksum
+CHANGEABLE = {
+    "epochs", "device", "data", "data_root", "num_samples", "limit", "figures",
+    *(f.name for f in fields(FitConfig) if not f.compare),
+}  # fmt: skip
+
+
+def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """The request of a run that is resumed, with what may change from the new one.
+
+    Raises:
+        RunError: the new request disagrees with that of the run, or does not hand over its custom pair.
+    """
+    from ..runs.folder import read_config
+
+    config = read_config(folder)
+    then = config.get("request")
+    if not isinstance(then, dict) or not {"pair", "options", "data"} <= set(then):
+        raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
+    defaults = {f.name: f.default for kind in (Data, Loss, FitConfig) for f in fields(kind)}
+    then = {**defaults, **then}  # older versions had fewer options
+    then["capture"] = as_switch("capture", then["capture"])
+    if "source" in config["pair"]:
+        handed = [request["pair"]] if FILE.fullmatch(request["pair"]) else []
+        then["pair"] = handed_over(folder, config, handed)
+    for key, value in request.items():
+        asked = bool(value) if key == "options" else _is_given(ctx, key, "handed" if key == "pair" else key)
+        if asked and key in CHANGEABLE:
+            then[key] = value
+        elif asked and then[key] != value:
+            raise RunError(
+                f"{folder}: the run has {key}={then[key]!r}, you ask for {value!r}; leave it out, or start another run"
+            )
+    return then
+
+
+def _is_given(ctx: typer.Context, *names: str) -> bool:
+    """Whether the user wrote one of these options."""
+    sources = [ctx.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
+
+
+def _absolute(pair: str) -> str:
+    """FILE.py:NAME that means the same in every folder; a name as it is."""
+    if not FILE.fullmatch(pair):
+        return pair
+    path, name = parts(pair)
+    return f"{path}:{name}"
+
+
+def _check_same_data(folder: Path | None, data: Any) -> None:
+    from ..runs.folder import read_config
+
+    assert folder is not None
+    record = read_config(folder).get("data")
+    if not isinstance(record, dict) or record.get("sha256") != data.record()["sha256"]:
+        raise RunError(
+            f"{folder}: the data are no longer those of the run, so it can't be resumed; name the right ones by --data"
+        )
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3 ... that is not there."""
+    if not folder.exists():
+        return folder
+    return next(p for i in range(2, 10**6) if not (p := folder.with_name(f"{folder.name}-{i}")).exists())

@@ -1,0 +1,112 @@
+"""Custom code from a file that the user names, as FILE.py:NAME."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w*))?")
+
+
+def parts(text: str) -> tuple[Path, str]:
+    """The path and the name of FILE.py:NAME.
+
+    Raises:
+        UserError: it has another form, or there is no such file.
+
+    Example:
+        >>> parts("mine.py:counts")
+        Traceback (most recent call last):
+        ppl_vae.common.errors.UserError: mine.py:counts: there is no file 'mine.py' in this folder
+    """
+    found = FILE.fullmatch(text)
+    if found is None:
+        raise UserError(f"{text!r}: give FILE.py:NAME, a file and a function in it")
+    path = Path(found["path"]).expanduser()
+    if not path.is_file():
+        where = "" if path.is_absolute() else " in this folder"
+        raise UserError(f"{text}: there is no file '{path}'{where}")
+    return path.resolve(), found["name"] or ""
+
+
+def function_of(text: str) -> Callable[..., Any]:
+    """The function NAME of FILE.py. It runs the file: for what a user hands over, never for what a record names.
+
+    Raises:
+        UserError: there is no such file or function, or the file fails.
+    """
+    path, name = parts(text)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # as `python FILE` does, for the files beside it
+    spec = importlib.util.spec_from_file_location(f"ppl_vae_file_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the annotations of a class
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a custom file raises
+        raise UserError(failure(error, path)) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"{path} has no function {name!r}; give FILE.py:NAME")
+    return function  # type: ignore[no-any-return]
+
+
+def failure(error: Exception, path: Path) -> str:
+    """What a custom file raised, and in which of its lines."""
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {error}"
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def origin(function: Callable[..., Any]) -> dict[str, Any]:
+    """Where a function was written, for a record: FILE.py:NAME and the sha256 of the file, None where there is none.
+
+    Example:
+        >>> origin(parts)["builder"].endswith("custom.py:parts")
+        True
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        path = Path(inspect.getfile(inspect.unwrap(function))).resolve()
+        return {"builder": f"{path}:{name}", "sha256": sha256_of(path)}
+    except (TypeError, OSError):  # written at a prompt
+        return {"builder": name, "sha256": None}
+
+
+def kind_of(default: Any) -> str:
+    """The type of a default, as an annotation writes it.
+
+    Example:
+        >>> kind_of(2), kind_of((200, 200))
+        ('int', 'Sequence[int]')
+    """
+    if isinstance(default, tuple | list):
+        return f"Sequence[{type(default[0]).__name__ if default else 'str'}]"
+    return "Any" if default in (None, ...) else type(default).__name__
+
+
+def annotation_of(parameter: inspect.Parameter) -> str:
+    """The type that a parameter asks for, as text: its annotation, or else that of its default."""
+    kind = parameter.annotation
+    if kind is parameter.empty:
+        return kind_of(parameter.default)
+    text = kind if isinstance(kind, str) else inspect.formatannotation(kind).replace("collections.abc.", "")
+    return re.sub(r"tuple\[(\w+), \.\.\.\]", r"Sequence[\1]", text)
