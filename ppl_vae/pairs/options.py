@@ -34,17 +34,33 @@ def options_of(pair: str) -> dict[str, Option]:
         Option(name='latent', annotation='int', default=50, help='latent dimensions')
     """
     module, function = PAIRS[pair][0].split(":")
+    node = _definition(module, function)
+    assert isinstance(node, ast.FunctionDef)
+    own = [(a.arg, a.annotation, d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    return (_shared() if node.args.args else {}) | _options(node, own)  # its first argument holds the shared ones
+
+
+def _definition(module: str, name: str) -> ast.FunctionDef | ast.ClassDef:
     path = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
+    return next(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
+
+
+def _shared() -> dict[str, Option]:
+    """The options of ``pairs.networks.Networks``."""
+    node = _definition("ppl_vae.pairs.networks", "Networks")
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    return _options(node, [(n.target.id, n.annotation, n.value) for n in fields])  # type: ignore[union-attr]
+
+
+def _options(node: ast.FunctionDef | ast.ClassDef, entries: list[Any]) -> dict[str, Option]:
     doc = re.sub(r"\n {8,}", " ", ast.get_docstring(node) or "")  # a line of Args may go on in the next
     lines = dict(re.findall(r"^ {4}(\w+): (.+?)\.?$", doc, re.MULTILINE))
-    found = {}
-    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        if argument.arg not in FROM_DATA and argument.annotation is not None and default is not None:
-            kind = ast.unparse(argument.annotation)
-            found[argument.arg] = Option(argument.arg, kind, ast.literal_eval(default), lines.get(argument.arg, ""))
-    return found
+    return {
+        name: Option(name, ast.unparse(kind), ast.literal_eval(default), lines.get(name, ""))
+        for name, kind, default in entries
+        if name not in FROM_DATA and kind is not None and default is not None
+    }
 
 
 @cache
@@ -97,7 +113,7 @@ def _parse(flag: str, text: str, annotation: str) -> Any:
     try:
         if annotation == "bool":
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        return {"int": int, "float": float, "str": str}[annotation](text)
+        return {"int": int, "float": float, "str": str, "Choice": str}[annotation](text)
     except (KeyError, ValueError):
         wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(annotation, annotation)
         raise UserError(f"{flag} {text!r}: {wanted} is needed (several: separate them by commas)") from None
