@@ -26,7 +26,7 @@ def construct(
     Args:
         what: a key of ``registry.TABLES``: guide, likelihood, network or activation.
         given: a name (``"gaussian"``), a name with options (``"gaussian:sigma=0.5"``, or
-            ``{"name": "gaussian", "sigma": 0.5}``), a callable of ``args`` that makes the object, or the object: a module.
+            ``{"name": "gaussian", "sigma": 0.5}``), a callable of ``args`` that makes the object, or the object.
         args: what every such callable is given.
         fallback: options for a name that takes them and does not set them.
         instance: whether one module may serve here.
@@ -140,7 +140,7 @@ def record(value: Choice) -> Any:
         return [record(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    maker, options = value, {}
+    maker, options = value, {}  # type: Any, Any
     if isinstance(value, functools.partial) and not value.args:
         maker, options = value.func, value.keywords
     elif isinstance(value, nn.Module) and hasattr(value, "options"):

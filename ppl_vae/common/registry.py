@@ -29,8 +29,14 @@ GUIDES: dict[str, tuple[str, str]] = {
 LIKELIHOODS: dict[str, tuple[str, str]] = {
     "bernoulli": ("ppl_vae.nn.likelihoods:Bernoulli", "x is 0 or 1"),
     "gaussian": ("ppl_vae.nn.likelihoods:Gaussian", "x is real and its noise is known: sigma is fixed"),
-    "gaussian_learned": ("ppl_vae.nn.likelihoods:GaussianLearned", "x is real: one sigma is learned for all coordinates"),
-    "gaussian_diagonal": ("ppl_vae.nn.likelihoods:GaussianDiagonal", "x is real: a sigma is learned for each coordinate"),
+    "gaussian_learned": (
+        "ppl_vae.nn.likelihoods:GaussianLearned",
+        "x is real: one sigma is learned for all coordinates",
+    ),
+    "gaussian_diagonal": (
+        "ppl_vae.nn.likelihoods:GaussianDiagonal",
+        "x is real: a sigma is learned for each coordinate",
+    ),
     "gaussian_network": ("ppl_vae.nn.likelihoods:GaussianNetwork", "x is real and its noise depends on z"),
     "continuous_bernoulli": ("ppl_vae.nn.likelihoods:ContinuousBernoulli", "x lies in [0, 1]"),
     "poisson": ("ppl_vae.nn.likelihoods:Poisson", "x is counts"),
@@ -40,7 +46,10 @@ LIKELIHOODS: dict[str, tuple[str, str]] = {
 
 NETWORKS: dict[str, tuple[str, str]] = {
     "mlp": ("ppl_vae.nn.networks:mlp", "data of any shape: hidden holds the widths of the layers"),
-    "conv": ("ppl_vae.nn.networks:conv", "series, images and volumes: hidden holds channels, each layer halves the sizes"),
+    "conv": (
+        "ppl_vae.nn.networks:conv",
+        "series, images and volumes: hidden holds channels, each layer halves the sizes",
+    ),
     "resnet": ("ppl_vae.nn.networks:resnet", "the same with residual blocks: deeper, for images with much structure"),
     "conv1d": ("ppl_vae.nn.networks:conv1d", "the same over the last dimension"),
     "conv2d": ("ppl_vae.nn.networks:conv2d", "the same over the last two dimensions"),
@@ -48,12 +57,12 @@ NETWORKS: dict[str, tuple[str, str]] = {
 }
 
 ACTIVATIONS: dict[str, tuple[str, str]] = {
-    "tanh": ("torch.nn:Tanh", "bounded: what the reference results use"),
-    "relu": ("torch.nn:ReLU", "deep and convolutional networks"),
-    "gelu": ("torch.nn:GELU", "a smooth relu"),
-    "silu": ("torch.nn:SiLU", "a smooth relu"),
-    "softplus": ("torch.nn:Softplus", "a smooth relu that is monotone"),
-    "leaky_relu": ("torch.nn:LeakyReLU", "a relu whose units do not die"),
+    "tanh": ("torch.nn.modules.activation:Tanh", "bounded: what the reference results use"),
+    "relu": ("torch.nn.modules.activation:ReLU", "deep and convolutional networks"),
+    "gelu": ("torch.nn.modules.activation:GELU", "a smooth relu"),
+    "silu": ("torch.nn.modules.activation:SiLU", "a smooth relu"),
+    "softplus": ("torch.nn.modules.activation:Softplus", "a smooth relu that is monotone"),
+    "leaky_relu": ("torch.nn.modules.activation:LeakyReLU", "a relu whose units do not die"),
 }
 
 TABLES = {"guide": GUIDES, "likelihood": LIKELIHOODS, "network": NETWORKS, "activation": ACTIVATIONS}

@@ -53,9 +53,10 @@ class Flow(nn.Module):
         self.linear = linears(features, latent, latent)
         family = getattr(_zuko().flows, kinds[kind])
         self.flow = family(latent, features, transforms=transforms, hidden_features=tuple(hidden), passes=2)
-        for layer in self.flow.transform:  # the identity
-            nn.init.zeros_(layer.hyper[-1].weight)
-            nn.init.zeros_(layer.hyper[-1].bias)
+        for layer in self.flow.modules():
+            if hasattr(layer, "hyper"):  # of zeros it makes the identity
+                nn.init.zeros_(layer.hyper[-1].weight)
+                nn.init.zeros_(layer.hyper[-1].bias)
 
     def forward(self, h: Tensor) -> Any:
         from pyro.contrib.zuko import ZukoToPyro
@@ -63,9 +64,19 @@ class Flow(nn.Module):
         zuko = _zuko()
         loc, log_scale = self.linear(h).chunk(2, -1)
         flow = self.flow(h)
-        standardised = zuko.transforms.DependentTransform(AffineTransform(loc, log_scale.exp()).inv, 1)
+        standardised = zuko.transforms.DependentTransform(Located(loc, log_scale.exp()).inv, 1)
         to_base = zuko.transforms.ComposedTransform(standardised, flow.transform)
         return ZukoToPyro(zuko.distributions.NormalizingFlow(to_base, flow.base))
+
+
+class Located(AffineTransform):
+    """loc + scale u, whose loc (*, latent) is batched: it leaves the shape of an event as it is."""
+
+    def forward_shape(self, shape: Any) -> Any:
+        return shape
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return shape
 
 
 def _zuko() -> Any:

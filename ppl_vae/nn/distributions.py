@@ -226,7 +226,9 @@ class GaussianMixture(TorchDistribution):
         with torch.no_grad():
             which = torch.distributions.Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
             index = which[..., None, None].expand(*which.shape, 1, self.event_shape[0])
-            parts = (p.expand(*which.shape, *p.shape[-2:]).gather(-2, index).squeeze(-2) for p in (self.loc, self.scale))
+            parts = (
+                p.expand(*which.shape, *p.shape[-2:]).gather(-2, index).squeeze(-2) for p in (self.loc, self.scale)
+            )
             loc, scale = parts
             z = loc + scale * torch.randn_like(loc)
         return self._with_gradient(z) if torch.is_grad_enabled() else z
@@ -236,12 +238,14 @@ class GaussianMixture(TorchDistribution):
         e, log_n = self._parts(z)
         log_w = (self.logits.unsqueeze(-1) + log_n.cumsum(-1) - log_n).log_softmax(-2)  # given the coordinates before
         w = log_w.exp()
-        tail = torch.where((w * torch.special.ndtr(e)).sum(-2, keepdim=True) > 0.5, -1.0, 1.0)  # the smaller is precise
-        below = tail * torch.special.ndtr(tail * e)  # the distribution function, up to a constant
+        upper = (w * torch.erf(e)).sum(-2, keepdim=True) > 0
+        sign = torch.where(upper, -1.0, 1.0).to(e.dtype)  # of the smaller tail, which is precise
+        below = sign * 0.5 * torch.erfc(-sign * e / math.sqrt(2))  # the distribution functions, up to a constant
         u = (w * below).sum(-2)
         with torch.no_grad():
             density = torch.logsumexp(log_w + log_n, -2).exp()  # dF_i / dz_i
             slope = torch.einsum("...ci,...cj->...ij", w * (below - u.unsqueeze(-2)), -e / self.scale)
             jacobian = slope / density.unsqueeze(-1)  # dF_i / dz_j over dF_i / dz_i, used where j < i
         moved = ((u - u.detach()) / density).unsqueeze(-1)
-        return z - torch.linalg.solve_triangular(jacobian, moved, upper=False, unitriangular=True).squeeze(-1)
+        step: Tensor = torch.linalg.solve_triangular(jacobian, moved, upper=False, unitriangular=True).squeeze(-1)
+        return z - step

@@ -195,7 +195,9 @@ def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likeli
     """
     found = construct("likelihood", given, tuple(data_shape), fallback={"sigma": sigma})
     if not isinstance(found, Likelihood):
-        raise UserError(f"likelihood: a Likelihood is needed (a subclass of pv.likelihoods.Likelihood), not {found!r:.60}")
+        raise UserError(
+            f"likelihood: a Likelihood is needed (a subclass of pv.likelihoods.Likelihood), not {found!r:.60}"
+        )
     if found.event_dim is None:
         found = type(found)(data_shape, **found.options)
     if found.event_dim != len(data_shape):

@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         data_shape: shape of one datum.
         hidden: widths of the layers, or channels, from the latent outwards.
         act: the activation.
-        network: as for :class:`Encoder`; a callable's module maps (B, latent) to (B, *out_shape), where ``out_shape`` is
+        network: as for :class:`Encoder`; a callable's module maps (B, latent) to (B, *out_shape), with ``out_shape``
             (multiple, *data_shape).
         multiple: numbers that the likelihood needs for each coordinate.
     """
@@ -231,10 +231,10 @@ def width_of(net: nn.Module, in_shape: Shape) -> int:
 
 
 class Residual(nn.Module):
-    """h + gain f(h), f two convolutions of width 3; the gain is learned from zero on, so that depth costs no stability.
+    """h + gain f(h), f two convolutions of width 3; the gain is learned and starts small: stable when deep.
 
-    Source: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385. Bachlechner et al.:
-    ReZero is All You Need: Fast Convergence at Large Depth, 2020, arXiv:2003.04887.
+    Source: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385. Bachlechner et
+    al.: ReZero is All You Need: Fast Convergence at Large Depth, 2020, arXiv:2003.04887.
     """
 
     def __init__(self, channels: int, dims: int, act: Choice) -> None:
@@ -242,7 +242,7 @@ class Residual(nn.Module):
         make = CONVOLUTIONS[dims][0]
         convs = [make(channels, channels, 3, padding=1) for _ in range(2)]
         self.net = nn.Sequential(*(layer for c in convs for layer in (construct("activation", act), c)))
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.tensor(0.1))
 
     def forward(self, h: Tensor) -> Tensor:
         out: Tensor = h + self.gain * self.net(h)
@@ -265,7 +265,9 @@ class Downward(nn.Sequential):
         glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(x.reshape(-1, *self.grid))  # with one channel where the data have none
+        out: Tensor = x.reshape(-1, *self.grid)  # with one channel where the data have none
+        for layer in self:
+            out = layer(out)
         return out
 
 

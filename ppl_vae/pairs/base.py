@@ -118,16 +118,18 @@ class Pair(nn.Module):
             return self._under(guide, config)
         if self.config is None:
             raise UserError(
-                f"with_guide({guide!r:.60}): this pair was not made by build, so its guide has no features to give to a "
-                f"family; give a guide program, guide(x, y=None)"
+                f"with_guide({guide!r:.60}): this pair was not made by build, so its guide has no features to give to "
+                f"a family; give a guide program, guide(x, y=None)"
             )
         other = build(self.name, **{**self.config, "guide": guide})
+        program = other.guide
+        assert isinstance(program, nn.Module)
         like = next(self.parameters(), torch.empty(0))
-        for module in other.guide.modules():  # a guide that reads the model reads this one
+        for module in program.modules():  # a guide that reads the model reads this one
             for name, child in module.named_children():
                 if child is other.model:
                     setattr(module, name, self.model)
-        return self._under(other.guide.to(like), other.config)
+        return self._under(program.to(like), other.config)
 
     def _under(self, guide: Any, config: Mapping[str, Any] | None) -> Pair:
         pair = Pair(self.model, guide, self.name, config, self.data_shape)
@@ -139,7 +141,7 @@ class Pair(nn.Module):
 
 
 def _is_program(guide: Choice) -> bool:
-    """Whether this is a guide ``guide(x, y=None)``, and neither a name nor a family ``(features, latent) -> module``."""
+    """Whether this is ``guide(x, y=None)``, and neither a name nor a family ``(features, latent) -> module``."""
     if isinstance(guide, nn.Module) or not callable(guide):
         return isinstance(guide, nn.Module)
     second = list(inspect.signature(guide).parameters.values())[1:2]

@@ -21,11 +21,11 @@ from .networks import Networks, with_networks
 
 
 class Layer(nn.Module):
-    """One stochastic layer: a (*, size) to the distribution that a head makes of the features of a network."""
+    """One stochastic layer: the distribution that a head makes of the features of a network."""
 
-    def __init__(self, size: int, hidden: Sequence[int], activation: Choice, head: nn.Module) -> None:
+    def __init__(self, net: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.net = mlp((size,), None, hidden, activation)
+        self.net = net
         self.head = head
 
     def forward(self, a: Tensor) -> Any:
@@ -87,7 +87,8 @@ def hierarchical(
     latent1, latent2 = latent
     p, encoder, decoder = networks.make(latent1)
     act = networks.activation
-    down = Layer(latent2, tuple(hidden2)[::-1], act, Diagonal(hidden2[0], latent1))
-    up = Layer(latent1, hidden2, act, construct("guide", guide, hidden2[-1], latent2, instance=False))
+    down = Layer(mlp((latent2,), None, hidden2[::-1], act), Diagonal(hidden2[0], latent1))
+    up_net = mlp((latent1,), None, hidden2, act)
+    up = Layer(up_net, construct("guide", guide, hidden2[-1], latent2, instance=False))
     head = construct("guide", guide, encoder.features, latent1)
     return Pair(Model(latent2, down, decoder, p), Guide(encoder, head, up))

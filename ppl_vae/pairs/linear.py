@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..common.choices import Choice, construct
 from ..common.errors import UserError
+from ..common.registry import GUIDES
 from ..nn.networks import Encoder, flat
 from .base import Pair, StandardNormal, data_plate
 from .vae import Guide
@@ -104,6 +105,9 @@ def linear(
     Raises:
         UserError: an unknown guide.
     """
+    known = ("linear", "exact", *GUIDES)
+    if isinstance(guide, str) and guide.partition(":")[0] not in known:
+        raise UserError(f"guide={guide!r}: choose one of {', '.join(known)}, or give a callable")
     model = Model(data_shape, latent, sigma)
     if data_mean is not None:
         model.m.data.copy_(data_mean.flatten())
