@@ -48,6 +48,10 @@ CASES = {
     "vae-discretized-conv": Case(
         "vae", {**SMALL, "likelihood": "discretized", "network": "conv"}, shape=(3, 8, 8), data="bytes"
     ),
+    "vae-full": Case("vae", {**SMALL, "guide": "full"}),
+    "vae-mixture": Case("vae", {**SMALL, "guide": "mixture:components=2"}),
+    "vae-resnet": Case("vae", {**SMALL, "network": "resnet"}, shape=(1, 8, 8)),
+    "vae-poisson": Case("vae", {**SMALL, "likelihood": "poisson"}),
     "linear": Case("linear", {"latent": 2}, shape=(5,), data="real"),
     "linear-exact": Case("linear", {"latent": 2, "guide": "exact"}, shape=(5,), data="real"),
     "cvae": Case("cvae", SMALL, labels=4),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from ppl_vae.compile.guards import UncapturableError
 from ppl_vae.compile.products import products
 from ppl_vae.pairs.base import data_plate
 from ppl_vae.training import step_graph
-from ppl_vae.training.step import Adams, Guard
+from ppl_vae.training.step import Guard
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -511,90 +509,15 @@ def test_bad_data_are_named_where_the_graph_is_made_of_them() -> None:
             pv.fit(pair, x, epochs=2, batch_size=40, progress=False, device="cpu", capture=captured, callbacks=[spoil])
 
 
-# ---- the guard and the quick update
+# ---- the guard
 
 
 def test_the_guard_counts_good_steps_and_stops_for_good() -> None:
     guard = Guard(torch.device("cpu"))
     one, bad = torch.tensor(1.0), torch.tensor(torch.nan)
     for loss, norm, stop, good in ((one, one, 0, 1), (one, one, 0, 2), (one, bad, 1, 2), (one, one, 1, 2)):
-        guard.look(loss, norm)
+        guard.check(loss, norm)
         assert (int(guard.stop), int(guard.good)) == (stop, good)
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"amsgrad": True},
-        {"weight_decay": 0.1, "maximize": True},
-        {"weight_decay": 0.5, "decoupled_weight_decay": True},
-    ],
-    ids=str,
-)
-def test_the_quick_update_is_the_optimisers_own(kind: Any, options: dict[str, Any]) -> None:
-    """To the bit, in two groups of their own rates, and nothing moves, not even a count, once the guard has stopped."""
-    if kind is torch.optim.AdamW and "decoupled_weight_decay" in options:
-        options = {"weight_decay": 0.5}  # as it always is
-
-    def run(quick: bool) -> tuple[list[Tensor], list[Any]]:
-        torch.manual_seed(0)
-        params = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(4))]
-        optim = kind([{"params": params[:2], "lr": 0.1}, {"params": params[2:]}], lr=0.01, fused=True, **options)
-        adams: Adams | None = None
-        for step in range(5):
-            stop = torch.tensor(float(step == 4))
-            grads = [torch.randn_like(p) for p in params]
-            for p, g in zip(params, grads, strict=True):
-                p.grad = g
-            optim.param_groups[0]["lr"] = 0.1 / (1 + step)
-            if quick and step:
-                assert Adams.fit(optim, params)
-                adams = adams or Adams(optim, params)
-                adams(grads, stop)
-            else:
-                optim.found_inf, optim.grad_scale = stop, None
-                optim.step()
-        state = [v for p in params for v in optim.state[p].values()]
-        return [p.detach() for p in params], state
-
-    for one, other in zip(itertools.chain(*run(True)), itertools.chain(*run(False)), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_the_quick_update_leaves_other_optimisers_to_themselves() -> None:
-    p = nn.Parameter(torch.ones(2))
-
-    def ready(optim: Any) -> Any:
-        p.grad = torch.ones(2)
-        optim.step()
-        return optim
-
-    assert Adams.fit(ready(torch.optim.Adam([p], fused=True)), [p])
-    assert not Adams.fit(torch.optim.Adam([p], fused=True), [p])  # without a state yet
-    assert not Adams.fit(ready(torch.optim.Adam([p])), [p])
-    assert not Adams.fit(ready(torch.optim.SGD([p], lr=1.0, fused=True)), [p])
-    hooked = ready(torch.optim.Adam([p], fused=True))
-    hooked.register_step_pre_hook(lambda *a: None)
-    assert not Adams.fit(hooked, [p])
-    wrapped = ready(torch.optim.Adam([p], fused=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.optim.lr_scheduler.StepLR(wrapped, 1)  # counts the calls of step
-    assert Adams.fit(wrapped, [p]) == ("step" not in vars(wrapped))
-
-
-@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
-def test_state_that_is_replaced_is_seen(name: str) -> None:
-    p = nn.Parameter(torch.ones(2))
-    adam = torch.optim.Adam([p], fused=True)
-    p.grad = torch.ones(2)
-    adam.step()
-    adams = Adams(adam, [p])
-    assert adams.fresh(adam, [p])
-    adam.state[p][name] = adam.state[p][name].clone()
-    assert not adams.fresh(adam, [p])
 
 
 def test_a_hook_that_comes_later_is_called() -> None:

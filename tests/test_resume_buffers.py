@@ -123,7 +123,7 @@ def test_losses_and_evaluations_move_no_buffer(kind: str, loss: str) -> None:
     svi.evaluate_loss(x)
     if svi.objective is not None:
         svi.objective.loss(pair.model, pair.guide, x)
-        svi.objective.look(pair.model, pair.guide, x)
+        svi.objective.validate(pair.model, pair.guide, x)
         svi.objective.loss(*pair.as_pyro(), x)
     pyro.clear_param_store()
     now = dict(pair.named_buffers())

@@ -41,9 +41,11 @@ HIDDEN = (4, 3, 2)  # three halvings
 
 def draw(likelihood: str, shape: Shape, n: int) -> Tensor:
     x = torch.rand(n, *shape, generator=torch.Generator().manual_seed(1))
-    return {"bernoulli": x.round(), "discretized": (255 * x).round() / 255, "continuous_bernoulli": x}.get(
-        likelihood, 2 * x - 1
-    )
+    counts = (5 * x).floor()
+    return {
+        "bernoulli": x.round(), "discretized": (255 * x).round() / 255, "continuous_bernoulli": x, "poisson": counts,
+        "negative_binomial": counts,
+    }.get(likelihood, 2 * x - 1)  # fmt: skip
 
 
 def everything_works(name: str, shape: Shape, x: Tensor, folder: Path, **options: Any) -> None:
@@ -92,9 +94,24 @@ def test_every_pair_takes_data_of_every_shape(name: str, shape: Shape, tmp_path:
 @pytest.mark.parametrize(("network", "shape", "on"), CONV, ids=str)
 def test_convolutions_take_series_images_and_volumes(network: str, shape: Shape, on: Shape, tmp_path: Path) -> None:
     """With three halvings, however small the data."""
-    assert grid(network, shape, HIDDEN) == on
+    assert grid(shape, HIDDEN, int(network[4]) if network != "conv" else None) == on
     x = draw("bernoulli", shape, 6)
     everything_works("vae", shape, x, tmp_path, latent=2, hidden=HIDDEN, network=network)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 9), (3, 7, 5), (1, 4, 3, 2)], ids=str)
+def test_residual_networks_take_what_convolutions_take(shape: Shape, tmp_path: Path) -> None:
+    x = draw("bernoulli", shape, 6)
+    everything_works("vae", shape, x, tmp_path, latent=2, hidden=HIDDEN, network="resnet:blocks=2")
+    torch.manual_seed(0)
+    encoder, plain = (Encoder(shape, HIDDEN, "tanh", network) for network in ("resnet", "conv"))
+    for block in (m for m in encoder.net.children() if hasattr(m, "gain")):
+        conv = block.net[1]
+        h = torch.randn(2, conv.in_channels, *[4] * (conv.weight.dim() - 2))
+        assert not torch.equal(block(h), h)
+        block.gain.data.zero_()
+        assert torch.equal(block(h), h)
+    assert encoder.features == plain.features
 
 
 @pytest.mark.parametrize("name", ["cvae", "hierarchical", "autoencoder"])
@@ -147,7 +164,7 @@ def test_nothing_is_cropped_away(network: str, shape: Shape, on: Shape, multiple
         ("conv3d", (8, 8), (4,), r"found data_shape=\(8, 8\)"),
         ("conv", (8,), (), "at least one hidden layer"),
         ("conv", (8,), (4, 0), "hidden holds 0: each number of channels must be at least 1"),
-        ("conv4d", (8,), (4,), "choose mlp, conv, conv1d, conv2d or conv3d"),
+        ("conv4d", (8,), (4,), "choose one of mlp, conv, resnet, conv1d"),
         ("mlp", (0,), (4,), r"data_shape=\(0,\): each size must be at least 1"),
         ("conv", (1, 0, 8), (4,), "each size must be at least 1"),
     ],

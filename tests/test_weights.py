@@ -183,7 +183,7 @@ def test_a_shared_module_is_one_module() -> None:
         ({"hidden": 200}, r"hidden=200 is not of the type Sequence\[int\]"),
         ({"latent": "3"}, "latent='3' is not of the type int"),
         ({"latent": 2.5}, "latent=2.5 is not of the type int"),
-        ({"likelihood": 3}, "likelihood=3 is not of the type str"),
+        ({"likelihood": 3}, "likelihood=3: give a name"),
         ({"depth": 3}, "has no option depth; it takes data_shape"),
         ({"activation": "sine"}, "activation='sine': choose one of tanh"),
     ],

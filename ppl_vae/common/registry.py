@@ -23,23 +23,54 @@ PAIRS: dict[str, tuple[str, str]] = {
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
 
-LIKELIHOODS: dict[str, str] = {
-    "bernoulli": "x is 0 or 1",
-    "gaussian": "x is real and its noise is known: sigma is fixed",
-    "gaussian_learned": "x is real: one sigma is learned for all coordinates",
-    "gaussian_diagonal": "x is real: a sigma is learned for each coordinate",
-    "gaussian_network": "x is real and its noise depends on z",
-    "continuous_bernoulli": "x lies in [0, 1]",
-    "discretized": "x is 8-bit pixels: the exact probability of the integers",
+GUIDES: dict[str, tuple[str, str]] = {
+    # name: (module:family, use when)
+    "diagonal": ("ppl_vae.guides.diagonal:Diagonal", "the usual one: independent Gaussians, cheap and stable"),
+    "full": ("ppl_vae.guides.full:Full", "the posterior is correlated: a Gaussian with every covariance"),
+    "flow": ("ppl_vae.guides.flow:Flow", "the posterior is skewed or curved: a spline flow of zuko (extra: flows)"),
+    "mixture": ("ppl_vae.guides.mixture:Mixture", "the posterior has several modes: a mixture of diagonal Gaussians"),
 }
 
-NETWORKS: dict[str, str] = {
-    "mlp": "data of any shape: hidden holds the widths of the layers",
-    "conv": "series, images and volumes: hidden holds channels, and each layer halves the sizes",
-    "conv1d": "the same over the last dimension",
-    "conv2d": "the same over the last two dimensions",
-    "conv3d": "the same over the last three dimensions",
+LIKELIHOODS: dict[str, tuple[str, str]] = {
+    "bernoulli": ("ppl_vae.nn.likelihoods:Bernoulli", "x is 0 or 1"),
+    "gaussian": ("ppl_vae.nn.likelihoods:Gaussian", "x is real and its noise is known: sigma is fixed"),
+    "gaussian_learned": (
+        "ppl_vae.nn.likelihoods:GaussianLearned",
+        "x is real: one sigma is learned for all coordinates",
+    ),
+    "gaussian_diagonal": (
+        "ppl_vae.nn.likelihoods:GaussianDiagonal",
+        "x is real: a sigma is learned for each coordinate",
+    ),
+    "gaussian_network": ("ppl_vae.nn.likelihoods:GaussianNetwork", "x is real and its noise depends on z"),
+    "continuous_bernoulli": ("ppl_vae.nn.likelihoods:ContinuousBernoulli", "x lies in [0, 1]"),
+    "poisson": ("ppl_vae.nn.likelihoods:Poisson", "x is counts"),
+    "negative_binomial": ("ppl_vae.nn.likelihoods:NegativeBinomial", "x is counts that spread more than Poisson's"),
+    "discretized": ("ppl_vae.nn.likelihoods:Discretized", "x is 8-bit pixels: the exact probability of the integers"),
 }
+
+NETWORKS: dict[str, tuple[str, str]] = {
+    "mlp": ("ppl_vae.nn.networks:mlp", "data of any shape: hidden holds the widths of the layers"),
+    "conv": (
+        "ppl_vae.nn.networks:conv",
+        "series, images and volumes: hidden holds channels, each layer halves the sizes",
+    ),
+    "resnet": ("ppl_vae.nn.networks:resnet", "the same with residual blocks: deeper, for images with much structure"),
+    "conv1d": ("ppl_vae.nn.networks:conv1d", "the same over the last dimension"),
+    "conv2d": ("ppl_vae.nn.networks:conv2d", "the same over the last two dimensions"),
+    "conv3d": ("ppl_vae.nn.networks:conv3d", "the same over the last three dimensions"),
+}
+
+ACTIVATIONS: dict[str, tuple[str, str]] = {
+    "tanh": ("torch.nn.modules.activation:Tanh", "bounded: what the reference results use"),
+    "relu": ("torch.nn.modules.activation:ReLU", "deep and convolutional networks"),
+    "gelu": ("torch.nn.modules.activation:GELU", "a smooth relu"),
+    "silu": ("torch.nn.modules.activation:SiLU", "a smooth relu"),
+    "softplus": ("torch.nn.modules.activation:Softplus", "a smooth relu that is monotone"),
+    "leaky_relu": ("torch.nn.modules.activation:LeakyReLU", "a relu whose units do not die"),
+}
+
+TABLES = {"guide": GUIDES, "likelihood": LIKELIHOODS, "network": NETWORKS, "activation": ACTIVATIONS}
 
 OBJECTIVES: dict[str, tuple[str, str]] = {
     "elbo": ("ppl_vae.objectives.elbo:Elbo", "the one to start with: the evidence lower bound (Trace_ELBO)"),
@@ -105,7 +136,7 @@ DATASETS: dict[str, str] = {
 }
 
 AXES: dict[str, Mapping[str, Any]] = {
-    "pairs": PAIRS, "likelihoods": LIKELIHOODS, "networks": NETWORKS, "objectives": OBJECTIVES,
+    "pairs": PAIRS, "guides": GUIDES, "likelihoods": LIKELIHOODS, "networks": NETWORKS, "objectives": OBJECTIVES,
     "estimators": {name: entry for name, entry in ROWS.items() if name not in PROPOSALS},
     "proposals": PROPOSALS, "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "datasets": DATASETS,
 }  # fmt: skip

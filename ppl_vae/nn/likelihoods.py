@@ -10,24 +10,29 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..common.choices import Choice, construct
 from ..common.errors import UserError
+from ..common.registry import LIKELIHOODS as LIKELIHOODS
 from . import distributions
 
 
 class Likelihood(nn.Module):
     """p(x|z) for data of one shape, from decoder output h of shape (*, multiple, *data_shape).
 
+    Args:
+        data_shape: shape of one datum; where it is left out, a pair's builder fills it in.
+        options: what else it was made with.
+
     Attributes:
         multiple: numbers that it needs for each coordinate.
-        binary: whether x is 0 or 1.
     """
 
     multiple = 1
-    binary = False
 
-    def __init__(self, data_shape: Sequence[int]) -> None:
+    def __init__(self, data_shape: Sequence[int] | None = None, **options: Any) -> None:
         super().__init__()
-        self.event_dim = len(data_shape)
+        self.event_dim: Any = None if data_shape is None else len(data_shape)
+        self.options = options
 
     def forward(self, h: Tensor) -> Any:
         """The distribution of x, with event shape ``data_shape``."""
@@ -45,8 +50,6 @@ class Likelihood(nn.Module):
 class Bernoulli(Likelihood):
     """x in {0, 1}; the output is the logit of p(x = 1)."""
 
-    binary = True
-
     def per_coordinate(self, *h: Tensor) -> Any:
         return dist.Bernoulli(logits=h[0])
 
@@ -59,10 +62,8 @@ class Gaussian(Likelihood):
 
     sigma: Tensor
 
-    def __init__(self, data_shape: Sequence[int], sigma: float = 1.0) -> None:
-        super().__init__(data_shape)
-        if not sigma > 0:
-            raise UserError(f"sigma={sigma}: the standard deviation must be positive")
+    def __init__(self, data_shape: Sequence[int] | None = None, sigma: float = 1.0) -> None:
+        super().__init__(data_shape, sigma=positive("sigma", sigma))
         self.register_buffer("sigma", torch.tensor(float(sigma)))
 
     def per_coordinate(self, *h: Tensor) -> Any:
@@ -70,13 +71,12 @@ class Gaussian(Likelihood):
 
 
 class GaussianLearned(Likelihood):
-    """x real; the output is the mean, one sigma for all coordinates is learned."""
+    """x real; the output is the mean, one sigma for all coordinates is learned from ``sigma`` on."""
 
-    def __init__(self, data_shape: Sequence[int], sigma: float = 1.0) -> None:
-        super().__init__(data_shape)
-        if not sigma > 0:
-            raise UserError(f"sigma={sigma}: the standard deviation must be positive")
-        self.log_sigma = nn.Parameter(torch.full(self.sigma_shape(data_shape), math.log(sigma)))
+    def __init__(self, data_shape: Sequence[int] | None = None, sigma: float = 1.0) -> None:
+        super().__init__(data_shape, sigma=positive("sigma", sigma))
+        if data_shape is not None:
+            self.log_sigma = nn.Parameter(torch.full(self.sigma_shape(data_shape), math.log(sigma)))
 
     def sigma_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the learned sigma."""
@@ -87,7 +87,7 @@ class GaussianLearned(Likelihood):
 
 
 class GaussianDiagonal(GaussianLearned):
-    """x real; the output is the mean, one sigma for each coordinate is learned."""
+    """x real; the output is the mean, one sigma for each coordinate is learned from ``sigma`` on."""
 
     def sigma_shape(self, data_shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(data_shape)
@@ -132,34 +132,74 @@ class Discretized(Likelihood):
         return torch.stack([mean, torch.full_like(mean, -1.5)])
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "gaussian": Gaussian,
-    "gaussian_learned": GaussianLearned,
-    "gaussian_diagonal": GaussianDiagonal,
-    "gaussian_network": GaussianNetwork,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "discretized": Discretized,
-}
+class Poisson(Likelihood):
+    """x in {0, 1, 2, ...}; the output is the log of the mean."""
+
+    def per_coordinate(self, *h: Tensor) -> Any:
+        return dist.Poisson(h[0].exp())
+
+    def start(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=1e-3).log().unsqueeze(0)
 
 
-def make(name: str, data_shape: Sequence[int], sigma: float = 1.0) -> Likelihood:
-    """A likelihood by name.
+class NegativeBinomial(Likelihood):
+    r"""x in {0, 1, 2, ...}, more spread than Poisson; the output is the log of the mean, ``total_count`` r is learned.
 
-    Args:
-        name: a key of ``LIKELIHOODS``.
-        data_shape: shape of one datum.
-        sigma: the fixed, or the first, standard deviation of the Gaussian ones.
+    .. math:: \operatorname{E} x = m, \qquad \operatorname{var} x = m + m^2 / r
+
+    Source: Lopez, Regier, Cole, Jordan, Yosef: Deep generative modeling for single-cell transcriptomics, 2018.
+    """
+
+    def __init__(self, data_shape: Sequence[int] | None = None, total_count: float = 10.0) -> None:
+        super().__init__(data_shape, total_count=positive("total_count", total_count))
+        if data_shape is not None:
+            self.log_count = nn.Parameter(torch.full(tuple(data_shape), math.log(total_count)))
+
+    def per_coordinate(self, *h: Tensor) -> Any:
+        return dist.NegativeBinomial(self.log_count.exp(), logits=h[0] - self.log_count)  # logit = log(mean / r)
+
+    def start(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=1e-3).log().unsqueeze(0)
+
+
+def positive(name: str, value: float) -> float:
+    """A number that is positive.
 
     Raises:
-        UserError: no such name, or a sigma that is not positive.
+        UserError: it is not.
+    """
+    if not value > 0:
+        meaning = {"sigma": "the standard deviation"}.get(name, name)
+        raise UserError(f"{name}={value}: {meaning} must be positive")
+    return float(value)
+
+
+def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likelihood:
+    """A likelihood for data of one shape.
+
+    Args:
+        given: a name of ``registry.LIKELIHOODS``, with options or without; a callable ``data_shape -> Likelihood``; or
+            a Likelihood, made with a shape or without.
+        data_shape: shape of one datum.
+        sigma: the standard deviation of a Gaussian one that names none of its own.
+
+    Raises:
+        UserError: no such name, an option that it does not take, or what is no likelihood for such data.
 
     Example:
         >>> import torch
         >>> make("bernoulli", (1, 8, 8))(torch.zeros(5, 1, 1, 8, 8)).event_shape
         torch.Size([1, 8, 8])
+        >>> float(make("gaussian:sigma=0.5", (3,)).sigma), float(make(Gaussian(sigma=0.5), (3,)).sigma)
+        (0.5, 0.5)
     """
-    if name not in LIKELIHOODS:
-        raise UserError(f"likelihood={name!r}: choose one of {', '.join(LIKELIHOODS)}")
-    kind = LIKELIHOODS[name]
-    return kind(data_shape, sigma) if issubclass(kind, Gaussian | GaussianLearned) else kind(data_shape)
+    found = construct("likelihood", given, tuple(data_shape), fallback={"sigma": sigma})
+    if not isinstance(found, Likelihood):
+        raise UserError(
+            f"likelihood: a Likelihood is needed (a subclass of pv.likelihoods.Likelihood), not {found!r:.60}"
+        )
+    if found.event_dim is None:
+        found = type(found)(data_shape, **found.options)
+    if found.event_dim != len(data_shape):
+        raise UserError(f"likelihood: it was made for {found.event_dim} dimensions; data_shape={tuple(data_shape)}")
+    return found

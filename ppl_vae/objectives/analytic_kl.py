@@ -64,10 +64,10 @@ class AnalyticKL(WithFreeBits):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the data, after a look at the order of the sites, once for each pair."""
-        self.look(model, guide, *args)
+        self.validate(model, guide, *args)
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
-    def look(self, model: Program, guide: Program, *args: Any) -> None:
+    def validate(self, model: Program, guide: Program, *args: Any) -> None:
         """Refuse a guide that samples a site before its model parent.
 
         Raises:

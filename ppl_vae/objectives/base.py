@@ -141,7 +141,7 @@ class Objective(ELBO):
         """The bound of each datum, (B,) nats, at another weight of the KL term than the objective's own."""
         return self.bound(t, beta) if self.weighs else self.bound(t)
 
-    def look(self, model: Program, guide: Program, *args: Any) -> None:
+    def validate(self, model: Program, guide: Program, *args: Any) -> None:
         """Refuse a pair that the objective can't train, once and before a graph is made of it.
 
         Raises:

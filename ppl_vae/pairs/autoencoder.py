@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ..nn import likelihoods
 from ..nn.networks import MLP, Encoder
-from .base import Pair, StandardNormal, data_plate, encoder_decoder
+from .base import Pair, StandardNormal, data_plate
+from .networks import Networks, with_networks
 from .vae import Model
 
 
@@ -35,33 +34,12 @@ class Guide(nn.Module):
             return pyro.sample("z", dist.Delta(self.code(self.encoder(x)), event_dim=1))
 
 
-def autoencoder(
-    *,
-    data_shape: Sequence[int],
-    data_mean: Tensor | None = None,
-    latent: int = 20,
-    hidden: Sequence[int] = (200, 200),
-    likelihood: str = "bernoulli",
-    sigma: float = 1.0,
-    network: str = "mlp",
-    activation: str = "tanh",
-) -> Pair:
+@with_networks
+def autoencoder(networks: Networks, *, latent: int = 20) -> Pair:
     """A deterministic autoencoder, trained by ``Trace_ELBO`` on log p(x | z = f(x)).
 
     Args:
-        data_shape: shape of one datum.
-        data_mean: mean of the training data; sets the output bias.
         latent: width of the code.
-        hidden: widths (or channels) from the data inwards; the decoder mirrors them.
-        likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
-            gaussian_network, continuous_bernoulli or discretized.
-        sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: mlp, or conv (conv1d, conv2d, conv3d say over how many dimensions).
-        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
-
-    Raises:
-        UserError: a name that is not known, or a size that does not fit.
     """
-    p = likelihoods.make(likelihood, data_shape, sigma)
-    encoder, decoder = encoder_decoder(p, data_shape, latent, hidden, network, activation, data_mean)
+    p, encoder, decoder = networks.make(latent)
     return Pair(Model(Free(latent), decoder, p), Guide(encoder, latent))

@@ -11,12 +11,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..common.custom import annotation_of, origin
+from ..common.choices import Choice, checked, record
+from ..common.custom import origin
 from ..common.errors import UserError
 from ..common.numbers import convert, plain
 from ..common.registry import pairs, resolve
-from ..nn.likelihoods import Likelihood
-from ..nn.networks import Decoder, Encoder
 
 
 class Stock(NamedTuple):
@@ -99,8 +98,56 @@ class Pair(nn.Module):
 
         return Stock(declare(self.model), declare(self.guide))
 
+    def with_guide(self, guide: Choice) -> Pair:
+        """Another guide, with fresh weights, under the same model; name, options and shape are kept.
+
+        Args:
+            guide: what ``build(guide=...)`` takes, where :func:`build` made this pair: a name of a family, with options
+                or without, or a callable ``(features, latent) -> module``. Or a guide program ``guide(x, y=None)``.
+
+        Raises:
+            UserError: a family for a pair that :func:`build` did not make, or that has no option ``guide``.
+
+        Example:
+            >>> import ppl_vae as pv
+            >>> pair = pv.build("vae", data_shape=(5,), latent=2, hidden=(8,))
+            >>> other = pair.with_guide("diagonal")
+            >>> other.model is pair.model, other.name, other.config["guide"]
+            (True, 'vae', 'diagonal')
+        """
+        if _is_program(guide):
+            config = None if self.config is None else {**self.config, "guide": record(guide)}
+            return self._under(guide, config)
+        if self.config is None:
+            raise UserError(
+                f"with_guide({guide!r:.60}): this pair was not made by build, so its guide has no features to give to "
+                f"a family; give a guide program, guide(x, y=None)"
+            )
+        other = build(self.name, **{**self.config, "guide": guide})
+        program = other.guide
+        assert isinstance(program, nn.Module)
+        like = next(self.parameters(), torch.empty(0))
+        for module in program.modules():  # a guide that reads the model reads this one
+            for name, child in module.named_children():
+                if child is other.model:
+                    setattr(module, name, self.model)
+        return self._under(program.to(like), other.config)
+
+    def _under(self, guide: Any, config: Mapping[str, Any] | None) -> Pair:
+        pair = Pair(self.model, guide, self.name, config, self.data_shape)
+        pair.template, pair.num_observed, pair.byte_scale = self.template, self.num_observed, self.byte_scale
+        return pair.train(self.training)
+
     def extra_repr(self) -> str:
         return f"name={self.name!r}"
+
+
+def _is_program(guide: Choice) -> bool:
+    """Whether this is ``guide(x, y=None)``, and neither a name nor a family ``(features, latent) -> module``."""
+    if isinstance(guide, nn.Module) or not callable(guide):
+        return isinstance(guide, nn.Module)
+    second = list(inspect.signature(guide).parameters.values())[1:2]
+    return not any(p.default is p.empty and not p.name.startswith(("y", "label")) for p in second)
 
 
 class StandardNormal(nn.Module):
@@ -118,25 +165,6 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> Any:
         return dist.Normal(self.loc, self.scale).to_event(1)
-
-
-def encoder_decoder(
-    p: Likelihood,
-    data_shape: Sequence[int],
-    latent: int,
-    hidden: Sequence[int],
-    network: str,
-    activation: str,
-    data_mean: Tensor | None,
-    extra: int = 0,
-) -> tuple[Encoder, Decoder]:
-    """An encoder and its mirror, whose output starts at the mean of the data; ``extra`` is the width of labels."""
-    if latent < 1:
-        raise UserError(f"latent={latent}: at least one latent dimension is needed")
-    decoder = Decoder(latent + extra, data_shape, tuple(hidden)[::-1], activation, network, p.multiple)
-    if data_mean is not None:
-        decoder.set_output(p.start(data_mean))
-    return Encoder(data_shape, hidden, activation, network, extra), decoder
 
 
 def data_plate(x: Tensor | None, n: int) -> Any:
@@ -176,9 +204,7 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
     known = inspect.signature(function).parameters
     if "data_shape" not in known:
         raise UserError(f"pair {name!r}: its builder takes no data_shape; write def {name}(*, data_shape, ...)")
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise UserError(f"pair {name!r} has no option {', '.join(unknown)}; it takes {', '.join(known)}")
+    options = checked(f"pair {name!r}", known, options)
     if data is not None:
         found = {"data_shape": data.data_shape, "data_mean": data.mean, "num_classes": data.num_classes}
         if "num_classes" in known and "num_classes" not in options:
@@ -192,12 +218,6 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
             f"pair {name!r} needs {', '.join(missing)}"
             + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
         )
-    for key, value in options.items():
-        kind = annotation_of(known[key])
-        try:
-            options[key] = convert(value, kind)
-        except ValueError:
-            raise UserError(f"pair {name!r}: {key}={plain(value)!r} is not of the type {kind}") from None
     shape = checked_shape(options["data_shape"])
     if options.get("data_mean") is not None:
         try:
@@ -211,7 +231,7 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
         raise UserError(f"pair {name!r}: its builder returned a {type(pair).__name__}; return pv.Pair(model, guide)")
     pair.name, pair.source = name, source
     # the mean only sets a bias, which is among the weights: a run is rebuilt without it
-    pair.config = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items() if k != "data_mean"}
+    pair.config = {k: record(v) for k, v in options.items() if k != "data_mean"}
     if pair.data_shape is None:
         pair.data_shape = shape
     return pair

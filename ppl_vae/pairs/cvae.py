@@ -5,7 +5,6 @@ Sohn, Lee, Yan: Learning Structured Output Representation using Deep Conditional
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -13,16 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from ..common.choices import Choice, construct
 from ..common.errors import UserError
-from ..nn import likelihoods
-from ..nn.networks import Encoder, GaussianHead, cat
-from .base import Pair, StandardNormal, data_plate, encoder_decoder
+from ..nn.likelihoods import Likelihood
+from ..nn.networks import cat
+from .base import Pair, StandardNormal, data_plate
+from .networks import Networks, with_networks
 
 
 class Model(nn.Module):
     """z ~ N(0, I); x ~ likelihood(decoder(z, y)). Without data or labels, y is drawn uniformly."""
 
-    def __init__(self, latent: int, num_classes: int, decoder: nn.Module, likelihood: likelihoods.Likelihood) -> None:
+    def __init__(self, latent: int, num_classes: int, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.prior = StandardNormal(latent)
@@ -39,13 +40,13 @@ class Model(nn.Module):
 
 
 class Guide(nn.Module):
-    """z ~ N(mu(x, y), diag sigma(x, y)^2)."""
+    """z ~ head(encoder(x, y)), where the head is a family of ``guides``."""
 
-    def __init__(self, encoder: Encoder, latent: int, num_classes: int) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.encoder = encoder
-        self.head = GaussianHead(encoder.features, latent)
+        self.head = head
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
         with data_plate(x, 1):
@@ -62,35 +63,15 @@ def _codes(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor:
         raise UserError(f"labels must be whole numbers from 0 to {num_classes - 1}: {error}") from None
 
 
-def cvae(
-    *,
-    data_shape: Sequence[int],
-    num_classes: int,
-    data_mean: Tensor | None = None,
-    latent: int = 20,
-    hidden: Sequence[int] = (200, 200),
-    likelihood: str = "bernoulli",
-    sigma: float = 1.0,
-    network: str = "mlp",
-    activation: str = "tanh",
-) -> Pair:
+@with_networks
+def cvae(networks: Networks, *, num_classes: int, latent: int = 20, guide: Choice = "diagonal") -> Pair:
     """A VAE given labels; ``log_likelihood`` is log p(x | y).
 
     Args:
-        data_shape: shape of one datum.
         num_classes: number of labels; y holds 0 ... num_classes - 1.
-        data_mean: mean of the training data; sets the output bias.
         latent: latent dimensions.
-        hidden: widths (or channels) from the data inwards; the decoder mirrors them.
-        likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
-            gaussian_network, continuous_bernoulli or discretized.
-        sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: mlp, or conv (conv1d, conv2d, conv3d say over how many dimensions).
-        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
-
-    Raises:
-        UserError: a name that is not known, or a size that does not fit.
+        guide: family of q(z|x, y): diagonal, full, flow or mixture.
     """
-    p = likelihoods.make(likelihood, data_shape, sigma)
-    encoder, decoder = encoder_decoder(p, data_shape, latent, hidden, network, activation, data_mean, num_classes)
-    return Pair(Model(latent, num_classes, decoder, p), Guide(encoder, latent, num_classes))
+    p, encoder, decoder = networks.make(latent, extra=num_classes)
+    head = construct("guide", guide, encoder.features, latent)
+    return Pair(Model(latent, num_classes, decoder, p), Guide(encoder, head, num_classes))

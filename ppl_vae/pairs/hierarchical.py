@@ -11,19 +11,22 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
+from ..common.choices import Choice, construct
 from ..common.errors import UserError
-from ..nn import likelihoods
-from ..nn.networks import MLP, Encoder, GaussianHead, activation as make_activation
-from .base import Pair, StandardNormal, data_plate, encoder_decoder
+from ..guides.diagonal import Diagonal
+from ..nn.likelihoods import Likelihood
+from ..nn.networks import mlp
+from .base import Pair, StandardNormal, data_plate
+from .networks import Networks, with_networks
 
 
-class GaussianLayer(nn.Module):
-    """One stochastic layer: a (*, size) to a diagonal Gaussian over (latent,)."""
+class Layer(nn.Module):
+    """One stochastic layer: the distribution that a head makes of the features of a network."""
 
-    def __init__(self, size: int, hidden: Sequence[int], latent: int, activation: str) -> None:
+    def __init__(self, net: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.net = nn.Sequential(MLP((size, *hidden), activation), make_activation(activation))
-        self.head = GaussianHead(hidden[-1], latent)
+        self.net = net
+        self.head = head
 
     def forward(self, a: Tensor) -> Any:
         return self.head(self.net(a))
@@ -32,7 +35,7 @@ class GaussianLayer(nn.Module):
 class Model(nn.Module):
     """z2 ~ N(0, I); z1 ~ N(mu(z2), diag sigma(z2)^2); x ~ likelihood(decoder(z1))."""
 
-    def __init__(self, latent2: int, down: nn.Module, decoder: nn.Module, likelihood: likelihoods.Likelihood) -> None:
+    def __init__(self, latent2: int, down: nn.Module, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.prior = StandardNormal(latent2)
         self.down = down
@@ -47,12 +50,12 @@ class Model(nn.Module):
 
 
 class Guide(nn.Module):
-    """z1 ~ N(mu(x), diag sigma(x)^2); z2 ~ N(mu(z1), diag sigma(z1)^2)."""
+    """z1 ~ head(encoder(x)); z2 ~ up(z1)."""
 
-    def __init__(self, encoder: Encoder, latent1: int, up: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module, up: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = GaussianHead(encoder.features, latent1)
+        self.head = head
         self.up = up
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
@@ -61,34 +64,20 @@ class Guide(nn.Module):
             return pyro.sample("z2", self.up(z1))
 
 
+@with_networks
 def hierarchical(
+    networks: Networks,
     *,
-    data_shape: Sequence[int],
-    data_mean: Tensor | None = None,
     latent: Sequence[int] = (100, 50),
-    hidden: Sequence[int] = (200, 200),
     hidden2: Sequence[int] = (100, 100),
-    likelihood: str = "bernoulli",
-    sigma: float = 1.0,
-    network: str = "mlp",
-    activation: str = "tanh",
+    guide: Choice = "diagonal",
 ) -> Pair:
     """The two-layer model of the IWAE paper.
 
     Args:
-        data_shape: shape of one datum.
-        data_mean: mean of the training data; sets the output bias.
         latent: dimensions of z1 and z2.
-        hidden: widths between x and z1.
         hidden2: widths between z1 and z2.
-        likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal,
-            gaussian_network, continuous_bernoulli or discretized.
-        sigma: the fixed, or the first, standard deviation of a Gaussian likelihood.
-        network: mlp, or conv, between x and z1 (conv1d, conv2d, conv3d say over how many dimensions).
-        activation: tanh, relu, gelu, silu, softplus or leaky_relu.
-
-    Raises:
-        UserError: a name that is not known, or a size that does not fit.
+        guide: family of q(z1|x) and of q(z2|z1): diagonal, full, flow or mixture.
     """
     if len(latent) != 2 or not hidden2:
         raise UserError(
@@ -96,8 +85,10 @@ def hierarchical(
             f"one layer between them"
         )
     latent1, latent2 = latent
-    p = likelihoods.make(likelihood, data_shape, sigma)
-    encoder, decoder = encoder_decoder(p, data_shape, latent1, hidden, network, activation, data_mean)
-    down = GaussianLayer(latent2, tuple(hidden2)[::-1], latent1, activation)
-    up = GaussianLayer(latent1, hidden2, latent2, activation)
-    return Pair(Model(latent2, down, decoder, p), Guide(encoder, latent1, up))
+    p, encoder, decoder = networks.make(latent1)
+    act = networks.activation
+    down = Layer(mlp((latent2,), None, hidden2[::-1], act), Diagonal(hidden2[0], latent1))
+    up_net = mlp((latent1,), None, hidden2, act)
+    up = Layer(up_net, construct("guide", guide, hidden2[-1], latent2, instance=False))
+    head = construct("guide", guide, encoder.features, latent1)
+    return Pair(Model(latent2, down, decoder, p), Guide(encoder, head, up))

@@ -15,9 +15,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..common.choices import Choice, construct
 from ..common.errors import UserError
-from ..nn.networks import GaussianHead, flat
+from ..common.registry import GUIDES
+from ..nn.networks import Encoder, flat
 from .base import Pair, StandardNormal, data_plate
+from .vae import Guide
 
 
 class Model(nn.Module):
@@ -70,20 +73,6 @@ class Model(nn.Module):
         self.log_s.copy_(s2.log() / 2)
 
 
-class LinearGuide(nn.Module):
-    """z ~ N(V x + b, diag): the linear encoder of a linear VAE."""
-
-    def __init__(self, data_shape: Sequence[int], latent: int) -> None:
-        super().__init__()
-        self.event_dim = len(data_shape)
-        self.head = GaussianHead(math.prod(data_shape), latent)
-        nn.init.zeros_(self.head.linear.weight[latent:])
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
-        with data_plate(x, 1):
-            return pyro.sample("z", self.head(flat(x, self.event_dim)))
-
-
 class ExactGuide(nn.Module):
     """z ~ p(z|x), read off the model: every importance weight equals p(x)."""
 
@@ -102,7 +91,7 @@ def linear(
     data_mean: Tensor | None = None,
     latent: int = 2,
     sigma: float = 1.0,
-    guide: str = "linear",
+    guide: Choice = "linear",
 ) -> Pair:
     """Probabilistic PCA; ``pair.model.evidence(x)`` and ``pair.model.posterior(x)`` are exact.
 
@@ -111,14 +100,21 @@ def linear(
         data_mean: mean of the training data, where m starts.
         latent: latent dimensions.
         sigma: where s starts.
-        guide: ``"linear"`` (an encoder to be trained) or ``"exact"`` (the posterior).
+        guide: linear (z ~ N(V x + b, diag)), exact (the posterior), or a family of x: diagonal, full, flow or mixture.
 
     Raises:
         UserError: an unknown guide.
     """
-    if guide not in ("linear", "exact"):
-        raise UserError(f"guide={guide!r}: choose 'linear' or 'exact'")
+    known = ("linear", "exact", *GUIDES)
+    if isinstance(guide, str) and guide.partition(":")[0] not in known:
+        raise UserError(f"guide={guide!r}: choose one of {', '.join(known)}, or give a callable")
     model = Model(data_shape, latent, sigma)
     if data_mean is not None:
         model.m.data.copy_(data_mean.flatten())
-    return Pair(model, ExactGuide(model) if guide == "exact" else LinearGuide(data_shape, latent))
+    if guide == "exact":
+        return Pair(model, ExactGuide(model))
+    encoder = Encoder(data_shape, ())
+    head = construct("guide", "diagonal" if guide == "linear" else guide, encoder.features, latent)
+    if guide == "linear":
+        nn.init.zeros_(head.linear.weight[latent:])
+    return Pair(model, Guide(encoder, head))

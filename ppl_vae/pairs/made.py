@@ -17,7 +17,8 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
-from ..nn.networks import activation as make_activation, flat, glorot, over_batch
+from ..common.choices import Choice, construct
+from ..nn.networks import flat, glorot, over_batch
 from .base import Pair, data_plate
 
 
@@ -93,7 +94,7 @@ def made(
     data_shape: Sequence[int],
     data_mean: Tensor | None = None,
     hidden: Sequence[int] = (500,),
-    activation: str = "relu",
+    activation: Choice = "relu",
 ) -> Pair:
     """An autoregressive model of binary data, in raster order.
 
@@ -111,7 +112,7 @@ def made(
     degrees = [inputs, *(torch.arange(width) * max(size - 1, 1) // width for width in hidden)]
     layers: list[nn.Module] = []
     for a, b in pairwise(degrees):
-        layers += [MaskedLinear(a, b, strict=False), make_activation(activation)]
+        layers += [MaskedLinear(a, b, strict=False), construct("activation", activation)]
     last = MaskedLinear(degrees[-1], inputs, strict=True)
     net = glorot(nn.Sequential(*layers, last))
     if data_mean is not None:

@@ -11,18 +11,22 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ..common.entry import failing
-from ..common.errors import NonFiniteError, PairError, UserError
-from ..common.fields import device_of, num_data, rows
+from ..common.errors import DataError, NonFiniteError, PairError, UserError
+from ..common.fields import device_of, each, num_data, rows
 from ..common.rng import forked
+from ..data.batches import Feed, TensorFeed
 from ..objectives.base import Objective
 from ..objectives.elbo import Elbo
 from ..objectives.names import ours
+from ..pairs.base import Pair
 from ..scoring import programs, terms
 from ..scoring.coverage import refuse_foreign
-from ..scoring.inputs import everything, to_device
+from ..scoring.inputs import evaluating, everything, to_device
 from ..scoring.kinds import kind, title
 from ..scoring.param_store import Program, modules_of, own_store, unmoved
 from ..scoring.programs import TracedSite
+from ..scoring.quantity import refuse_binarised
+from ..scoring.simulate import remember
 from ..scoring.terms import Terms
 from ..scoring.trace import call_args, takes_labels
 from ..scoring.validity import refuse_missing, refuse_outside, refuse_support
@@ -84,6 +88,35 @@ def check_pair(
     loss = ours(objective) if objective is not None else Elbo()
     if loss is not None:
         _check_objective(loss, model, guide, x, y)
+
+
+def check_data(pair: Pair, source: Feed, loss: Any, device: torch.device) -> None:
+    """Check a pair on three examples, and the data (a loader's first batch) against the likelihood's support.
+
+    Raises:
+        PairError, DataError, NonFiniteError: see :func:`check_pair`.
+    """
+    if isinstance(source, TensorFeed):
+        split = source.split
+        few = split.limit(min(3, len(split))).fixed().to(device)
+        refuse_binarised(pair, split)
+        x, y = few.x, few.y
+    else:
+        batch = next(source.visits(0, 0), None)
+        if batch is None:
+            raise DataError("the loader gave no batch")
+        x, y = batch.rows()
+    with evaluating(pair):
+        check_pair(pair.model, pair.guide, x, y, objective=loss)
+        with pyro.validation_enabled(False):
+            t = terms.terms(pair.model, pair.guide, x, y)
+            refuse_outside(t)
+            remember(pair, x, t.observed, y)
+            if isinstance(source, TensorFeed) and source.binarize == "none":
+                for start in range(0, len(split), 4096):
+                    part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
+                    labels = None if split.y is None else split.y[start : start + 4096].to(device)
+                    refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
 
 
 def nonfinite_site(t: Terms) -> str | None:

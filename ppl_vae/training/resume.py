@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ..common import files, ranks
 from ..common.errors import RunError
-from ..common.identity import difference
+from ..common.identity import describe, difference
+from ..common.numbers import plain
+from ..objectives.base import Objective
 from ..pairs.base import Pair
 from ..runs.folder import CONFIG, STATE, WEIGHTS, make_folder, read_config, restore, state_of, write_config
 from .config import FitConfig, names
@@ -43,43 +46,44 @@ class State:
 
 
 class Run:
-    """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree."""
+    """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree.
 
-    def __init__(
-        self, folder: Path, pair: Pair, settings: dict[str, Any], formerly: dict[str, Any], longer: bool
-    ) -> None:
-        """``formerly``: settings as older versions wrote them; ``longer``: whether a fit of more epochs is the same."""
+    Args:
+        folder: of the run.
+        pair: what is trained.
+        settings: the configuration, and the identity of the data.
+        config: the configuration itself.
+        extends: whether a fit of more epochs is the same run, which no schedule over the whole fit allows.
+
+    Raises:
+        RunError: the pair keeps nothing that a folder can hold.
+    """
+
+    def __init__(self, folder: Path, pair: Pair, settings: dict[str, Any], config: FitConfig, *, extends: bool) -> None:
         if not pair.state_dict():
             raise RunError("run_dir: this pair has no parameters in modules, so it can't be saved; leave run_dir out")
         self.folder = folder
         self.settings = settings
-        self.formerly = formerly
-        self.longer = longer
+        self.config = config
+        self.extends = extends
 
-    def start(self, pair: Pair, record: dict[str, Any], overwrite: bool) -> None:
+    def start(self, pair: Pair, record: Mapping[str, Any], overwrite: bool) -> None:
         """Make the folder and write the configuration."""
         state_of(pair)  # what a file can't hold is refused before there is a folder
-        files.as_json({**record, "fit": self.settings})
+        whole = {**record, "fit": self.settings}
+        files.as_json(whole)
         make_folder(self.folder, overwrite)
-        write_config(self.folder, pair, {**record, "fit": self.settings})
+        write_config(self.folder, pair, whole)
 
     def _check_settings(self) -> None:
         folder, settings = self.folder, self.settings
         config = read_config(folder)
-        then = config.get("fit")
-        if not isinstance(then, dict):
+        recorded = config.get("fit")
+        if not isinstance(recorded, dict):
             raise RunError(f"{folder}: this run was not made by fit, so it can't be resumed")
-        old, now = "beta_schedule" not in then, dict(settings)
-        then = {f.name: f.default for f in fields(FitConfig)} | {"shards": 1} | then  # of runs before some options
-        told = then.get("objective")
-        if isinstance(told, dict) and told.get("name") == "MeanField" and "class" not in told:
-            told["name"] = "AnalyticKL"  # its former name
-        if old:  # objectives, optimisers and schedules did not tell all of themselves
-            now |= self.formerly
-            if isinstance(told, dict):
-                now["objective"] = {k: settings["objective"].get(k) for k in told}
-        for key in [*names(same=True), *(["data"] if "data" in then else [])]:  # nor did they know their data
-            found = None if key == "epochs" and self.longer else difference(then.get(key), now[key], key)
+        then, now = _as_recorded(recorded, settings, self.config)
+        for key in now:
+            found = None if key == "epochs" and self.extends else difference(then.get(key), now[key], key)
             if found is not None:
                 where, was, asked = found
                 raise RunError(
@@ -138,7 +142,7 @@ class Run:
             for name, value in part["optim"].items():
                 index, key = name.split(".", 1)
                 slots.setdefault(int(index), {})[key] = value
-            slots = _placed(slots, optim, about, path)
+            slots = _slots_by_parameter(slots, optim, about, path)
             for group, then in zip(saved, about["groups"], strict=True):
                 group.update({k: tuple(v) if isinstance(v, list) else v for k, v in then.items() if k != "params"})
             optim.load_state_dict({"state": slots, "param_groups": saved})
@@ -147,7 +151,26 @@ class Run:
         return State(**about["state"]), best, None if running is None else running[0].to(device)
 
 
-def _placed(
+def _as_recorded(
+    then: dict[str, Any], settings: Mapping[str, Any], config: FitConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run recorded and what is asked for now, in the form that its version wrote."""
+    now = {name: settings[name] for name in names(same=True)}
+    if "data" in then:  # older runs did not know their data
+        now["data"] = settings["data"]
+    loss = then.get("objective")
+    if isinstance(loss, dict) and loss.get("name") == "MeanField" and "class" not in loss:
+        loss["name"] = "AnalyticKL"  # its former name
+    if "beta_schedule" not in then:  # these recorded an optimiser, a schedule and an objective by little but a name
+        for key in ("optimizer", "schedule"):
+            value = getattr(config, key)
+            now[key] = value if isinstance(value, str) else getattr(value, "__name__", repr(value))
+        if isinstance(loss, dict):
+            now["objective"] = {k: settings["objective"].get(k) for k in loss}
+    return {f.name: f.default for f in fields(FitConfig)} | {"shards": 1} | then, now
+
+
+def _slots_by_parameter(
     slots: dict[int, dict[str, Any]], optim: Optimizer, about: Mapping[str, Any], path: Path
 ) -> dict[int, dict[str, Any]]:
     """What an optimiser keeps, by parameter; in runs of older versions it held no frozen ones."""
@@ -160,6 +183,24 @@ def _placed(
     if len(then) != len(now) or sum(then) != len(live) or about["state"].get("frozen") is not None:
         raise RunError(f"{path}: the optimiser of the run held {then} parameters in its groups, and this one {now}")
     return {live[i]: values for i, values in slots.items()}
+
+
+def describe_loss(loss: Any) -> dict[str, Any]:
+    """An objective, for a configuration: its name and every setting; a bound or a class of the user's, by digest.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> describe_loss(pv.Elbo(gradient="stl", beta=4))
+        {'name': 'Elbo', 'num_particles': 1, 'grad': 'stl', 'vectorize': True, 'free_bits': 0.0, 'beta': 4.0}
+    """
+    whole = describe(loss)
+    settings = whole.pop("settings", {})
+    if isinstance(loss, Objective):  # not what Pyro's base class keeps for its own
+        known = [k for k in vars(loss) if k in settings and k not in vars(Trace_ELBO())]
+        settings = {k: settings[k] for k in ("num_particles", *known)} | {"beta": plain(loss.beta)}
+        if list(settings.get("bound", ())) == ["name"]:  # one of ours, which the class tells
+            del settings["bound"]
+    return {"name": type(loss).__name__, **settings, **({} if list(whole) == ["name"] else {"class": whole})}
 
 
 def shards_of(folder: Path) -> int:

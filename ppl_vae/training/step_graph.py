@@ -111,7 +111,7 @@ class StepGraphs:
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
         kwargs = dict(zip(names, values[len(values) - len(names) :], strict=True))
         given = values[: len(values) - len(names)]
-        self._look(_formed(given, forms), kwargs)
+        self._validate(_formed(given, forms), kwargs)
         rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
         moved: list[Tensor] = []
 
@@ -135,19 +135,19 @@ class StepGraphs:
             grads = _apart([_laid_out(g, p) for p, g in zip(params, found, strict=True) if g is not None])
             norm = torch.nn.utils.get_total_norm(grads)
             if not add:
-                self.guard.look(loss, norm)
+                self.guard.check(loss, norm)
             return loss, norm, *grads
 
         return Captured(run, self.compiled, self.modules), moved
 
-    def _look(self, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _validate(self, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Ask the objective whether it can train the pair; leaves noise and tensors as they were."""
-        if type(self.objective).look is Objective.look:
+        if type(self.objective).validate is Objective.validate:
             return
         held = Held(readable=True)
         try:
             with forked(self.guard.stop.device), held:
-                self.objective.look(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
+                self.objective.validate(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
         finally:
             held.give_back()
 

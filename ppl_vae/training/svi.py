@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ..common import ranks
@@ -22,12 +21,12 @@ from ..compile.guards import UncapturableError
 from ..compile.products import products
 from ..objectives.base import Objective
 from ..objectives.names import objective, ours
-from ..scoring import trace
 from ..scoring.param_store import Program, constants_beside, own_store, unmoved, with_params
-from .step import Adams, Guard
+from . import gradients
+from .step import Guard, clip, update
 from .step_graph import StepGraphs
 
-READ_EVERY = 50  # steps between looks at the device; a look waits for it
+READ_EVERY = 50  # steps between two reads of the device, for which the host waits
 
 
 class SVI:
@@ -106,11 +105,8 @@ class SVI:
         self.steps = 0
         self._optim = optim
         self._guard: Guard | None = None
-        self._began = 0  # the step that the guard looked at first
-        self._adams: Adams | None = None
-        self._declared = (with_params(model, "model"), with_params(guide, "guide"))
         self._graphs: StepGraphs | None = None
-        self._parts: tuple[Any, ...] = ()  # that the graphs were made of
+        self._graphed: tuple[Any, ...] = ()  # what the graphs were made of
 
     @property
     def optimizer(self) -> Optimizer | PyroOptim | None:
@@ -124,14 +120,10 @@ class SVI:
             NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
             PairError: see the class.
         """
-        captured = self._captured(args, kwargs)
-        if captured is not None:
-            self._move(*captured)
-            return self._counted(captured[0])
-        with own_store(keep=True), _validated(self.steps == 0):
-            loss, params = self._backward(args, kwargs)
-            self._move(loss, params)
-        return self._counted(loss)
+        with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
+            loss, params, norm = self._gradient(args, kwargs)
+            self._update(loss, params, norm)
+        return self._count(loss)
 
     def step_parts(self, parts: Iterable[tuple[Any, ...]]) -> Tensor:
         """Take one gradient step on the sum of the losses of several parts of a batch: gradient accumulation.
@@ -159,39 +151,15 @@ class SVI:
             >>> svi.step_parts((x,) for x in torch.randn(8, 5).split(4)).shape
             torch.Size([])
         """
-        with own_store(keep=True), _validated(self.steps == 0):
+        with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
             loss: Tensor | None = None
-            params = _held(self._optim) if isinstance(self._optim, Optimizer) else []
+            params = self._held() or []
             for args in parts:
-                captured = self._captured(args, {}, several=True)
-                part, params = self._backward(args, {}) if captured is None else captured[:2]
+                part, params, _ = self._gradient(args, {}, add=True)
                 loss = part if loss is None else loss + part
-            loss = self._summed(loss, params)
-            self._move(loss, params)
-        return self._counted(loss)
-
-    def _summed(self, loss: Tensor | None, params: list[Tensor]) -> Tensor:
-        """The loss, and in place the gradients, over all ranks."""
-        if ranks.count() > 1 and not isinstance(self._optim, Optimizer):
-            raise UserError("several ranks need a torch.optim optimiser that holds the parameters of modules")
-        if loss is None:
-            if ranks.count() == 1:
-                raise UserError("step_parts: there is no part to take a step on")
-            loss = torch.zeros(())
-        elif all(p.grad is None for p in params):
-            return loss  # the move says what is wrong
-        for p in params:
-            if p.grad is None and p.requires_grad:
-                p.grad = torch.zeros_like(p)
-        loss = loss.to(params[0], copy=True)
-        ranks.total([*(p.grad for p in params if p.grad is not None), loss])
-        return loss
-
-    def _counted(self, loss: Tensor) -> Tensor:
-        self.steps += 1
-        if self.steps % READ_EVERY == 0:
-            self.check()
-        return loss
+            loss = self._sum_over_ranks(loss, params)
+            self._update(loss, params)
+        return self._count(loss)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss in nats, summed over the data; moves nothing, neither parameters nor running averages."""
@@ -199,13 +167,14 @@ class SVI:
             if self.objective is not None:
                 return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
             with constants_beside(self.model, *args):
-                return _number(self.loss.loss(*self._declared, *args, **kwargs))
+                programs = with_params(self.model, "model"), with_params(self.guide, "guide")
+                return gradients.number(self.loss.loss(*programs, *args, **kwargs))
 
     def check(self) -> None:
         """Read the device once and raise where a step was not finite.
 
         Raises:
-            NonFiniteError: names the first bad step, which is also in its ``step``.
+            NonFiniteError: names the first bad step.
         """
         step = self.first_bad_step()
         if step is not None:
@@ -216,76 +185,61 @@ class SVI:
 
     def first_bad_step(self) -> int | None:
         """The first step whose loss or gradient was not finite, or None; reads the device."""
-        if self._guard is None or not bool(self._guard.stop):
-            return None
-        return self._began + int(self._guard.good)
+        return None if self._guard is None else self._guard.first_bad_step()
 
-    def _captured(
-        self, args: Any, kwargs: Any, several: bool = False
-    ) -> tuple[Tensor, list[Tensor], Tensor | None] | None:
-        """As :meth:`_backward`, by a graph, with the gradient's norm; None where there can be none."""
-        if not self.capture or self.steps == 0 or self.eager_because is not None:
+    def _held(self) -> list[Tensor] | None:
+        """The parameters of a torch optimiser."""
+        if not isinstance(self._optim, Optimizer):
             return None
-        try:
-            if self.objective is None:
-                raise UncapturableError(f"Pyro computes the loss {type(self.loss).__name__}, and reads values")
-            if not isinstance(self._optim, Optimizer):
-                raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
-            params = _held(self._optim)
-            parts = (self.objective, self.model, self.guide, self.precision, self.prepare)
-            if self._graphs is None or any(map(operator.is_not, parts, self._parts)):
-                guard, self._parts = self._guarded(params[0].device), parts
-                programs = self.model, self.guide
-                dtype = torch.promote_types(params[0].dtype, torch.float32)
-                self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare, dtype=dtype)
-            loss, norm, moved = self._graphs(params, args, kwargs, add=several)
-            return (loss, params, None) if several else (loss, moved, norm)
-        except UncapturableError as why:
-            self.eager_because = str(why)
-            warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
-            return None
+        return [p for group in self._optim.param_groups for p in group["params"]]
 
-    def _guarded(self, device: torch.device) -> Guard:
-        if self._guard is None:
-            self._guard, self._began = Guard(device), self.steps
-        return self._guard
+    def _gradient(self, args: Any, kwargs: Any, add: bool = False) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Leave gradients on the parameters, with ``add`` beside those that are there.
 
-    def _backward(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
-        """Leave gradients on the parameters; return the loss and the parameters to move."""
+        Returns:
+            The loss, the parameters to update, and the gradient's norm where a graph has checked it.
+        """
+        held = self._held()
+        if self.capture and self.steps > 0 and self.eager_because is None:
+            try:
+                return self._captured_gradient(held, args, kwargs, add)
+            except UncapturableError as why:
+                self.eager_because = str(why)
+                warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
         with products(self.precision):
             if self.prepare is not None:
                 args, kwargs = self.prepare(*args, **kwargs), {}
-            return self._loss_and_grads(args, kwargs)
+            if self.objective is not None and held is not None and self.steps > 0:
+                return gradients.eager(self.objective, self.model, self.guide, held, args, kwargs), held, None
+            return *gradients.stock(self.loss, self.objective, self.model, self.guide, held, args, kwargs), None
 
-    def _loss_and_grads(self, args: Any, kwargs: Any) -> tuple[Tensor, list[Tensor]]:
-        held = _held(self._optim) if isinstance(self._optim, Optimizer) else None
-        if self.objective is not None and held is not None and self.steps > 0:
-            loss = self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs)
-            params = held
-        else:
-            # stock losses and optimisers look for pyro.param statements; a plain module has none of its own
-            with trace.captured_params() as found:
-                if self.objective is not None:
-                    loss = self.objective.differentiable_loss(*self._declared, *args, **kwargs)
-                else:
-                    with constants_beside(self.model, *args):
-                        value = self.loss.loss_and_grads(*self._declared, *args, **kwargs)
-                    loss = torch.as_tensor(_number(value), dtype=torch.float64)
-            params = [p for p in found if p.requires_grad]
-            if not params:
-                raise PairError("the pair has no parameter to train: no module with parameters and no pyro.param")
-            if held is not None:
-                _refuse_missing(params, held)
-                params = held
-        if self.objective is not None:
-            if not loss.requires_grad:
-                raise PairError("the loss depends on no parameter of the pair, so there is nothing to train")
-            live = [p for p in params if p.requires_grad]
-            if live:  # nobody would take the gradients of others away again
-                loss.backward(inputs=live)
-        return loss.detach(), params
+    def _captured_gradient(
+        self, held: list[Tensor] | None, args: Any, kwargs: Any, add: bool
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """As :meth:`_gradient`, by a graph.
 
-    def _move(self, loss: Tensor, params: list[Tensor], norm: Tensor | None = None) -> None:
+        Raises:
+            UncapturableError: why there can be none.
+        """
+        if self.objective is None:
+            raise UncapturableError(f"Pyro computes the loss {type(self.loss).__name__}, and reads values")
+        if held is None:
+            raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
+        parts = (self.objective, self.model, self.guide, self.precision, self.prepare)
+        if self._graphs is None or any(map(operator.is_not, parts, self._graphed)):
+            dtype = torch.promote_types(held[0].dtype, torch.float32)
+            guard, programs = self._guard_on(held[0].device), (self.model, self.guide)
+            self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare, dtype=dtype)
+            self._graphed = parts
+        loss, norm, moved = self._graphs(held, args, kwargs, add=add)
+        return (loss, held, None) if add else (loss, moved, norm)
+
+    def _guard_on(self, device: torch.device) -> Guard:
+        if self._guard is None:
+            self._guard = Guard(device, self.steps)
+        return self._guard
+
+    def _update(self, loss: Tensor, params: list[Tensor], norm: Tensor | None = None) -> None:
         if not isinstance(self._optim, Optimizer | PyroOptim):
             self._optim = self._optim(params)
         grads = [p.grad for p in params if p.grad is not None]
@@ -293,63 +247,33 @@ class SVI:
             raise PairError(
                 "the optimiser holds no parameter that the loss depends on; build it from the parameters of this pair"
             )
-        guard = self._guarded(grads[0].device)
-        looked = norm is not None  # by the graph that computed it
+        guard = self._guard_on(grads[0].device)
         if norm is None:
             norm = torch.nn.utils.get_total_norm(grads)
-            guard.look(loss, norm)
+            guard.check(loss, norm)
         if self.clip_norm is not None:
-            torch._foreach_mul_(grads, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        optim: Any = self._optim
-        if looked and self._quick(optim, params):
-            assert self._adams is not None
-            self._adams(grads, guard.stop)
-        elif isinstance(optim, Optimizer) and _skips_on_device(optim):
-            optim.found_inf = guard.stop  # type: ignore[attr-defined]
-            optim.grad_scale = None  # type: ignore[attr-defined]
-            optim.step()
-            del optim.found_inf, optim.grad_scale  # type: ignore[attr-defined]
-        elif not bool(guard.stop):
-            optim(params) if isinstance(optim, PyroOptim) else optim.step()
+            clip(grads, norm, self.clip_norm)
+        update(self._optim, params, guard)
+
+    def _sum_over_ranks(self, loss: Tensor | None, params: list[Tensor]) -> Tensor:
+        """The loss, and in place the gradients, over all ranks."""
+        if ranks.count() > 1 and not isinstance(self._optim, Optimizer):
+            raise UserError("several ranks need a torch.optim optimiser that holds the parameters of modules")
+        if loss is None:
+            if ranks.count() == 1:
+                raise UserError("step_parts: there is no part to take a step on")
+            loss = torch.zeros(())
+        elif all(p.grad is None for p in params):
+            return loss  # which the update refuses
         for p in params:
-            p.grad = None
+            if p.grad is None and p.requires_grad:
+                p.grad = torch.zeros_like(p)
+        loss = loss.to(params[0], copy=True)
+        ranks.total([*(p.grad for p in params if p.grad is not None), loss])
+        return loss
 
-    def _quick(self, optim: Any, moved: list[Tensor]) -> bool:
-        """Whether the update can do without the optimiser's Python; makes its lists where they are not there."""
-        if self._adams is None or not self._adams.fresh(optim, moved):
-            self._adams = Adams(optim, moved) if Adams.fit(optim, moved) else None
-        return self._adams is not None
-
-
-def _held(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _refuse_missing(params: list[Tensor], held: list[Tensor]) -> None:
-    """A bare ``pyro.param`` that the optimiser does not hold would stay where it is, in silence."""
-    known = {id(p) for p in held}
-    for p in params:
-        if id(p) not in known and not isinstance(p, nn.Parameter):
-            name = pyro.get_param_store().param_name(p)
-            raise PairError(
-                f"pyro.param {name!r} is not among the parameters of the optimiser, so it would not move; make it an "
-                f"nn.Parameter of a module, or give SVI a callable, functools.partial(torch.optim.Adam, lr=1e-3)"
-            )
-
-
-def _skips_on_device(optimizer: Optimizer) -> bool:
-    """Fused optimisers take ``found_inf`` and then do nothing, on the device."""
-    return all(group.get("fused") for group in optimizer.param_groups)
-
-
-def _number(loss: Any) -> float:
-    """A loss as Pyro returns it: a number, a 0-d tensor, or a tuple of these (wake-sleep)."""
-    if isinstance(loss, tuple):
-        return sum(map(_number, loss))
-    return float(loss)
-
-
-@contextmanager
-def _validated(enabled: bool) -> Iterator[None]:
-    with pyro.validation_enabled(enabled):
-        yield
+    def _count(self, loss: Tensor) -> Tensor:
+        self.steps += 1
+        if self.steps % READ_EVERY == 0:
+            self.check()
+        return loss

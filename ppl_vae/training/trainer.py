@@ -1,0 +1,187 @@
+"""One step of a fit: SVI on a batch, at the learning rates and the weight of the KL term of that step."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..common import ranks
+from ..common.errors import RunError, UserError
+from ..common.fields import X, device_of, size_of
+from ..common.rng import reseed, seed_for
+from ..compile.capture import worthwhile
+from ..data.batches import Batch, Feed, TensorFeed, selected
+from ..data.sets import visit
+from ..pairs.base import Pair
+from ..scoring import trace
+from ..scoring.inputs import device_and_dtype
+from ..scoring.param_store import own_store
+from . import optimisers
+from .config import FitConfig
+from .rates import Rates, Weight
+from .resume import Run, State, describe_loss
+from .svi import SVI
+
+
+class Trainer:
+    """What moves a pair: SVI with its optimiser, the learning rates, and the weight of the KL term.
+
+    Raises:
+        UserError: options that do not go together, or not with the objective or the data.
+    """
+
+    def __init__(self, pair: Pair, source: Feed, loss: Any, config: FitConfig, device: torch.device) -> None:
+        self.pair, self.source, self.loss, self.config, self.device = pair, source, loss, config, device
+        self.num_steps = None if source.length is None else config.epochs * source.length
+        params = list(pair.parameters())  # the frozen ones too, which may be thawed
+        make = functools.partial(optimisers.make, config.optimizer, lr=config.lr)
+        self.made = make(params) if params else None
+        self.rates = Rates(self.made, config, self.num_steps)
+        if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.spans):
+            raise UserError("a schedule or a warm-up needs to know the number of batches; the loader has no length")
+        self.svi = SVI(
+            pair.model, pair.guide, make if self.made is None else self.made, loss, clip_norm=config.clip_norm,
+            precision=config.precision, prepare=_preparation(pair, source),
+        )  # fmt: skip
+        self.weight = Weight(self.svi.objective, self.svi.loss, config, source.length, device_and_dtype(pair))
+        if getattr(self.svi.objective, "free_bits", 0) and self.shards > 1:
+            raise UserError(
+                f"free_bits takes the mean KL of all data of a step, which shards={self.shards} divides: leave one of "
+                f"them out"
+            )
+
+    @property
+    def shards(self) -> int:
+        """The parts of a batch."""
+        return self.config.shards or 1
+
+    def step(self, batch: Batch, state: State) -> Tensor:
+        """Take the step of a batch; returns its loss, a 0-d tensor in nats."""
+        self.rates.before_step(state.step)
+        self.weight.before_step(state.step)
+        is_full = len(batch) == self.source.batch_size
+        self.svi.capture = state.captured == "all" or (state.captured == "full" and is_full)
+        wanted = ranks.local_units(range(self.shards))
+        parts = (
+            (*part, key) for _, part, key in seeded_shards(batch, self.shards, wanted, self.config.seed, state.step)
+        )
+        loss = self.svi.step(*next(parts)) if self.shards == 1 else self.svi.step_parts(parts)
+        self.rates.after_step()
+        return loss
+
+    def run_in(self, folder: Path) -> Run:
+        """The run folder of this fit."""
+        settings = {**self.record(), "data": self.source.identity()}
+        extends = self.config.beta_schedule == "constant" and not self.rates.spans
+        return Run(folder, self.pair, settings, self.config, extends=extends)
+
+    def record(self) -> dict[str, Any]:
+        """The configuration, as facts for JSON."""
+        made_by = self.config.record()["schedule"]
+        scheduler = self.rates.scheduler
+        return self.config.record(
+            objective=describe_loss(self.svi.loss),
+            device=self.device.type,
+            optimizer=optimisers.record(self.config.optimizer, self.made),
+            schedule=made_by if scheduler is None else {"scheduler": type(scheduler).__name__, "made_by": made_by},
+        )
+
+    def note(self, state: State) -> None:
+        """Write what moves besides tensors into the state that resuming reads."""
+        for name, value in self.rates.state().items():
+            setattr(state, name, value)
+        state.own_beta = self.weight.read()
+        state.frozen = [n for n, p in self.pair.named_parameters() if not p.requires_grad]
+
+    def restore(self, state: State) -> None:
+        """Set what :meth:`note` wrote."""
+        self.rates.restore(state.own_lr, state.last_lr, state.scheduler, self.config.lr)
+        self.weight.restore(state.own_beta)
+        if state.frozen is not None:
+            for name, p in self.pair.named_parameters():
+                p.requires_grad_(name not in state.frozen)
+
+    def settle_capture(self, state: State) -> None:
+        """Decide which steps are captured: as asked, or as the resumed run did, which must agree.
+
+        Raises:
+            RunError: they do not.
+        """
+        asked = {True: "all", False: "none"}.get(self.config.capture) if self.config.capture != "auto" else None
+        if asked is not None and state.captured not in (None, asked):
+            raise RunError(
+                f"capture={self.config.capture}: the run that you resume was "
+                f"{'not ' if state.captured == 'none' else ''}captured, and its numbers would change; leave the option "
+                f"out"
+            )
+        state.captured = asked or state.captured or ("full" if self._capture_pays() else "none")
+
+    def _capture_pays(self) -> bool:
+        source, objective = self.source, self.svi.objective
+        if objective is None or self.num_steps is None or not isinstance(source, TensorFeed):
+            return False
+        rows = self.config.batch_size * self.svi.loss.num_particles // self.shards
+        return worthwhile(3 * self.num_steps * self.shards, rows, self.pair, size_of(source.split.x))  # back is twice
+
+    def trainable(self) -> dict[str, bool]:
+        """The parameters with a gradient, by name: whether the optimiser holds each."""
+        groups = self.svi.optimizer.param_groups if isinstance(self.svi.optimizer, Optimizer) else []
+        held = {id(p) for group in groups for p in group["params"]}
+        return {n: id(p) in held for n, p in self.pair.named_parameters() if p.requires_grad}
+
+    def refuse_thawed(self, before: dict[str, bool]) -> None:
+        """Refuse a parameter that was thawed, or made, and that the optimiser does not hold: it would never move.
+
+        Raises:
+            UserError: names it.
+        """
+        now = self.trainable()
+        lost = [name for name, held in now.items() if not held and name not in before]
+        if lost:
+            raise UserError(
+                f"parameter {lost[0]!r} has had a gradient since this epoch and is not in the optimiser, so it would "
+                f"never move; build the optimiser of all the parameters that it is given, the frozen ones too"
+            )
+
+    def count_plates(self) -> None:
+        """Let Pyro count the plates of a loss that needs it, which it would do in the first step, and when resumed."""
+        loss: Any = self.svi.loss
+        if self.svi.objective is not None or not math.isinf(getattr(loss, "max_plate_nesting", 0)):
+            return
+        if not (loss.vectorize_particles or hasattr(loss, "_get_traces")):
+            return
+        batch = next(self.source.visits(0, 0), None)
+        if batch is not None and self.svi.prepare is not None:
+            with own_store(), pyro.validation_enabled(False), torch.no_grad():
+                args = self.svi.prepare(*batch, torch.zeros((), dtype=torch.int64, device=device_of(batch.x)))
+                loss._guess_max_plate_nesting(self.svi.model, self.svi.guide, args, {})
+
+
+def _preparation(pair: Pair, source: Feed) -> Callable[..., tuple[Any, ...]]:
+    """What makes the arguments of the programs from a batch: its rows, binarised anew at each visit."""
+
+    def prepare(x: X, y: Tensor | None, index: Tensor | None, key: Tensor) -> tuple[Any, ...]:
+        x, y = selected(x, y, index)
+        return trace.call_args(pair.model, visit(x, source.binarize, key), y)
+
+    return prepare
+
+
+def seeded_shards(
+    batch: Batch, of: int, wanted: Iterable[int], seed: int, step: int
+) -> Iterator[tuple[int, Batch, Tensor]]:
+    """The wanted shards of a batch that hold data, and the keys of their visits; noise is seeded as each is taken."""
+    parts = [batch] if of == 1 else batch.split(of)
+    for shard in wanted:
+        if len(parts[shard]):
+            device = device_of(batch.x)
+            reseed(seed_for(seed, "train", shard, step), device)
+            yield shard, parts[shard], torch.full((), seed_for(seed, "visit", shard, step), device=device)
