@@ -19,9 +19,9 @@ from torch.optim import SGD, Adam, lr_scheduler
 
 import ppl_vae as pv
 from ppl_vae.common.rng import reseed, seed_for
+from ppl_vae.training.rates import packed, unpacked
 from ppl_vae.training.schedules import BETA_SCHEDULES, SCHEDULES
 from ppl_vae.training.step_graph import StepGraphs
-from ppl_vae.training.torch_schedulers import packed, unpacked
 
 PER_EPOCH = 3  # batches of 32 of 90
 
@@ -248,7 +248,7 @@ def test_without_validation_data_the_plateau_is_that_of_the_training_loss() -> N
         ({"schedule": lambda done: 1 / (done - 1 / 6) if done else 1.0}, "schedule: .* of the steps"),
         (
             {"schedule": functools.partial(lr_scheduler.ReduceLROnPlateau, mode="max")},
-            "ReduceLROnPlateau looks at a loss, the less the better",
+            "ReduceLROnPlateau follows a loss, which falls",
         ),
         (
             {"schedule": functools.partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=5)},

@@ -1,4 +1,4 @@
-"""check_pair: try a pair on three data with two particles, and say what breaks the contract."""
+"""check_pair: try a pair on three examples with two particles, and say what breaks the contract."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ..scoring.validity import refuse_missing, refuse_outside, refuse_support
 def check_pair(
     model: Program, guide: Program, x: Tensor, y: Tensor | None = None, *, objective: ELBO | None = None
 ) -> None:
-    """Try a pair on three data with two particles and raise one error that says what to write instead.
+    """Try a pair on three examples with two particles and raise one error that says what to write instead.
 
     Looks for latent names that do not match, a model that observes nothing, a site that is not (particles, data),
     plates other than one unscaled ``pyro.plate("data", B, dim=-1)``, a latent outside of it, a guide without
@@ -127,10 +127,10 @@ def nonfinite_site(t: Terms) -> str | None:
             if torch.is_tensor(values) and values.is_floating_point():
                 bad = torch.nonzero(~torch.isfinite(values))
                 if len(bad):
-                    datum = int(bad[0][1 if (values.dim() > 1 and what != "value") or name in t.sites else 0])
+                    example = int(bad[0][1 if (values.dim() > 1 and what != "value") or name in t.sites else 0])
                     found = float(values.detach()[tuple(bad[0])])
                     return (
-                        f"site {name!r}: the {what} is {found} (datum {datum} of the batch, "
+                        f"site {name!r}: the {what} is {found} (example {example} of the batch, "
                         f"{title(site.q if site.q is not None else site.p)}); keep scales away from 0 and inputs finite"
                     )
     return None
@@ -177,7 +177,7 @@ def _check_plates(sites: Mapping[str, TracedSite], num_data: int) -> None:
         if shape != (2, num_data):
             raise PairError(
                 f"site {name!r} has batch shape {shape} where (particles, data) = (2, {num_data}) is needed; "
-                f"declare the dimensions of one datum with .to_event"
+                f"declare the dimensions of one example with .to_event"
             )
 
 

@@ -17,7 +17,7 @@ from ..common.errors import UserError
 from ..common.registry import OBJECTIVES
 from . import schedules
 from .optimisers import OPTIMIZERS
-from .schedules import BETA_SCHEDULES, SCHEDULES
+from .schedules import BETA_SCHEDULES, SCHEDULES, Share
 
 if TYPE_CHECKING:
     import torch
@@ -60,43 +60,35 @@ class FitConfig:
         ppl_vae.common.errors.UserError: lr=-1.0: the learning rate must be positive and finite
     """
 
-    objective: ELBO | str | None = option(
-        None, "The bound to train; use iwae for a tighter one, analytic_kl for less noise. [elbo]", choices=OBJECTIVES
-    )
-    epochs: int = option(50, "Passes over the data; use more until the validation bound stops rising.", at_least=1)
-    batch_size: int = option(128, "Examples in a step; use larger ones for speed on a GPU.", at_least=1)
+    objective: ELBO | str | None = option(None, "The bound; use iwae for a tighter one. [elbo]", choices=OBJECTIVES)
+    epochs: int = option(50, "Passes over the data; use more while the validation bound rises.", at_least=1)
+    batch_size: int = option(128, "Examples in a step; use more for speed on a GPU.", at_least=1)
     lr: float = option(1e-3, "Learning rate; use a smaller one where training diverges.")
     seed: int = option(0, "Seeds everything that is random; use several to see how much a result varies.")
     device: str | torch.device = option("auto", "auto (a GPU where there is one), cpu, cuda or cuda:1.")
-    optimizer: str | Callable[..., Optimizer] | Optimizer = option(
-        "adam", "The optimiser; use adamw for weight decay, sgd for a tuned rate.", choices=OPTIMIZERS
-    )
+    optimizer: str | Callable[..., Any] | Optimizer = option("adam", "Use adamw for weight decay.", choices=OPTIMIZERS)
     schedule: str | Callable[..., Any] = option(
-        "constant", "Factor on the learning rate; use linear or cosine for the last nats.", choices=SCHEDULES
+        "constant", "Factor on the learning rate; use linear where the number of epochs is fixed.", choices=SCHEDULES
     )
     clip_norm: float | None = option(None, "Largest norm of the gradient; use where rare batches make jumps. [none]")
-    warmup: float = option(
-        0.0, "Epochs over which the weight of the KL term grows to its own; use where latents stay unused.", at_least=0
+    warmup: float = option(0.0, "Epochs in which the KL weight grows; use where latents stay unused.", at_least=0)
+    beta_schedule: str | Share = option(
+        "constant", "Factor on the KL weight; use cyclic where a warm-up leaves latents unused.", choices=BETA_SCHEDULES
     )
-    beta_schedule: str | Callable[[float], float] = option(
-        "constant", "Factor on the weight of the KL term; use cyclic where a warm-up is not enough.",
-        choices=BETA_SCHEDULES,
-    )  # fmt: skip
     patience: int | None = option(
-        None, "Stop after this many epochs without a better validation bound; use against overfitting. [never]",
-        at_least=1,
-    )  # fmt: skip
+        None, "Epochs without a better validation bound to stop after; use against overfitting. [never]", at_least=1
+    )
     checkpoint_every: float = option(
         15.0, "Seconds between checkpoints; use more where the folder is slow.", at_least=0, same=False
     )
     capture: bool | Literal["auto"] = option(
-        "auto", "Run steps as a compiled graph: True, False, or auto, where it pays.", same=False
+        "auto", "Run steps as a compiled graph; use True to have it where auto finds that it does not pay.", same=False
     )
     precision: str = option(
         "float32", "Of matrix products; use bf16 for speed on hardware that has it.", choices=("float32", "bf16")
     )
     shards: int | None = option(
-        None, "Parts of a batch whose gradients are summed; use where a batch exceeds the memory. [the ranks, or 1]"
+        None, "Parts of a batch; use more where its memory is too large. [the number of ranks, or 1]"
     )
 
     def __post_init__(self) -> None:
@@ -124,13 +116,9 @@ class FitConfig:
         if not 0 < self.lr < math.inf:
             raise UserError(f"lr={self.lr}: the learning rate must be positive and finite")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(
-                f"clip_norm={self.clip_norm}: the largest norm must be positive; leave it out for no clipping"
-            )
+            raise UserError(f"clip_norm={self.clip_norm}: give a positive norm, or leave it out for no clipping")
         if self.shards is not None and not 1 <= self.shards <= self.batch_size:
-            raise UserError(
-                f"shards={self.shards} of batch_size={self.batch_size}: give a whole number from 1 to the batch size"
-            )
+            raise UserError(f"shards={self.shards} of batch_size={self.batch_size}: give from 1 to the batch size")
         beta_factor = schedules.resolve("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         if (end := schedules.factor("beta_schedule", beta_factor, 1.0)) != 1:
             raise UserError(
@@ -156,6 +144,10 @@ class FitConfig:
         from ..common.identity import describe
 
         return {name: settled[name] if name in settled else describe(getattr(self, name)) for name in names()}
+
+
+_HELP = [f"        {f.name}: {f.metadata['help']}" for f in dataclasses.fields(FitConfig)]
+FitConfig.__doc__ = "\n".join([(FitConfig.__doc__ or "").rstrip(), "", "    Attributes:", *_HELP, ""])
 
 
 def names(same: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from ..scoring.inputs import Needs, device_and_dtype
 from ..scoring.param_store import unmoved
 from .check import check_data
 from .config import FitConfig, names, refuse_unknown
-from .progress import Display, Interrupt, deferred_interrupt
+from .progress import Display, deferred_interrupt
 from .replay import explain
 from .resume import History, Run, State, shards_of
 from .svi import READ_EVERY
@@ -126,7 +127,6 @@ class Loop:
         self.state = State()
         self.best: dict[str, Tensor] = {}
         self.running: Tensor | None = None
-        self.trainable = trainer.trainable()
         self.saved_at = time.monotonic()
 
     def begin(self, resume: bool, overwrite: bool, record: Mapping[str, Any]) -> None:
@@ -139,7 +139,6 @@ class Loop:
                 trainer.restore(self.state)
             with forked(trainer.device), unmoved(pair.model, pair.guide):
                 check_data(pair, trainer.source, trainer.loss, trainer.device)
-                trainer.count_plates()
         ranks.from_first([v for v in pair.state_dict().values() if torch.is_tensor(v)])
         trainer.svi.steps = self.state.step
         trainer.settle_capture(self.state)
@@ -169,7 +168,7 @@ class Loop:
             if self.best:
                 folder.put(trainer.pair, self.best)
 
-    def epoch(self, display: Display, interrupt: Interrupt) -> bool:
+    def epoch(self, display: Display, interrupt: Event) -> bool:
         """Take the steps of an epoch, or of what is left of it, and return whether it was the last."""
         trainer, state = self.trainer, self.state
         began = time.monotonic()
@@ -184,13 +183,13 @@ class Loop:
         self._end(row)
         display.epoch(row)
         enough = any([call(row, trainer.pair) for call in self.callbacks])  # noqa: C419
-        trainer.refuse_thawed(self.trainable)
+        trainer.refuse_thawed()
         stopped = ranks.any_of(enough or self._is_finished())[0]
         if self.folder is not None and (stopped or self._is_due()):
             self.save()
         return stopped
 
-    def step(self, batch: Batch, display: Display, interrupt: Interrupt) -> None:
+    def step(self, batch: Batch, display: Display, interrupt: Event) -> None:
         """Take a step; after it, stop where that was asked for, and write a checkpoint where one is due."""
         state = self.state
         loss = self.trainer.step(batch, state)
@@ -199,7 +198,7 @@ class Loop:
         self.running = loss.double() if self.running is None else self.running + loss
         if state.step % READ_EVERY == 0:  # the only time that the device is read within an epoch
             display.show(state.step, f"epoch {state.epoch + 1}  loss {float(loss) / len(batch):.2f}")
-        stop, due = ranks.any_of(interrupt.requested, self._is_due())
+        stop, due = ranks.any_of(interrupt.is_set(), self._is_due())
         if stop:
             raise KeyboardInterrupt
         if self.folder is not None and due:

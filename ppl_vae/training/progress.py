@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +66,23 @@ def _make_writer(run_dir: str | Path | None) -> Callable[[], Any]:
     return lambda: SummaryWriter(str(Path(run_dir) / "tensorboard"))
 
 
-@dataclass
-class Interrupt:
-    """Whether a stop was asked for."""
-
-    requested: bool = False
-
-
 @contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+def deferred_interrupt() -> Iterator[threading.Event]:
     """Let Ctrl-C wait for the end of a step, so that a checkpoint is whole; a second one stops at once.
+
+    Gives a flag that is set where a stop was asked for.
 
     With several ranks SIGTERM does the same: a launcher sends it to all where one is lost.
     """
-    flag = Interrupt()
+    flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
 
     def ask(signum: int, frame: Any) -> None:
-        if flag.requested:
+        if flag.is_set():
             raise KeyboardInterrupt
-        flag.requested = True
+        flag.set()
 
     kinds = (signal.SIGINT,) if ranks.count() == 1 else (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, ask) for kind in kinds]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from ..common.errors import UserError
+from ..common.files import first_line
 from ..common.numbers import plain
 from ..objectives.base import Objective
-from . import schedules, torch_schedulers
+from . import schedules
 from .config import FitConfig
 
 
@@ -47,7 +50,7 @@ class Rates:
         if isinstance(config.schedule, str):
             self.schedule = schedules.SCHEDULES[config.schedule]
         known = config.schedule == "constant"
-        self.scheduler = None if known else torch_schedulers.make(self.schedule, optimizer)
+        self.scheduler = None if known else torch_scheduler(self.schedule, optimizer)
         self.spans = not known and self.scheduler is None  # a schedule that the length of the fit is part of
 
     @property
@@ -77,18 +80,18 @@ class Rates:
         """Let a torch scheduler of steps set the rates of the next one."""
         if self.scheduler is not None:
             self.last = self.read()
-            if torch_schedulers.by_step(self.scheduler):
-                torch_schedulers.advance(self.scheduler)
+            if by_step(self.scheduler):
+                advance(self.scheduler)
 
     def after_epoch(self, loss: float | None) -> None:
         """Let a torch scheduler of epochs set the rates of the next one; ``loss`` is for one that follows it."""
-        if self.scheduler is not None and not torch_schedulers.by_step(self.scheduler):
-            torch_schedulers.advance(self.scheduler, loss)
+        if self.scheduler is not None and not by_step(self.scheduler):
+            advance(self.scheduler, loss)
 
     def state(self) -> dict[str, Any]:
         """What resuming needs, for JSON."""
         kept = {} if not self.groups else {"own_lr": list(self.own), "last_lr": list(self.last)}
-        scheduler = None if self.scheduler is None else torch_schedulers.packed(self.scheduler.state_dict())
+        scheduler = None if self.scheduler is None else packed(self.scheduler.state_dict())
         return {**kept, "scheduler": scheduler}
 
     def restore(self, own: list[float] | None, last: list[float] | None, scheduler: Any, lr: float) -> None:
@@ -97,7 +100,7 @@ class Rates:
             self.own = own or [lr] * len(self.groups)
             self.last = last or self.read()
         if self.scheduler is not None and scheduler is not None:
-            self.scheduler.load_state_dict(torch_schedulers.unpacked(scheduler))
+            self.scheduler.load_state_dict(unpacked(scheduler))
 
 
 class Weight:
@@ -109,22 +112,17 @@ class Weight:
         objective: None for a loss of Pyro, which has no such weight.
         config: the warm-up and the schedule of the weight.
         epoch_steps: steps of an epoch; None where a loader has no length.
-        like: a device and a floating type.
 
     Raises:
         UserError: a warm-up that would not end, or an objective without such a weight.
     """
 
-    def __init__(
-        self, objective: Objective | None, loss: Any, config: FitConfig, epoch_steps: int | None,
-        like: tuple[torch.device, torch.dtype],
-    ) -> None:  # fmt: skip
+    def __init__(self, objective: Objective | None, loss: Any, config: FitConfig, epoch_steps: int | None) -> None:
         self.objective = objective
         self.before = None if objective is None else objective.beta
         self.own: float = 1.0 if objective is None else plain(objective.beta)
         self.last: Any = self.before
         self.moved = False
-        self.device, self.dtype = like[0], torch.promote_types(like[1], torch.float32)
         self.num_steps = None if epoch_steps is None else config.epochs * epoch_steps
         self.warm_steps = math.ceil(config.warmup * (epoch_steps or 0))
         self.schedule = schedules.resolve("beta_schedule", config.beta_schedule, schedules.BETA_SCHEDULES)
@@ -137,13 +135,9 @@ class Weight:
         if self.warm_steps or scheduled or self.own != 1:
             what = "warmup" if self.warm_steps else "beta_schedule" if scheduled else "beta"
             if objective is None:
-                raise UserError(
-                    f"{what}: {type(loss).__name__} has no weight on its KL; use 'elbo', 'analytic_kl' or 'iwae'"
-                )
+                raise UserError(f"{what}: {type(loss).__name__} has no weight on its KL; use an objective of pv")
             if not objective.weighs:
-                raise UserError(
-                    f"{what}: the bound is a function of Terms alone and has no weight; make it (Terms, beta)"
-                )
+                raise UserError(f"{what}: the bound is a function of Terms alone; make it one of (Terms, beta)")
 
     def factor(self, step: int) -> float:
         """The product of the warm-up and the schedule at a step."""
@@ -160,18 +154,11 @@ class Weight:
         return self.own
 
     def before_step(self, step: int) -> None:
-        """Set the weight: a number where the factor is 1, else a tensor, whose change makes no other graph."""
-        o, by = self.objective, self.factor(step)
+        """Set the weight of a step."""
         self.read()
-        if o is None:
-            return
-        if by == 1:
-            o.beta = self.own
-        elif torch.is_tensor(self.last) and self.last is not self.before and o.beta is self.last:
-            self.last.fill_(self.own * by)
-        else:
-            o.beta = torch.full((), self.own * by, device=self.device, dtype=self.dtype)
-        self.last = o.beta
+        if self.objective is not None:
+            self.objective.beta = self.own * self.factor(step)
+            self.last = self.objective.beta
 
     def restore(self, own: float | None) -> None:
         """Set the own weight of a run that is resumed."""
@@ -185,3 +172,113 @@ class Weight:
         self.read()
         if self.objective is not None:
             self.objective.beta = self.own if self.moved or self.before is None else self.before
+
+
+def torch_scheduler(schedule: Any, optimizer: Any) -> LRScheduler | None:
+    """A scheduler of ``torch.optim`` on this optimiser; None where ``schedule`` is a function of the share of steps.
+
+    Args:
+        schedule: a class of ``torch.optim.lr_scheduler``, a partial of one, a function of the optimiser that returns
+            one, or a function of the share of steps.
+        optimizer: what it moves.
+
+    Raises:
+        UserError: it is none of these, or can't be had here.
+    """
+    if isinstance(schedule, LRScheduler):
+        raise UserError(
+            f"schedule: this {type(schedule).__name__} belongs to another optimiser; fit makes its own, so give the "
+            f"class or a partial, functools.partial({type(schedule).__name__}, ...)"
+        )
+    if not callable(schedule):
+        raise UserError(f"schedule: a {type(schedule).__name__} is neither a name, a function nor a torch scheduler")
+    try:
+        float(schedule(0.0))
+        return None
+    except Exception as error:  # a function of the optimiser, or one that fails
+        why = first_line(error)
+    if optimizer is None:
+        return None
+    try:
+        made = schedule(optimizer)
+    except Exception as error:
+        target = schedule.func if isinstance(schedule, functools.partial) else schedule
+        what = f"neither a function of the share of steps ({why}) nor of the optimiser ({first_line(error)})"
+        if isinstance(target, type):
+            what = f"{target.__name__} can't be made: {first_line(error)}"
+        raise UserError(f"schedule: {what}") from error
+    if not isinstance(made, LRScheduler):
+        raise UserError(f"schedule: it makes a {type(made).__name__}, not a scheduler of torch.optim.lr_scheduler")
+    by_step(made)
+    if isinstance(made, ReduceLROnPlateau) and made.mode != "min":
+        raise UserError("schedule: ReduceLROnPlateau follows a loss, which falls; leave mode at 'min'")
+    return made
+
+
+def by_step(made: LRScheduler) -> bool:
+    """Whether torch steps a scheduler after each batch, not after each epoch.
+
+    Raises:
+        UserError: it joins some of both kinds, or ReduceLROnPlateau with others.
+    """
+    inner = list(getattr(made, "_schedulers", ()))
+    if any(isinstance(s, ReduceLROnPlateau) for s in inner):
+        raise UserError(f"schedule: {type(made).__name__} can't hold ReduceLROnPlateau, which follows a loss")
+    kinds = set(map(by_step, inner)) if inner else {isinstance(made, OneCycleLR | CyclicLR)}
+    if len(kinds) > 1:
+        raise UserError(f"schedule: {type(made).__name__} joins schedulers of batches and of epochs; use one kind")
+    return kinds.pop()
+
+
+def advance(made: LRScheduler, loss: float | None = None) -> None:
+    """Step a scheduler; ``loss`` is for the one that follows it.
+
+    Raises:
+        UserError: the scheduler refuses, such as one that is made for fewer steps.
+    """
+    try:
+        if isinstance(made, ReduceLROnPlateau):
+            if loss is not None:
+                made.step(loss)
+        else:
+            made.step()
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"schedule: {type(made).__name__} stops: {first_line(error)}") from error
+
+
+def packed(value: Any) -> Any:
+    """The state of a scheduler as JSON, which :func:`unpacked` makes the same again, infinities and keys included.
+
+    Raises:
+        UserError: it holds what JSON can't.
+
+    Example:
+        >>> unpacked(packed({3: (1, float("inf"))}))
+        {3: (1, inf)}
+    """
+    value = plain(value)
+    if isinstance(value, dict):
+        kind = "counter" if isinstance(value, Counter) else "dict"
+        return {kind: [[packed(k), packed(v)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        parts = [packed(v) for v in value]
+        return {"tuple": parts} if isinstance(value, tuple) else parts
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UserError(
+        f"schedule: the state of the scheduler holds a {type(value).__name__}, which a run folder can't keep; "
+        f"choose another, or leave out run_dir"
+    )
+
+
+def unpacked(value: Any) -> Any:
+    """What :func:`packed` was given."""
+    if isinstance(value, list):
+        return [unpacked(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    [(kind, held)] = value.items()
+    make: Any = {"float": float, "tuple": tuple, "dict": dict, "counter": lambda pairs: Counter(dict(pairs))}[kind]
+    return make(held if kind == "float" else map(unpacked, held))

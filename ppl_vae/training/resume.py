@@ -39,7 +39,7 @@ class State:
     captured: str | None = None  # "all", "full" (batches) or "none": settled at the start, and kept when resumed
     products: str | None = None
     own_lr: list[float] | None = None  # of each group, without the schedule; None in runs of older versions
-    last_lr: list[float] | None = None  # that the schedule set last; another one was moved by somebody else
+    last_lr: list[float] | None = None  # that the schedule set last; another one was set by a callback
     own_beta: float | None = None  # of the objective, without warm-up
     scheduler: Any = None  # of a torch scheduler, packed
     frozen: list[str] | None = None  # parameters without a gradient
@@ -86,10 +86,8 @@ class Run:
             found = None if key == "epochs" and self.extends else difference(then.get(key), now[key], key)
             if found is not None:
                 where, was, asked = found
-                raise RunError(
-                    f"{folder}: the run has {where}={was!r} and you ask for {asked!r}; resume with the same "
-                    f"options, or start another run"
-                )
+                what = f"the run has {where}={was!r} and you ask for {asked!r}"
+                raise RunError(f"{folder}: {what}; resume with the same options, or start another run")
         if then["epochs"] != settings["epochs"] and ranks.first():
             files.write_json(folder / CONFIG, {**config, "fit": settings})
 
@@ -142,7 +140,12 @@ class Run:
             for name, value in part["optim"].items():
                 index, key = name.split(".", 1)
                 slots.setdefault(int(index), {})[key] = value
-            slots = _slots_by_parameter(slots, optim, about, path)
+            sizes = [[len(g["params"]) for g in groups] for groups in (about["groups"], saved)]
+            if sizes[0] != sizes[1]:  # in runs of older versions it held no frozen parameters
+                live = [i for i, p in enumerate(p for g in optim.param_groups for p in g["params"]) if p.requires_grad]
+                if len(sizes[0]) != len(saved) or sum(sizes[0]) != len(live) or about["state"].get("frozen"):
+                    raise RunError(f"{path}: the optimiser of the run held {sizes[0]} parameters, and this {sizes[1]}")
+                slots = {live[i]: values for i, values in slots.items()}
             for group, then in zip(saved, about["groups"], strict=True):
                 group.update({k: tuple(v) if isinstance(v, list) else v for k, v in then.items() if k != "params"})
             optim.load_state_dict({"state": slots, "param_groups": saved})
@@ -168,21 +171,6 @@ def _as_recorded(
         if isinstance(loss, dict):
             now["objective"] = {k: settings["objective"].get(k) for k in loss}
     return {f.name: f.default for f in fields(FitConfig)} | {"shards": 1} | then, now
-
-
-def _slots_by_parameter(
-    slots: dict[int, dict[str, Any]], optim: Optimizer, about: Mapping[str, Any], path: Path
-) -> dict[int, dict[str, Any]]:
-    """What an optimiser keeps, by parameter; in runs of older versions it held no frozen ones."""
-    then = [len(group.get("params", ())) for group in about["groups"]]
-    now = [len(group["params"]) for group in optim.param_groups]
-    if then == now:
-        return slots
-    held = [p for group in optim.param_groups for p in group["params"]]
-    live = [i for i, p in enumerate(held) if p.requires_grad]
-    if len(then) != len(now) or sum(then) != len(live) or about["state"].get("frozen") is not None:
-        raise RunError(f"{path}: the optimiser of the run held {then} parameters in its groups, and this one {now}")
-    return {live[i]: values for i, values in slots.items()}
 
 
 def describe_loss(loss: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..common.fields import each, filled, leaves
+from ..common.fields import each, filled
 from ..common.rng import forked
 from ..compile.capture import MOST, Captured
 from ..compile.guards import Held, UncapturableError
@@ -29,7 +29,7 @@ class StepGraphs:
     Args:
         objective: the loss; its ``beta`` is read at every call.
         programs: the model and the guide.
-        guard: looks at the loss and the gradient of each step, as part of the graph.
+        guard: checks the loss and the gradient of each step, as part of the graph.
         precision: of matrix products.
         prepare: makes the arguments of both programs from those of a call.
         compiled: False runs the traced graphs operation by operation.
@@ -54,27 +54,23 @@ class StepGraphs:
     def __call__(
         self, params: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any], add: bool = False
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Leave gradients on the parameters; return the loss and its gradient's norm, 0-d in nats, and who has one.
+        """Leave gradients on the parameters; with ``add``, beside those that are there, which the guard does not check.
 
-        With ``add``, add them to those that are there, and don't ask the guard. Without, they are valid until the
-        next call.
+        Returns:
+            The loss, 0-d in nats; the norm of its gradient; the parameters that have one, valid until the next call.
 
         Raises:
             UncapturableError: at the first call of its kind: the step can't be captured.
         """
-        forms = None
-        if any(type(v) in (dict, tuple) for v in args):  # data of several fields
-            forms = tuple(each(lambda _: _TENSOR, v) if type(v) in (dict, tuple) else _TENSOR for v in args)
-            args = tuple(leaf for v in args for leaf in (leaves(v) if type(v) in (dict, tuple) else [v]))
-        values = (*args, *kwargs.values())
-        tensors = [v for v in values if torch.is_tensor(v)]
-        kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
-        o = self.objective
-        live = tuple([id(p) for p in params if p.requires_grad])
-        settings = tuple([(k, v) for k, v in vars(o).items() if k != "_beta" and isinstance(v, _CONSTANTS)])
-        key = (kinds, tuple(kwargs), add, live, settings, o.bound, _autocast(), repr(forms))
         if trace.handled():
             raise UncapturableError("it runs inside a handler of Pyro")
+        o = self.objective
+        values: list[Any] = []
+        form = each(values.append, (tuple(args), dict(kwargs)))  # the structure of the arguments, without their leaves
+        live = [p for p in params if p.requires_grad]
+        kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
+        settings = tuple([(k, v) for k, v in vars(o).items() if k != "_beta" and isinstance(v, _CONSTANTS)])
+        key = (kinds, repr(form), add, tuple(map(id, live)), settings, o.bound, _autocast())
         try:
             found = self._graphs.get(key)
         except TypeError:
@@ -82,26 +78,19 @@ class StepGraphs:
         if found is None:
             if len(self._graphs) == MOST:
                 raise UncapturableError(f"more than {MOST} graphs: its arguments keep changing")
-            found = self._graph(values, tuple(kwargs), [p for p in params if p.requires_grad], add, forms)
+            found = self._graph(values, form, live, add)
         if torch.is_tensor(o.beta):
             self.beta.copy_(o.beta)
         else:
             self.beta.fill_(o.beta)
         graph, moved = found
-        loss, norm, *grads = graph(*tensors)
+        loss, norm, *grads = graph(*[v for v in values if torch.is_tensor(v)])
         self._graphs[key] = found
         for p, g in zip(moved, grads, strict=True):
             p.grad = g if p.grad is None and not add else g.clone() if p.grad is None else p.grad.add_(g)
         return (loss.clone() if loss.is_cuda else loss), norm, moved  # a CUDA graph writes its results over the last
 
-    def _graph(
-        self,
-        values: tuple[Any, ...],
-        names: tuple[str, ...],
-        params: list[Tensor],
-        add: bool,
-        forms: tuple[Any, ...] | None = None,
-    ) -> tuple[Captured, list[Tensor]]:
+    def _graph(self, values: list[Any], form: Any, params: list[Tensor], add: bool) -> tuple[Captured, list[Tensor]]:
         """A function of the tensors among the arguments: loss, norm of the gradient, gradients."""
         strange = [v for v in values if not isinstance(v, (Tensor, *_CONSTANTS))]
         if strange:
@@ -109,18 +98,13 @@ class StepGraphs:
             raise UncapturableError(f"among its arguments are neither tensors nor constants: {what}")
         if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in params):
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
-        kwargs = dict(zip(names, values[len(values) - len(names) :], strict=True))
-        given = values[: len(values) - len(names)]
-        self._validate(_formed(given, forms), kwargs)
-        rest = tuple(_TENSOR if torch.is_tensor(v) else v for v in values)
+        self._validate(*filled(form, iter(values)))
+        constants = [_TENSOR if torch.is_tensor(v) else v for v in values]
         moved: list[Tensor] = []
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
             given = iter(tensors)
-            values = [next(given) if v is _TENSOR else v for v in rest]
-            first = len(rest) - len(names)
-            args: tuple[Any, ...] = _formed(tuple(values[:first]), forms)
-            kwargs: dict[str, Any] = dict(zip(names, values[first:], strict=True))
+            args, kwargs = filled(form, iter([next(given) if v is _TENSOR else v for v in constants]))
             was, self.objective.beta = self.objective.beta, self.beta
             try:
                 with torch.enable_grad(), own_store(), pyro.validation_enabled(False), products(self.precision):
@@ -132,7 +116,7 @@ class StepGraphs:
                 self.objective.beta = was
             loss = loss.detach()
             moved[:] = [p for p, g in zip(params, found, strict=True) if g is not None]
-            grads = _apart([_laid_out(g, p) for p, g in zip(params, found, strict=True) if g is not None])
+            grads = _unshared([_in_layout(g, p) for p, g in zip(params, found, strict=True) if g is not None])
             norm = torch.nn.utils.get_total_norm(grads)
             if not add:
                 self.guard.check(loss, norm)
@@ -140,37 +124,29 @@ class StepGraphs:
 
         return Captured(run, self.compiled, self.modules), moved
 
-    def _validate(self, given: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _validate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Ask the objective whether it can train the pair; leaves noise and tensors as they were."""
         if type(self.objective).validate is Objective.validate:
             return
         held = Held(readable=True)
         try:
             with forked(self.guard.stop.device), held:
-                self.objective.validate(*self.programs, *(self.prepare(*given, **kwargs) if self.prepare else given))
+                self.objective.validate(*self.programs, *(self.prepare(*args, **kwargs) if self.prepare else args))
         finally:
             held.give_back()
-
-
-def _formed(values: tuple[Any, ...], forms: tuple[Any, ...] | None) -> tuple[Any, ...]:
-    """Arguments in the structure that they had."""
-    if forms is None:
-        return values
-    parts = iter(values)
-    return tuple(next(parts) if form is _TENSOR else filled(form, parts) for form in forms)
 
 
 def _autocast() -> tuple[bool, ...]:
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-def _apart(gradients: list[Tensor]) -> list[Tensor]:
-    """Each in memory of its own: two parameters of a sum have one gradient, and clipping it twice would be wrong."""
+def _unshared(gradients: list[Tensor]) -> list[Tensor]:
+    """Each in its own memory: two parameters of a sum have one gradient, and clipping it twice would be wrong."""
     seen: set[int] = set()
     return [g.clone() if id(g) in seen or seen.add(id(g)) else g for g in gradients]  # type: ignore[func-returns-value]
 
 
-def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+def _in_layout(gradient: Tensor, parameter: Tensor) -> Tensor:
     """A gradient in the memory layout of its parameter: fused optimisers read both as flat arrays."""
     if gradient.stride() == parameter.stride():
         return gradient

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,14 +15,13 @@ from torch.optim import Optimizer
 from ..common import ranks
 from ..common.errors import RunError, UserError
 from ..common.fields import X, device_of, size_of
+from ..common.identity import describe
 from ..common.rng import reseed, seed_for
 from ..compile.capture import worthwhile
 from ..data.batches import Batch, Feed, TensorFeed, selected
 from ..data.sets import visit
 from ..pairs.base import Pair
 from ..scoring import trace
-from ..scoring.inputs import device_and_dtype
-from ..scoring.param_store import own_store
 from . import optimisers
 from .config import FitConfig
 from .rates import Rates, Weight
@@ -40,9 +38,11 @@ class Trainer:
 
     def __init__(self, pair: Pair, source: Feed, loss: Any, config: FitConfig, device: torch.device) -> None:
         self.pair, self.source, self.loss, self.config, self.device = pair, source, loss, config, device
+        self.shards = config.shards or 1
         self.num_steps = None if source.length is None else config.epochs * source.length
         params = list(pair.parameters())  # the frozen ones too, which may be thawed
         make = functools.partial(optimisers.make, config.optimizer, lr=config.lr)
+        self.trainable = {n for n, p in pair.named_parameters() if p.requires_grad}
         self.made = make(params) if params else None
         self.rates = Rates(self.made, config, self.num_steps)
         if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.spans):
@@ -51,17 +51,13 @@ class Trainer:
             pair.model, pair.guide, make if self.made is None else self.made, loss, clip_norm=config.clip_norm,
             precision=config.precision, prepare=_preparation(pair, source),
         )  # fmt: skip
-        self.weight = Weight(self.svi.objective, self.svi.loss, config, source.length, device_and_dtype(pair))
+        if self.svi.objective is None and math.isinf(getattr(self.svi.loss, "max_plate_nesting", 0)):
+            # the data plate, and that of vectorised particles: Pyro would run the pair to count them, also when resumed
+            particles = self.svi.loss.num_particles if self.svi.loss.vectorize_particles else 1
+            self.svi.loss.max_plate_nesting = 2 if particles > 1 else 1
+        self.weight = Weight(self.svi.objective, self.svi.loss, config, source.length)
         if getattr(self.svi.objective, "free_bits", 0) and self.shards > 1:
-            raise UserError(
-                f"free_bits takes the mean KL of all data of a step, which shards={self.shards} divides: leave one of "
-                f"them out"
-            )
-
-    @property
-    def shards(self) -> int:
-        """The parts of a batch."""
-        return self.config.shards or 1
+            raise UserError(f"free_bits takes the mean KL of all data of a step: leave out shards={self.shards}")
 
     def step(self, batch: Batch, state: State) -> Tensor:
         """Take the step of a batch; returns its loss, a 0-d tensor in nats."""
@@ -70,9 +66,8 @@ class Trainer:
         is_full = len(batch) == self.source.batch_size
         self.svi.capture = state.captured == "all" or (state.captured == "full" and is_full)
         wanted = ranks.local_units(range(self.shards))
-        parts = (
-            (*part, key) for _, part, key in seeded_shards(batch, self.shards, wanted, self.config.seed, state.step)
-        )
+        shards = seeded_shards(batch, self.shards, wanted, self.config.seed, state.step)
+        parts = ((*part, key) for _, part, key in shards)
         loss = self.svi.step(*next(parts)) if self.shards == 1 else self.svi.step_parts(parts)
         self.rates.after_step()
         return loss
@@ -85,7 +80,7 @@ class Trainer:
 
     def record(self) -> dict[str, Any]:
         """The configuration, as facts for JSON."""
-        made_by = self.config.record()["schedule"]
+        made_by = describe(self.config.schedule)
         scheduler = self.rates.scheduler
         return self.config.record(
             objective=describe_loss(self.svi.loss),
@@ -115,13 +110,10 @@ class Trainer:
         Raises:
             RunError: they do not.
         """
-        asked = {True: "all", False: "none"}.get(self.config.capture) if self.config.capture != "auto" else None
+        asked = {True: "all", False: "none", "auto": None}[self.config.capture]
         if asked is not None and state.captured not in (None, asked):
-            raise RunError(
-                f"capture={self.config.capture}: the run that you resume was "
-                f"{'not ' if state.captured == 'none' else ''}captured, and its numbers would change; leave the option "
-                f"out"
-            )
+            was = f"the run that you resume was {'not ' if state.captured == 'none' else ''}captured"
+            raise RunError(f"capture={self.config.capture}: {was}, and its numbers would change; leave the option out")
         state.captured = asked or state.captured or ("full" if self._capture_pays() else "none")
 
     def _capture_pays(self) -> bool:
@@ -131,38 +123,20 @@ class Trainer:
         rows = self.config.batch_size * self.svi.loss.num_particles // self.shards
         return worthwhile(3 * self.num_steps * self.shards, rows, self.pair, size_of(source.split.x))  # back is twice
 
-    def trainable(self) -> dict[str, bool]:
-        """The parameters with a gradient, by name: whether the optimiser holds each."""
-        groups = self.svi.optimizer.param_groups if isinstance(self.svi.optimizer, Optimizer) else []
-        held = {id(p) for group in groups for p in group["params"]}
-        return {n: id(p) in held for n, p in self.pair.named_parameters() if p.requires_grad}
-
-    def refuse_thawed(self, before: dict[str, bool]) -> None:
+    def refuse_thawed(self) -> None:
         """Refuse a parameter that was thawed, or made, and that the optimiser does not hold: it would never move.
 
         Raises:
             UserError: names it.
         """
-        now = self.trainable()
-        lost = [name for name, held in now.items() if not held and name not in before]
-        if lost:
-            raise UserError(
-                f"parameter {lost[0]!r} has had a gradient since this epoch and is not in the optimiser, so it would "
-                f"never move; build the optimiser of all the parameters that it is given, the frozen ones too"
-            )
-
-    def count_plates(self) -> None:
-        """Let Pyro count the plates of a loss that needs it, which it would do in the first step, and when resumed."""
-        loss: Any = self.svi.loss
-        if self.svi.objective is not None or not math.isinf(getattr(loss, "max_plate_nesting", 0)):
-            return
-        if not (loss.vectorize_particles or hasattr(loss, "_get_traces")):
-            return
-        batch = next(self.source.visits(0, 0), None)
-        if batch is not None and self.svi.prepare is not None:
-            with own_store(), pyro.validation_enabled(False), torch.no_grad():
-                args = self.svi.prepare(*batch, torch.zeros((), dtype=torch.int64, device=device_of(batch.x)))
-                loss._guess_max_plate_nesting(self.svi.model, self.svi.guide, args, {})
+        groups = self.svi.optimizer.param_groups if isinstance(self.svi.optimizer, Optimizer) else []
+        held = {id(p) for group in groups for p in group["params"]}
+        for name, p in self.pair.named_parameters():
+            if p.requires_grad and id(p) not in held and name not in self.trainable:
+                raise UserError(
+                    f"parameter {name!r} has had a gradient since this epoch and is not in the optimiser, so it would "
+                    f"never move; build the optimiser of all the parameters that it is given, the frozen ones too"
+                )
 
 
 def _preparation(pair: Pair, source: Feed) -> Callable[..., tuple[Any, ...]]:
