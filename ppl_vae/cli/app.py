@@ -21,7 +21,7 @@ from rich.table import Table
 
 from .. import __version__
 from ..common.errors import RankError, RunError, UserError
-from ..common.registry import DATASETS, ESTIMATORS, OBJECTIVES, PAIRS
+from ..common.registry import DATASETS, OBJECTIVES, PAIRS, ROWS as ESTIMATORS
 from ..pairs import options
 
 app = typer.Typer(
@@ -787,7 +787,7 @@ def _trust_figures(pair: Any, part: Any, folder: Path, num_samples: int, seed: i
     from ..common.errors import PairError
     from ..figures import likelihood
     from ..likelihood.bounds import eubo
-    from ..likelihood.estimate import bound_curve
+    from ..likelihood.curves import bound_curve
     from ..likelihood.proposals import PROPOSALS
 
     curves = {}

@@ -30,18 +30,29 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
 FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
 
 ESTIMATORS: dict[str, tuple[str, str]] = {
-    # name: (which side of log p(x) it lies on in expectation, summary)
-    "elbo": ("lower", "the mean log weight"),
-    "iwae": ("lower", "the log of the mean weight: the K-sample bound"),
-    "psis": ("neither", "the same with the largest weights smoothed by a Pareto law"),
-    "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife"),
-    "jvi2": ("neither", "the same to order 1/K^2; K <= 1000"),
-    "cubo": ("upper", "the chi-square bound; its own estimate is biased downwards"),
-    "prior": ("lower", "the K-sample bound with draws from the prior"),
-    "defensive": ("lower", "the K-sample bound, a tenth of the draws from the prior: bounded weights"),
-    "tempered": ("lower", "the K-sample bound with the guide made wider"),
-    "qmc": ("lower", "the K-sample bound with quasi-random draws from the guide"),
-    "ais": ("lower", "annealed importance sampling from the guide with HMC; slow"),
+    # name: (which side of log p(x) it lies on in expectation, when to use it)
+    "elbo": ("lower", "the mean log weight: use it to compare with a training loss"),
+    "iwae": ("lower", "the log of the mean weight, the K-sample bound: use it for the number that is reported"),
+    "psis": ("neither", "the same with the largest weights smoothed by a Pareto law: use it where their tail is heavy"),
+    "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife: use it where K is small"),
+    "jvi2": ("neither", "the same to order 1/K^2, for K <= 1000: use it where K is very small"),
+    "cubo": ("upper", "the chi-square bound, estimated with a downward bias: use it where Pareto k is below 1/4"),
+}
+
+PROPOSALS: dict[str, tuple[str, str]] = {
+    # name: (the side of the K-sample bound under it, when to use it)
+    "guide": ("lower", "draws from the guide: use it where Pareto k is good"),
+    "prior": ("lower", "draws from the prior: use it to see what the guide is worth"),
+    "defensive": ("lower", "a tenth of the draws from the prior, so weights are bounded: use it under a narrow guide"),
+    "tempered": ("lower", "draws from the guide made wider: use it where the guide is somewhat too narrow"),
+    "qmc": ("lower", "quasi-random draws from the guide: use it for a smaller Monte Carlo error"),
+}
+
+# what a row of a panel may be called: an estimator, the K-sample bound under another proposal, or annealing
+ROWS: dict[str, tuple[str, str]] = {
+    **ESTIMATORS,
+    **{name: facts for name, facts in PROPOSALS.items() if name != "guide"},
+    "ais": ("lower", "annealed importance sampling from the guide with HMC, slow: use it where Pareto k is bad"),
 }
 
 DATASETS: dict[str, str] = {

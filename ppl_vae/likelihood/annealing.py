@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..common import ranks
 from ..common.entry import entry_point
-from ..common.errors import NonFiniteError, UserError
+from ..common.errors import UserError
 from ..common.fields import X, device_of, each
 from ..common.files import digest
 from ..common.progress import bar
@@ -31,10 +31,11 @@ from ..scoring import observed, simulate, terms, trace
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, fingerprint, num_rows, numbers_of, to_device
 from ..scoring.quantity import name_of, refuse_binarised
 from ..scoring.validity import refuse_outside
-from .accumulator import Running, weighed
+from .accumulator import Running, weights_of
 from .bounds import Sandwich
-from .estimate import Estimate, mean_size
+from .estimate import mean_size
 from .hmc import ACCEPT, LEAPFROG, Path, move
+from .result import Estimate
 
 
 def _sigmoid(done: Tensor) -> Tensor:
@@ -278,10 +279,8 @@ def _one_block(
 def _summed(log_w: Tensor, first: int) -> dict[str, Tensor]:
     total = Running(len(log_w))
     zero = torch.zeros_like(log_w)
-    total.add(weighed(terms.Terms(log_w, zero, zero)))
-    bad = torch.nonzero(total.bad)
-    if len(bad):
-        raise NonFiniteError(f"ais: datum {first + int(bad[0])}: a weight is not finite")
+    total.add(weights_of(terms.Terms(log_w, zero, zero)))
+    total.refuse_nonfinite("ais", first, {})
     return total.result()
 
 
