@@ -127,7 +127,7 @@ def test_each_estimator_under_each_proposal() -> None:
         *source, estimator = name.split() if name != "defensive" else ("defensive", "iwae")
         options = {"estimator": estimator, "proposal": source[0] if source else "guide"}
         assert torch.equal(row.log_px, pv.log_likelihood(toy(1.0), X, num_samples=90, **options).log_px)
-    assert {r["estimator"]: r["side"] for r in found.table()}["defensive jvi1"] == "neither"
+    assert "independent draws" in found.table()[-1]["reason"]
     old = pv.panel(toy(1.0), X, estimators=("iwae", "psis"), proposal="prior", num_samples=90)
     new = pv.panel(toy(1.0), X, estimators=("iwae", "psis"), proposals="prior", num_samples=90)
     assert list(old.rows) == list(new.rows) == ["iwae", "psis"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,14 +44,12 @@ class Panel:
         seconds: of each.
         reasons: why a row that was asked for is missing: it does not apply to the pair or the setting.
         index: where each example stands in its source, for the sentences; None counts from 0.
-        sides: which side of log p(x) each missing row would lie on.
     """
 
     rows: dict[str, Estimate]
     seconds: dict[str, float]
     reasons: dict[str, str] = field(default_factory=dict)
     index: Tensor | None = None
-    sides: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Estimate:
         if name in self.reasons:
@@ -88,11 +86,8 @@ class Panel:
             for name, e in self.rows.items()
         ]
         empty = dict.fromkeys(rows[0])
-        missing = [
-            {**empty, "estimator": name, "side": self.sides.get(name), "reason": reason}
-            for name, reason in self.reasons.items()
-        ]
-        return rows + missing
+        sides = {name: ROWS.get(name, (None,))[0] for name in self.reasons}
+        return rows + [{**empty, "estimator": n, "side": sides[n], "reason": why} for n, why in self.reasons.items()]
 
     def at_least(self) -> tuple[str, float]:
         r"""The best lower confidence limit of the mean log p(x), at 97.5 %, and the row that gives it.
@@ -118,17 +113,14 @@ class Panel:
     def cells(self) -> list[tuple[str, ...]]:
         """The table as text, its head first; a row that is missing is in ``reasons``."""
         cells: list[tuple[str, ...]] = [
-            ("estimator", "side", self.name, "SE (data)", "SE (MC)", "unreliable", "K", "s"),
+            ("estimator", "side", self.name, "SE (data)", "SE (MC)", "unreliable", "K", "s")
         ]
         for r in self.table()[: len(self.rows)]:
-            numbers = (r["log_px_mean"], r["log_px_se"], r["mc_error"])
-            mean, data_error, mc_error = ("-" if v is None else f"{v:.3f}" for v in numbers)
+            mean, se, mc = ("-" if r[k] is None else f"{r[k]:.3f}" for k in ("log_px_mean", "log_px_se", "mc_error"))
+            mc = f">{mc}" if r["unreliable"] else mc  # the drawn weights know too little of their own scatter
             bad = "-" if r["unreliable"] is None else str(r["unreliable"])
-            over = ">" if r["unreliable"] else ""  # the drawn weights know too little of their own scatter
             size = f"{r['num_samples']}" + (f"x{r['num_temperatures']}" if r["num_temperatures"] else "")
-            cells.append(
-                (r["estimator"], r["side"], mean, data_error, over + mc_error, bad, size, f"{r['seconds']:.1f}")
-            )
+            cells.append((r["estimator"], r["side"], mean, se, mc, bad, size, f"{r['seconds']:.1f}"))
         return cells
 
     def __str__(self) -> str:
@@ -265,9 +257,7 @@ def _passes(asked: Mapping[str, Method | None], num_samples: int) -> tuple[list[
     return list(passes.values()), failed
 
 
-def _made(
-    work: Sequence[Work], asked: Mapping[str, Method | None], failed: dict[str, UserError], index: Tensor | None
-) -> Panel:
+def _made(work: Sequence[Work], asked: Collection[str], failed: dict[str, UserError], index: Tensor | None) -> Panel:
     """The rows of every pass, or the reason why it does not apply.
 
     Raises:
@@ -288,10 +278,9 @@ def _made(
         seconds |= dict.fromkeys(names, time.perf_counter() - began)
     if not rows:
         raise failed[next(iter(asked))]
-    sides = {name: ROWS[name][0] if method is None else method[0].side for name, method in asked.items()}
     made = [name for name in asked if name in rows]
     reasons = {name: str(failed[name]) for name in asked if name in failed}
-    return Panel({n: rows[n] for n in made}, {n: seconds[n] for n in made}, reasons, index, sides)
+    return Panel({n: rows[n] for n in made}, {n: seconds[n] for n in made}, reasons, index)
 
 
 def _start(pair: Any, x: Tensor, y: Tensor | None) -> str:
