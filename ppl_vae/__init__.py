@@ -22,8 +22,10 @@ _NAMES = {
     "likelihood.annealing": ("ais", "bdmc"),
     "likelihood.bounds": ("Sandwich", "eubo"),
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
-    "likelihood.estimate": ("Curve", "Estimate", "bound_curve", "log_likelihood", "log_weights"),
+    "likelihood.curves": ("Curve", "bound_curve"),
+    "likelihood.estimate": ("log_likelihood", "log_weights"),
     "likelihood.panel": ("Panel", "panel"),
+    "likelihood.result": ("Estimate",),
     "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
     "objectives.base": ("Objective",),
     "objectives.elbo": ("Elbo",),
@@ -80,20 +82,16 @@ if TYPE_CHECKING:
     from .draws.posterior import Posterior as Posterior, posterior as posterior
     from .likelihood.annealing import ais as ais, bdmc as bdmc
     from .likelihood.bounds import Sandwich as Sandwich, eubo as eubo
+    from .likelihood.curves import Curve as Curve, bound_curve as bound_curve
     from .likelihood.diagnostics import (
         ess as ess,
         khat_threshold as khat_threshold,
         min_samples as min_samples,
         pareto_khat as pareto_khat,
     )
-    from .likelihood.estimate import (
-        Curve as Curve,
-        Estimate as Estimate,
-        bound_curve as bound_curve,
-        log_likelihood as log_likelihood,
-        log_weights as log_weights,
-    )
+    from .likelihood.estimate import log_likelihood as log_likelihood, log_weights as log_weights
     from .likelihood.panel import Panel as Panel, panel as panel
+    from .likelihood.result import Estimate as Estimate
     from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
     from .objectives.base import Objective as Objective
     from .objectives.elbo import Elbo as Elbo

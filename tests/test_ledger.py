@@ -156,8 +156,8 @@ def test_a_kill_loses_seconds(tmp_path: Path) -> None:
     """kill -9 in the middle: the file is whole, and the same call takes it from there."""
     code = """
 import sys, torch, ppl_vae as pv
-from ppl_vae import ledger
-ledger.EVERY = 0.05
+from ppl_vae.runs import partial
+partial.EVERY = 0.05
 torch.manual_seed(0)
 pair = pv.build("linear", data_shape=(5,), latent=2)
 est = pv.ais(pair, torch.zeros(2, 5), num_chains=2, num_temperatures=int(sys.argv[1]), resume=sys.argv[2])

@@ -57,8 +57,8 @@ def evaluate(
 
     try:
         found = panel(
-            opened.pair, opened.part, None, [*(estimator or ["iwae"]), *further], estimating.num_samples,
-            proposal=first, num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
+            opened.pair, opened.part, None, estimator or ["iwae"], estimating.num_samples,
+            proposals=[first, *further], num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
             progress=True, resume=target, **estimating.switches(),
         )  # fmt: skip
     except KeyboardInterrupt:
@@ -131,7 +131,7 @@ def trust_figures(opened: Opened, folder: Path, num_samples: int, seed: int, fou
     """L_k against k by proposal, Pareto k of each example, and the sandwich of simulated data: PNG files."""
     from ..figures import likelihood
     from ..likelihood.bounds import eubo
-    from ..likelihood.estimate import bound_curve
+    from ..likelihood.curves import bound_curve
 
     curves, pair, part = {}, opened.pair, opened.part
     asked = [e for e in found.rows if e in PROPOSALS]

@@ -94,11 +94,6 @@ ESTIMATORS: dict[str, tuple[str, str]] = {
     "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife: use it where K is small"),
     "jvi2": ("neither", "the same to order 1/K^2, for K <= 1000: use it where K is very small"),
     "cubo": ("upper", "the chi-square bound, estimated with a downward bias: use it where Pareto k is below 1/4"),
-    "prior": ("lower", "the K-sample bound with draws from the prior"),
-    "defensive": ("lower", "the K-sample bound, a tenth of the draws from the prior: bounded weights"),
-    "tempered": ("lower", "the K-sample bound with the guide made wider"),
-    "qmc": ("lower", "the K-sample bound with quasi-random draws from the guide"),
-    "ais": ("lower", "annealed importance sampling from the guide with HMC, slow: use it where Pareto k is bad"),
 }
 
 PROPOSALS: dict[str, tuple[str, str]] = {
@@ -110,7 +105,12 @@ PROPOSALS: dict[str, tuple[str, str]] = {
     "qmc": ("lower", "quasi-random draws from the guide: use it for a smaller Monte Carlo error"),
 }
 
-ROWS = ESTIMATORS  # what a row of a panel may be called
+# what a row of a panel may be called: an estimator, the K-sample bound under another proposal, or annealing
+ROWS: dict[str, tuple[str, str]] = {
+    **ESTIMATORS,
+    **{name: facts for name, facts in PROPOSALS.items() if name != "guide"},
+    "ais": ("lower", "annealed importance sampling from the guide with HMC, slow: use it where Pareto k is bad"),
+}
 
 OPTIMIZERS: dict[str, str] = {
     "adam": "the usual one",

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..likelihood.bounds import Sandwich
+from ..likelihood.curves import Curve
 from ..likelihood.diagnostics import khat_threshold
-from ..likelihood.estimate import Curve, Estimate
+from ..likelihood.result import Estimate
 from .style import (
     BLUE,
     COLORS,

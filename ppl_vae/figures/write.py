@@ -14,7 +14,7 @@ from torch import Tensor
 from ..common.errors import RunError
 from ..data.sets import Split
 from ..draws import generation
-from ..likelihood.estimate import Estimate
+from ..likelihood.result import Estimate
 from ..pairs.base import Pair
 from ..scoring import trace
 from .images import reconstructions, samples

@@ -1,4 +1,4 @@
-"""log p(x) from both sides on simulated data, where an exact draw from the posterior is at hand."""
+"""log p(x) from both sides on simulated data, where an exact draw from the posterior is known."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def eubo(
     .. math:: L_K = \log \frac1K \sum_{k=1}^{K} w_k \;\le\; \log p(x) \;\le\;
               U_K = \log \frac{1}{K+1} \sum_{k=0}^{K} w_k, \qquad z_0 \sim p(z|x), \; z_k \sim q(z|x)
 
-    Both in expectation. A simulated (z, x) brings the exact draw :math:`z_0`. Without the draws of the guide it is the
-    evidence upper bound, whose gap is KL(p(z|x) || q): a guide that misses part of the posterior is found out here, on
-    data of the model, where Pareto k sees nothing.
+    Both in expectation. A simulated (z, x) contains the exact draw :math:`z_0`. Without draws of the guide, U is the
+    evidence upper bound, whose gap is KL(p(z|x) || q). It detects a guide that misses part of the posterior, on data of
+    the model; Pareto k does not.
 
     Args:
         pair: a pair.

@@ -70,7 +70,7 @@ def min_samples(khat: Tensor) -> Tensor:
     .. math:: S = 10^{1 / (1 - \max(0, k))}
 
     Infinite where k >= 1, where the mean weight may not exist; 1 where the estimate is exact; nan where k is.
-    Above k = 0.7 the sizes are out of reach in practice: mend the proposal instead.
+    Above k = 0.7 the sizes are out of reach in practice: change the proposal instead.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry, 2015, arXiv:1507.02646, section 3.2.4 of the 2022 version.
 

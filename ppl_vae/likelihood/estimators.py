@@ -1,22 +1,25 @@
-"""Estimators of log p(x): arithmetic on the (K, B) log weights of B data. Each gives a value and its standard error.
+"""Estimators of log p(x): arithmetic on the (K, B) log weights of B examples, in nats and in float64.
 
-All are in nats and in float64. Which side of the truth each lies on stands in the registry.
+Each function gives a value and its standard error. Which side of log p(x) each lies on, and when to use it, stands in
+``common/registry.py``.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common import registry
 from ..common.errors import UserError
 from .diagnostics import fit_tail, tail_length
+from .records import Estimator
 
 Result = tuple[Tensor, Tensor]  # value and standard error, (B,) each
-
-JVI2_MOST = 1000  # particles: the second order visits every pair of them
 
 
 def log_mean(log_w: Tensor) -> Tensor:
@@ -24,13 +27,15 @@ def log_mean(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
+def standard_error(values: Tensor) -> Tensor:
+    """That of the mean of values (K, B), (B,); nan for one."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
 def relative_error(log_w: Tensor) -> Tensor:
     """The standard error of the mean weight over the mean weight, which is that of its log by the delta method."""
-    k = len(log_w)
-    if k < 2:
-        return torch.full_like(log_w[0], math.nan)
     w = torch.exp(log_w - log_w.amax(0).nan_to_num(neginf=0.0))
-    return w.std(0) / math.sqrt(k) / w.mean(0)
+    return standard_error(w) / w.mean(0)
 
 
 def elbo(log_w: Tensor) -> Result:
@@ -42,9 +47,7 @@ def elbo(log_w: Tensor) -> Result:
         [-1.0, 0.577]
     """
     log_w = log_w.double()
-    return log_w.mean(0), log_w.std(0) / math.sqrt(len(log_w)) if len(log_w) > 1 else torch.full_like(
-        log_w[0], math.nan
-    )
+    return log_w.mean(0), standard_error(log_w)
 
 
 def log_mean_exp(log_w: Tensor) -> Result:
@@ -56,7 +59,7 @@ def log_mean_exp(log_w: Tensor) -> Result:
 
     Example:
         >>> import torch
-        >>> [round(float(v), 3) for v in iwae(torch.tensor([[0.0], [-1.0], [-2.0]]))]
+        >>> [round(float(v), 3) for v in log_mean_exp(torch.tensor([[0.0], [-1.0], [-2.0]]))]
         [-0.691, 0.516]
     """
     log_w = log_w.double()
@@ -86,18 +89,16 @@ def psis(log_w: Tensor) -> Tensor:
     rank = torch.arange(len(top), dtype=torch.float64, device=log_w.device).unsqueeze(1)  # 0 is the largest
     share = ((fit.length - rank - 0.5) / fit.length.clamp(min=1)).clamp(0, 1)  # of the law below each
     lift = -torch.log1p(-share)
-    shape = fit.khat
-    small = shape.abs() < torch.finfo(torch.float64).eps
-    excess = torch.where(small, lift, torch.expm1(shape * lift) / torch.where(small, 1.0, shape)) * fit.scale
+    small = fit.khat.abs() < torch.finfo(torch.float64).eps
+    excess = torch.where(small, lift, torch.expm1(fit.khat * lift) / torch.where(small, 1.0, fit.khat)) * fit.scale
     smooth = top[0] + torch.log(excess + torch.exp(fit.cutoff)).clamp(max=0)
-    taken = (rank < fit.length) & torch.isfinite(shape) & (fit.scale > 0)
+    taken = (rank < fit.length) & torch.isfinite(fit.khat) & (fit.scale > 0)
     return log_w.scatter(0, index, torch.where(taken, smooth, top))
 
 
 def smoothed(log_w: Tensor) -> Result:
-    """The log of the mean smoothed weight: less noise than :func:`iwae` where the tail is heavy, and no bound."""
-    better = psis(log_w)
-    return log_mean(better), relative_error(better)
+    """The log of the mean smoothed weight: less noise than :func:`log_mean_exp` under a heavy tail, and no bound."""
+    return log_mean_exp(psis(log_w))
 
 
 def jackknife(log_w: Tensor, order: int = 1) -> Result:
@@ -107,14 +108,15 @@ def jackknife(log_w: Tensor, order: int = 1) -> Result:
               \mathrm{JVI}_2 = \frac{K^2}{2} L_K - (K-1)^2 \bar L_{K-1} + \frac{(K-2)^2}{2} \bar L_{K-2}
 
     :math:`\bar L_{K-j}` is the mean over all ways to leave j weights out. The standard error is that of
-    :func:`iwae`, which is the same to leading order. The weights must be independent.
+    :func:`log_mean_exp`, which is the same to leading order. The weights must be independent. Both are nan where zero
+    weights leave a bound of minus infinity.
 
     Args:
         log_w: (K, B), K > order.
-        order: 1, or 2 up to K = 1,000 (its cost is K^2).
+        order: 1, or 2, whose cost is K^2.
 
     Raises:
-        UserError: too few weights, or too many for the second order.
+        UserError: another order, or too few weights.
 
     Source: Nowozin: Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
     Inference, 2018.
@@ -126,30 +128,16 @@ def jackknife(log_w: Tensor, order: int = 1) -> Result:
     """
     log_w = log_w.double()
     k = len(log_w)
-    check_jackknife(k, order)
-    whole = log_mean(log_w)
-    one_out = _one_out(log_w)
+    if order not in (1, 2) or k <= order:
+        raise UserError(f"jackknife: order={order} with {k} weights; choose 1 or 2, and give more weights than that")
+    whole, one_out = log_mean(log_w), _one_out(log_w).mean(0)
     if order == 1:
-        return _finite(k * whole - (k - 1) * one_out.mean(0), relative_error(log_w))
-    two_out = torch.stack([_one_out(torch.cat([log_w[:i], log_w[i + 1 :]])).mean(0) for i in range(k)]).mean(0)
-    value = k**2 / 2 * whole - (k - 1) ** 2 * one_out.mean(0) + (k - 2) ** 2 / 2 * two_out
-    return _finite(value, relative_error(log_w))
-
-
-def _finite(value: Tensor, error: Tensor) -> Result:
-    """nan for both where zero weights leave a bound of minus infinity, so that there is no jackknife."""
+        value = k * whole - (k - 1) * one_out
+    else:
+        two_out = torch.stack([_one_out(torch.cat([log_w[:i], log_w[i + 1 :]])).mean(0) for i in range(k)]).mean(0)
+        value = k**2 / 2 * whole - (k - 1) ** 2 * one_out + (k - 2) ** 2 / 2 * two_out
     good = torch.isfinite(value)
-    return torch.where(good, value, math.nan), torch.where(good, error, math.nan)
-
-
-def check_jackknife(k: int, order: int) -> None:
-    """Refuse an order that K weights can't serve."""
-    if order not in (1, 2):
-        raise UserError(f"jackknife: order={order}; choose 1 or 2")
-    if k <= order:
-        raise UserError(f"jvi{order} leaves out {order} of the weights, and there are {k}: give more samples")
-    if order == 2 and k > JVI2_MOST:
-        raise UserError(f"jvi2 visits every pair of weights: give at most {JVI2_MOST} samples (not {k}), or use jvi1")
+    return torch.where(good, value, math.nan), torch.where(good, relative_error(log_w), math.nan)
 
 
 def _one_out(log_w: Tensor) -> Tensor:
@@ -175,13 +163,14 @@ def cubo(log_w: Tensor, n: float = 2.0) -> Result:
 
     Example:
         >>> import torch
-        >>> bool(cubo(torch.tensor([[0.0], [-1.0], [-2.0]]))[0] > iwae(torch.tensor([[0.0], [-1.0], [-2.0]]))[0])
+        >>> log_w = torch.tensor([[0.0], [-1.0], [-2.0]])
+        >>> bool(cubo(log_w)[0] > log_mean_exp(log_w)[0])
         True
     """
     if n < 1:
         raise UserError(f"cubo: n={n} gives no upper bound; give 1 or more")
-    scaled = n * log_w.double()
-    return log_mean(scaled) / n, relative_error(scaled) / n
+    value, error = log_mean_exp(n * log_w.double())
+    return value / n, error / n
 
 
 def bootstrap(log_w: Tensor, level: float = 0.95, replicates: int = 1000, seed: int = 0) -> Result:
@@ -200,8 +189,9 @@ def bootstrap(log_w: Tensor, level: float = 0.95, replicates: int = 1000, seed: 
 
     Example:
         >>> import torch
-        >>> low, high = bootstrap(torch.tensor([[0.0], [-1.0], [-2.0]] * 30))
-        >>> bool(low < iwae(torch.tensor([[0.0], [-1.0], [-2.0]]))[0] < high)
+        >>> log_w = torch.tensor([[0.0], [-1.0], [-2.0]] * 30)
+        >>> low, high = bootstrap(log_w)
+        >>> bool(low < log_mean_exp(log_w)[0] < high)
         True
     """
     if not 0 < level < 1 or replicates < 2:
@@ -213,9 +203,8 @@ def bootstrap(log_w: Tensor, level: float = 0.95, replicates: int = 1000, seed: 
     generator = torch.Generator().manual_seed(seed)
     means = []
     for start in range(0, replicates, 50):  # (50, K) counts at a time
-        rows = min(50, replicates - start)
-        drawn = torch.randint(k, (rows, k), generator=generator)
-        counts = torch.zeros(rows, k, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+        drawn = torch.randint(k, (min(50, replicates - start), k), generator=generator)
+        counts = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
         means.append(counts.to(w.device) @ w / k)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=w.device)
     low, high = torch.quantile(torch.cat(means), ends, dim=0).log() + top
@@ -243,19 +232,27 @@ def curve(log_w: Tensor, sizes: Sequence[int]) -> Result:
         groups = len(log_w) // size if size > 0 else 0
         if groups == 0:
             raise UserError(f"curve: no group of {size} weights among {len(log_w)}")
-        grouped = log_w[: groups * size].reshape(groups, size, -1)
-        bounds = torch.logsumexp(grouped, 1) - math.log(size)  # (groups, B)
+        used = log_w[: groups * size]
+        bounds = torch.logsumexp(used.reshape(groups, size, -1), 1) - math.log(size)  # (groups, B)
         values.append(bounds.mean(0))
         scatter = groups >= 4 or (size == 1 and groups > 1)
-        errors.append(bounds.std(0) / math.sqrt(groups) if scatter else relative_error(log_w[: groups * size]))
+        errors.append(standard_error(bounds) if scatter else relative_error(used))
     return torch.stack(values), torch.stack(errors)
 
 
-STATISTICS: dict[str, Callable[[Tensor], Result]] = {
-    "elbo": elbo,
-    "iwae": log_mean_exp,
-    "psis": smoothed,
-    "jvi1": jackknife,
-    "jvi2": lambda log_w: jackknife(log_w, 2),
-    "cubo": cubo,
+def _named(name: str, function: Any, **needs: Any) -> Estimator:
+    side, use_when = registry.ESTIMATORS[name]
+    return Estimator(name, function, side, use_when=use_when, **needs)
+
+
+ESTIMATORS = {
+    one.name: one
+    for one in (
+        _named("elbo", elbo),
+        _named("iwae", log_mean_exp),
+        _named("psis", smoothed),
+        _named("jvi1", jackknife, independent=True, least=2),
+        _named("jvi2", functools.partial(jackknife, order=2), independent=True, least=3, most=1000),
+        _named("cubo", cubo),
+    )
 }

@@ -1,4 +1,4 @@
-"""The path of distributions from a start to the posterior, and the Hamiltonian move that leaves each of them alone."""
+"""The path of distributions from a start to the posterior, and the Hamiltonian move that leaves each invariant."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Path:
 
     ``log f_beta = (1 - beta) log f_0 + beta log p(x, z)``, with the log determinant of z(u) in both; f_0 is the prior
     or the guide, so that its integral is one. Discrete sites that are marked to be summed out are so in p(x, z).
-    What is masked, and moves nothing, has its own density in both, which leaves p(x) as it is. Each site's transform is
-    made where the model draws it, from its support there: one latent may bound another.
+    What is masked has its own density in both, which leaves p(x) as it is. Each site's transform is made where the
+    model draws it, from its support there: one latent may bound another.
     """
 
     def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, captured: bool = False) -> None:
@@ -49,22 +49,16 @@ class Path:
             raise PairError(f"site {name!r} is discrete; annealing needs continuous latents: start='prior' sums it out")
         if not latents:
             raise PairError("this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal")
+        for name in sorted(set(first) ^ set(latents)):
+            other = "guide" if name in latents else "model"
+            raise PairError(f"site {name!r}: the {other} does not draw it; annealing needs the names to agree")
         self.shapes: dict[str, torch.Size] = {}
         for name, draw in latents.items():
-            if name not in first:
-                raise PairError(f"site {name!r}: the guide does not draw it; annealing needs the names to agree")
-            if is_discrete(draw.fn) or kind(first[name].fn) == "Delta":
-                raise PairError(f"site {name!r} is discrete or deterministic; annealing needs continuous latents")
-            if not draw.value.is_floating_point():
-                raise PairError(f"site {name!r} is not floating point; annealing needs continuous latents")
-            refuse_quantised(name, draw.fn, first[name].fn, what="a move of hmc, nuts and annealing")
+            _refuse_static(name, draw, first[name])
             if start == "guide":
                 refuse_foreign(name, first[name].fn, draw.fn)
             self.shapes[name] = unconstraining(name, draw.fn).inv(draw.value).shape[2:]
-        if set(first) != set(self.shapes):
-            raise PairError(f"site {min(set(first) - set(self.shapes))!r}: the model does not draw it; can't anneal it")
-        hidden = {n: d.masked for n, d in latents.items()}
-        self.hidden = {n: h for n, h in hidden.items() if h is not None and bool(h.any())}
+        self.hidden = {n: d.masked for n, d in latents.items() if d.masked is not None and bool(d.masked.any())}
         if self.hidden:
             self._refuse_flat(_drawn(programs.sites(source, args, num_samples=chains), start))
 
@@ -141,6 +135,14 @@ class Path:
         return first.detach(), last.detach(), gradient
 
 
+def _refuse_static(name: str, draw: programs.TracedSite, first: programs.TracedSite) -> None:
+    """Raise where no gradient moves a latent."""
+    what = "discrete or deterministic" if is_discrete(draw.fn) or kind(first.fn) == "Delta" else "not floating point"
+    if what != "not floating point" or not draw.value.is_floating_point():
+        raise PairError(f"site {name!r} is {what}; annealing needs continuous latents")
+    refuse_quantised(name, draw.fn, first.fn, what="a move of hmc, nuts and annealing")
+
+
 def _drawn(found: dict[str, programs.TracedSite], start: str) -> dict[str, programs.TracedSite]:
     """The latent sites that a start draws: all, but of the prior those that are summed out."""
     return {name: d for name, d in found.items() if not d.is_observed and not (d.summed and start == "prior")}
@@ -170,7 +172,7 @@ class _Place:
 
 
 def move(path: Path, u: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One HMC move that leaves f_beta alone, for all chains and data: u, log f_0, log p(x, z), acceptance (C, B)."""
+    """One HMC move under which f_beta is invariant, of all chains: u, log f_0, log p(x, z), acceptance (C, B)."""
     first, last, gradient = path.slope(u, beta)
     momentum = torch.randn_like(u)
     start = (1 - beta) * first + beta * last - momentum.square().sum(-1) / 2

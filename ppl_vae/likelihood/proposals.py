@@ -1,14 +1,15 @@
-"""Proposals: where the particles of an estimate come from. Each gives Terms, for every estimator to use."""
+"""Proposals: where the draws of an estimate come from. Each gives Terms, for every estimator to use."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common import registry
 from ..common.errors import PairError, UserError
 from ..common.fields import device_of, num_data
 from ..scoring import densities, programs, terms, trace
@@ -17,31 +18,30 @@ from ..scoring.param_store import Program
 from ..scoring.terms import Terms
 from ..scoring.trace import call_args
 from . import quantiles
+from .records import Proposal
 from .tempering import tempered as tempered_distribution
 
-Proposal = Callable[[Program, Program, Tensor, Tensor | None, int], Terms]
-
-SHARE = 0.1  # of the defensive mixture's particles that come from the prior
+SHARE = 0.1  # of the defensive mixture's draws that come from the prior
 TEMPERATURE = 2.0  # of the tempered guide: a Gaussian's standard deviation grows by sqrt(2)
 
 
 def guide(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
-    """z ~ q(z|x): the proposal that was trained."""
+    """z ~ q(z|x): the guide as it was trained."""
     return terms.terms(model, guide, x, y, num_samples=num_samples)
 
 
 def prior(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
-    """z ~ p(z): the weight is p(x|z), and nearly all particles are wasted. The guide is not used."""
+    """z ~ p(z): the weight is p(x|z), and nearly all draws are wasted. The guide is not used."""
     return terms.terms(model, trace.prior_of(model), x, y, num_samples=num_samples)
 
 
 def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
-    r"""A tenth of the particles from the prior, the rest from the guide, all weighted by the mixture.
+    r"""A tenth of the draws from the prior, the rest from the guide, all weighted by the mixture.
 
     .. math:: w = \frac{p(x, z)}{\alpha p(z) + (1 - \alpha) q(z|x)} \le \frac{p(x|z)}{\alpha}
 
     The weights are bounded wherever the likelihood is, however narrow the guide. The shares are fixed, not drawn; the
-    order is random, so that every part of the particles is a draw of the mixture too.
+    order is random, so that every part of the draws is a draw of the mixture too.
 
     Source: Hesterberg: Weighted Average Importance Sampling and Defensive Mixture Distributions, 1995. Owen, Zhou: Safe
     and Effective Importance Sampling, 2000.
@@ -58,20 +58,17 @@ def defensive(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_s
     values = {name: site.value for name, site in from_prior.sites.items()}
     q_at_prior = densities.log_densities(guide, call_args(guide, x, y), values, anywhere=True)[1]
     guide_parts = from_guide.log_lik, from_guide.log_prior, from_guide.log_q
-    prior_parts = from_prior.log_lik, from_prior.log_prior, q_at_prior
-    if num_samples == 1:  # one particle can't be shared out: each datum draws where its own comes from
+    both = zip(guide_parts, (from_prior.log_lik, from_prior.log_prior, q_at_prior), strict=True)
+    if num_samples == 1:  # one draw can't be shared out: each example draws where its own comes from
         share = SHARE
         coin = torch.rand(num_data(x), device=device_of(x)) < share
-        log_lik, log_prior, log_guide = (torch.where(coin, p, g) for p, g in zip(prior_parts, guide_parts, strict=True))
+        log_lik, log_prior, log_guide = (torch.where(coin, p, g) for g, p in both)
     else:
         share = count / num_samples
-        both = zip(guide_parts, prior_parts, strict=True)
         log_lik, log_prior, log_guide = (torch.cat([g[: num_samples - count], p]) for g, p in both)
     log_q = torch.logaddexp(log_prior + math.log(share), log_guide + math.log1p(-share))
     order = torch.randperm(num_samples).to(log_q.device)
-    return Terms(
-        log_lik[order], log_prior[order], log_q[order], from_guide.sites, from_guide.observed, summed=from_guide.summed
-    )
+    return replace(from_guide, log_lik=log_lik[order], log_prior=log_prior[order], log_q=log_q[order])
 
 
 def tempered(temperature: float = TEMPERATURE) -> Proposal:
@@ -102,14 +99,13 @@ def tempered(temperature: float = TEMPERATURE) -> Proposal:
         wider = trace.changed(guide, lambda name, fn: tempered_distribution(name, fn, temperature))
         return terms.terms(model, wider, x, y, num_samples=num_samples)
 
-    draw.__name__ = f"tempered({temperature:g})"
-    return draw
+    return Proposal(f"tempered({temperature:g})", draw)
 
 
 def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
     """z ~ q(z|x) from quasi-random points: one scrambled Sobol sequence through the guide's inverse distribution.
 
-    Every call scrambles anew, so that the differences between calls tell the error. Within a call the particles are
+    Every call scrambles anew, so that the differences between calls tell the error. Within a call the draws are
     spread more evenly than independent ones, and their mean is closer to the truth where the weights are smooth.
 
     Source: Owen: Randomly Permuted (t,m,s)-Nets and (t,s)-Sequences, 1995; for variational inference: Buchholz, Wenzel,
@@ -119,26 +115,33 @@ def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples
         PairError: a site of the guide has no inverse distribution function.
     """
     found = programs.sites(guide, call_args(guide, x, y))
-    sizes = {name: quantiles.noise_shape(d.fn) for name, d in found.items() if not d.is_observed}
-    total = sum(s.numel() for s in sizes.values())
-    if total == 0:
+    shapes = {name: quantiles.noise_shape(d.fn) for name, d in found.items() if not d.is_observed}
+    sizes = [shape.numel() for shape in shapes.values()]
+    if sum(sizes) == 0:
         return terms.terms(model, guide, x, y, num_samples=num_samples)
-    points = quantiles.sobol(num_samples, num_data(x), total).to(device_of(x))
-    parts = dict(zip(sizes, points.split([s.numel() for s in sizes.values()], -1), strict=True))
+    points = quantiles.sobol(num_samples, num_data(x), sum(sizes)).to(device_of(x))
+    parts = dict(zip(shapes, points.split(sizes, -1), strict=True))
 
     def value(name: str, fn: Any) -> Tensor | None:
-        if sizes[name].numel() == 0:  # a Delta has nothing to draw
+        if shapes[name].numel() == 0:  # a Delta has nothing to draw
             return None
-        return quantiles.quantile(name, fn, parts[name].reshape(num_samples, -1, *sizes[name]))
+        return quantiles.quantile(name, fn, parts[name].reshape(num_samples, -1, *shapes[name]))
 
     return terms.terms(model, guide, x, y, num_samples=num_samples, values=value)
 
 
-PROPOSALS: dict[str, Proposal] = {
-    "guide": guide,
-    "prior": prior,
-    "defensive": defensive,
-    "tempered": tempered(),
-    "qmc": qmc,
+def _named(name: str, function: Any, **facts: Any) -> Proposal:
+    side, use_when = registry.PROPOSALS[name]
+    return Proposal(name, function, side, use_when=use_when, **facts)
+
+
+PROPOSALS = {
+    one.name: one
+    for one in (
+        _named("guide", guide, reach="guide"),
+        _named("prior", prior, reach="prior"),
+        _named("defensive", defensive, reach="prior", independent=False),
+        _named("tempered", tempered().function),
+        _named("qmc", qmc, reach="guide", independent=False, nets=True),
+    )
 }
-INDEPENDENT = {"guide", "prior", "tempered"}  # the others' particles are stratified, or a net

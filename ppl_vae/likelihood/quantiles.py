@@ -20,8 +20,8 @@ MOST = torch.quasirandom.SobolEngine.MAXDIM
 def sobol(num_points: int, batch: int, dims: int) -> Tensor:
     """Scrambled Sobol points (num_points, batch, dims) in (0, 1), float64; seeded by torch's global generator.
 
-    One scrambled sequence serves the whole batch, and each of the batch shifts it by random digits of its own. So
-    each point is uniform, and means over the sequence are uncorrelated between the members of the batch.
+    All examples share one scrambled sequence, and each shifts it by different random digits. So each point is uniform,
+    and means over the sequence are uncorrelated between examples.
 
     Source: Owen: Randomly Permuted (t,m,s)-Nets and (t,s)-Sequences, 1995. Matousek: On the L2-Discrepancy for Anchored
     Boxes, 1998, for torch's linear scrambling.
@@ -39,7 +39,7 @@ def sobol(num_points: int, batch: int, dims: int) -> Tensor:
 
 
 def noise_shape(fn: Any) -> torch.Size:
-    """The shape, of one datum and particle, of the uniforms that :func:`quantile` turns into a draw."""
+    """The shape of the uniforms that :func:`quantile` turns into one draw for one example."""
     if kind(fn) == "Delta":
         return torch.Size([0])
     if isinstance(fn, torch.distributions.TransformedDistribution):

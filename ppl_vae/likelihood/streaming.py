@@ -1,13 +1,12 @@
-"""The importance weights of data, block by block and chunk by chunk: what every estimate is made of."""
+"""The importance weights of data, batch by batch and chunk by chunk: what every estimate is made of."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -30,103 +29,111 @@ from ..scoring.param_store import modules_of
 from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
 from ..scoring.validity import refuse_outside, refuse_unweighable
-from . import proposals
-from .accumulator import Running, Weighed, rounding_of, weighed
-from .proposals import PROPOSALS, Proposal
+from .accumulator import Running, Weights, rounding_of, weights_of
+from .proposals import PROPOSALS
 from .quantiles import net_size
+from .records import Proposal, ProposalLike, resolve
 
-ROWS = 4096  # particles times data that are scored at once, at most; part of a seed's meaning, so a constant
+ROWS = 4096  # samples times examples that are scored at once, at most; part of a seed's meaning, so a constant
 NUMBERS = 2**22  # of x in these: above 32 MiB an allocator asks the system for fresh pages at every chunk
-CHUNK = 512  # particles at once, at most
+CHUNK = 512  # samples at once, at most
 NET = 8192  # quasi-random points at once, at most
-OWN = (
-    "a proposal is a function that gives Terms, such as "
-    "lambda model, guide, x, y, k: pv.terms(model, wider_guide, x, y, num_samples=k)"
-)
 PROBES = 32  # draws of the prior that confirm an exact guide
 T = TypeVar("T")
 
 
+class Weighed(NamedTuple):
+    """All samples of one data batch."""
+
+    total: Running
+    log_w: Tensor  # (K, B) on the CPU where it was asked for; of a model without latents, of one chunk
+    num_dims: Tensor  # (B,) numbers observed of each example
+
+
 @dataclass(eq=False)
 class Plan:
-    """What is settled before the first weight is drawn: the data, the proposal, and the sizes that a seed means."""
+    """What is fixed before the first weight is drawn: the data, the proposal, and the sizes that a seed means."""
 
     pair: Any
     x: X | Lazy
     y: Tensor | None
-    draw: Proposal
-    proposal: str
+    proposal: Proposal
     num_samples: int
     seed: int
     chunk: int
     block: int
     capture: bool | str = "auto"
     precision: str = "float32"
-    observed: dict[int, Tensor] = field(default_factory=dict)  # by block: numbers observed of each datum, (B,)
     products: str | None = None  # the routine of float32 products, where unfinished work has chosen it
-    _graphs: dict[int, tuple[Captured, list[str]]] = field(default_factory=dict)  # by the number of particles
+    _graphs: dict[int, tuple[Captured, list[str]]] = field(default_factory=dict)  # by the number of samples
 
     @property
     def setting(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk", "proposal")}
+        sizes = {k: getattr(self, k) for k in ("num_samples", "seed", "block", "chunk")}
+        return {**sizes, "proposal": self.proposal.name}
 
     def each(self, label: str, progress: bool, work: Callable[[int], T]) -> list[T]:
-        """``work`` at the first index of each block, shared by the ranks; in evaluation mode, generators put back."""
+        """``work`` at the first index of each data batch, shared by the ranks, in evaluation mode."""
         if ranks.count() > 1:
             ranks.assert_same("work", {**self.setting, "pair or data": fingerprint(self.pair, self.x, self.y)})
         keep_freed()
-        label += "" if self.proposal == "guide" else f", {self.proposal}"
+        label += "" if self.proposal.name == "guide" else f", {self.proposal.name}"
         device = device_and_dtype(self.pair)[0]
-        look = fast_products(device, self.products)
-        with evaluating(self.pair), forked(device), look, bar(progress) as shown:
+        fast = fast_products(device, self.products)
+        with evaluating(self.pair), forked(device), fast, bar(progress) as shown:
             task = shown.add_task(label, info="")
-            return ranks.each(
-                work, range(0, num_rows(self.x), self.block), lambda starts: shown.track(starts, task_id=task)
-            )
+            starts = range(0, num_rows(self.x), self.block)
+            return ranks.each(work, starts, lambda local: shown.track(local, task_id=task))
 
-    def block_at(self, start: int, hold: bool, by_graph: bool = True) -> tuple[Running, Tensor]:
-        """All samples of one block of data: sums, the upper tail, and the weights (K, B) where ``hold``."""
+    def block_at(self, start: int, hold: bool, by_graph: bool = True) -> Weighed:
+        """All samples of one data batch: sums, the upper tail, and the weights where ``hold``."""
         x, y = to_device(self.pair, self.x, self.y, slice(start, start + self.block))
-        device, size_of_block = device_of(x), num_data(x)
-        total = Running(self.num_samples)
-        held = []
-        t: terms.Terms | None = None
+        device, batch = device_of(x), start // self.block
+        total, held = Running(self.num_samples), [torch.empty(0, num_data(x), dtype=torch.float64)]
+        t: terms.Terms | None = None  # the last that were scored without a graph
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
             size = min(self.chunk, self.num_samples - done)
-            captured = by_graph and self._captured(size, size_of_block)
-            if c == 0 and captured:  # what is refused is seen by two particles as well as by all
-                reseed(seed_for(self.seed, "look", start // self.block), device)
-                few = self._terms(x, y, min(2, size), start)
-                captured = not few.exact
-            reseed(seed_for(self.seed, "log_likelihood", start // self.block, c), device)
-            found = self._by_graph(x, y, size) if captured else None
-            if found is None:
-                t = self._terms(x, y, size, start if t is None else None)
-                found = weighed(t)
-            total.add(found)
+            captured = by_graph and self._is_captured(size, num_data(x))
+            if c == 0 and captured:  # two samples are refused for what all would be
+                reseed(seed_for(self.seed, "look", batch), device)
+                t = self._scored(x, y, min(2, size), start)
+                captured = not t.exact
+            reseed(seed_for(self.seed, "log_likelihood", batch, c), device)
+            weights = self._by_graph(x, y, size) if captured else None
+            if weights is None:
+                t = self._scored(x, y, size, start if t is None else None)
+                weights = weights_of(t)
+            total.add(weights)
             if hold:
-                held.append(found.log_w.double().cpu())
+                held.append(weights.log_w.double().cpu())
             if t is not None and t.exact:
                 total.repeat(self.num_samples)
                 break
+        assert t is not None  # the first chunk was scored without a graph, or two samples were
         if bool(total.bad.any()) and self._graphs and by_graph:
             return self.block_at(start, hold, by_graph=False)  # which names the site
+        total.refuse_nonfinite("log_likelihood", start, {**t.sites, **t.observed})
         if not total.exact and self.num_samples > 1 and bool(total.equal.any()):
-            reseed(seed_for(self.seed, "covered", start // self.block), device)
+            reseed(seed_for(self.seed, "covered", batch), device)
             total.covered = self._covered(x, y, total.max)
-        if t is not None:
-            total.refuse_nonfinite(t, start)
-        last = t if t is not None else few
-        self.observed[start] = observed.num_observed(last) if last.observed else _all_of(x)
-        return total, torch.cat(held) if held else torch.empty(0, size_of_block)
+        everything = torch.full((num_data(x),), float(size_of(x)), dtype=torch.float64)
+        return Weighed(total, torch.cat(held), observed.num_observed(t) if t.observed else everything)
 
-    def _terms(self, x: X, y: Tensor | None, size: int, first: int | None) -> terms.Terms:
-        """Terms of some particles; where ``first``, the index of the first datum, is given, refused where need be."""
+    def weights_at(self, start: int) -> Tensor:
+        """The log weights (K, B) of one data batch; a model without latents scores a few of them."""
+        found = self.block_at(start, hold=True)
+        return found.log_w[:1].expand(self.num_samples, -1) if found.total.exact else found.log_w
+
+    def probe(self) -> str:
+        """A digest of a few weights: parameters alone do not distinguish code, closures and attributes."""
+        x, y = to_device(self.pair, self.x, self.y, slice(2))
+        with evaluating(self.pair), forked(device_of(x), 0), pyro.validation_enabled(False):
+            return digest({"log_w": self.proposal(self.pair.model, self.pair.guide, x, y, 2).log_w})
+
+    def _scored(self, x: X, y: Tensor | None, size: int, first: int | None) -> terms.Terms:
+        """Terms of a sample chunk; checked where ``first``, the index of the first example, is given."""
         with pyro.validation_enabled(False), products(self.precision):
-            t = self.draw(self.pair.model, self.pair.guide, x, y, size)
-        if not isinstance(t, terms.Terms) or t.log_w.shape != (size, num_data(x)):
-            what = f"Terms of shape {tuple(t.log_w.shape)}" if isinstance(t, terms.Terms) else f"a {type(t).__name__}"
-            raise UserError(f"the proposal gave {what} for {size} particles of {num_data(x)} data; {OWN}")
+            t = self.proposal(self.pair.model, self.pair.guide, x, y, size)
         if first is not None:
             refuse_unweighable(t)
             refuse_outside(t, first)
@@ -134,9 +141,9 @@ class Plan:
                 remember(self.pair, x, t.observed, y)
         return t
 
-    def _captured(self, size: int, num_data: int) -> bool:
-        """Whether to score so many particles of so many data by a graph: where asked, or where it pays."""
-        if self.draw is proposals.qmc:  # its points are made on the host
+    def _is_captured(self, size: int, num_data: int) -> bool:
+        """Whether to score so many samples of so many examples by a graph: where asked, or where it pays."""
+        if self.proposal.nets:  # the points are made on the host
             return False
         if self.capture != "auto":
             return self.capture is True
@@ -144,7 +151,7 @@ class Plan:
         whole = (size, num_data) == (self.chunk, self.block)
         return whole and worthwhile(calls, size * num_data, self.pair, numbers_of(self.x))
 
-    def _by_graph(self, x: X, y: Tensor | None, size: int) -> Weighed | None:
+    def _by_graph(self, x: X, y: Tensor | None, size: int) -> Weights | None:
         """The weights by a compiled graph; None where there can be none, which is said once."""
         if size not in self._graphs:
             names: list[str] = []
@@ -152,11 +159,12 @@ class Plan:
             def run(*data: Tensor) -> tuple[Tensor, ...]:
                 given = iter(data)
                 fields = filled(x, given)
-                found = weighed(self._terms(fields, next(given, None), size, None))
+                found = weights_of(self._scored(fields, next(given, None), size, None))
                 names[:] = found.discrete
                 return found.log_w, found.rounding, *found.discrete.values()
 
-            self._graphs[size] = Captured(run, modules=modules_of(self.pair.model, self.pair.guide, self.draw)), names
+            modules = modules_of(self.pair.model, self.pair.guide, self.proposal.function)
+            self._graphs[size] = Captured(run, modules=modules), names
         graph, names = self._graphs[size]
         try:
             log_w, rounding, *values = graph(*leaves(x), *([] if y is None else [y]))
@@ -164,28 +172,15 @@ class Plan:
             warnings.warn(f"the estimate is not captured, and runs as it is: {why}", stacklevel=2)
             self.capture = False
             return None
-        return Weighed(log_w, rounding, dict(zip(names, values, strict=True)))
-
-    def weights_at(self, start: int) -> Tensor:
-        """The log weights (K, B) of one block of data; a model without latents scores a few of them."""
-        total, held = self.block_at(start, hold=True)
-        return held[:1].expand(self.num_samples, -1) if total.exact else held
-
-    def probe(self) -> str:
-        """A digest of a few weights: parameters alone don't tell code, closures and attributes apart."""
-        x, y = to_device(self.pair, self.x, self.y, slice(2))
-        with evaluating(self.pair), forked(device_of(x), 0), pyro.validation_enabled(False):
-            return digest({"log_w": self.draw(self.pair.model, self.pair.guide, x, y, 2).log_w})
+        return Weights(log_w, rounding, dict(zip(names, values, strict=True)))
 
     def _covered(self, x: X, y: Tensor | None, log_px: Tensor) -> Tensor:
         """(B,) bool: whether draws from the prior have the same weight too, as they have where q is the posterior.
 
         Equal weights say nothing of a part of the posterior where the proposal never goes; the prior goes everywhere.
         """
-        if self.draw in (proposals.prior, proposals.defensive):
-            return torch.ones_like(log_px, dtype=torch.bool)
-        if self.draw not in (proposals.guide, proposals.qmc):
-            return torch.zeros_like(log_px, dtype=torch.bool)
+        if self.proposal.reach != "guide":
+            return torch.full_like(log_px, self.proposal.reach == "prior", dtype=torch.bool)
         with pyro.validation_enabled(False):
             try:
                 args = trace.call_args(self.pair.guide, x, y)
@@ -198,16 +193,19 @@ class Plan:
         return ((t.log_w.double() - log_px).abs() <= 64 * rounding_of(t).double()).all(0)
 
 
-def _all_of(x: X) -> Tensor:
-    """The numbers in each datum, (B,), where a proposal does not say what is observed."""
-    return torch.full((num_data(x),), float(size_of(x)), dtype=torch.float64)
-
-
 def plan(
-    pair: Any, x: Any, y: Tensor | None, num_samples: int, proposal: str | Proposal, seed: int, chunk: int | None,
-    block: int | None, capture: bool | str = "auto", precision: str = "float32",
-) -> Plan:  # fmt: skip
-    """Settle what an estimate is made of, and refuse what can't be.
+    pair: Any,
+    x: Any,
+    y: Tensor | None,
+    num_samples: int,
+    proposal: ProposalLike = "guide",
+    seed: int = 0,
+    chunk: int | None = None,
+    block: int | None = None,
+    capture: bool | str = "auto",
+    precision: str = "float32",
+) -> Plan:
+    """Fix what an estimate is made of, and refuse what can't be; the arguments are those of ``log_likelihood``.
 
     Raises:
         UserError: no samples, or a proposal that is not known.
@@ -215,27 +213,13 @@ def plan(
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
-    draw, name = _proposal(proposal)
+    source = resolve(Proposal, proposal, PROPOSALS)
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
     even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
-    chunk = min(num_samples, chunk or (net_size(num_samples, NET) if draw is proposals.qmc else even))
+    chunk = min(num_samples, chunk or (net_size(num_samples, NET) if source.nets else even))
     rows = min(ROWS, max(1, NUMBERS // max(1, numbers_of(x))))
     block = min(num_rows(x), block or max(1, rows // chunk))
     chosen(capture)
     products(precision)  # refuse others now
-    return Plan(pair, x, y, draw, name, num_samples, seed, chunk, block, capture, precision)
-
-
-def _proposal(proposal: str | Proposal) -> tuple[Proposal, str]:
-    if callable(proposal):
-        try:
-            inspect.signature(getattr(proposal, "forward", proposal)).bind(*range(5))
-        except TypeError:
-            raise UserError(
-                f"the proposal {proposal!r:.60} does not take (model, guide, x, y, num_samples); {OWN}"
-            ) from None
-        return proposal, getattr(proposal, "__name__", type(proposal).__name__)
-    if proposal not in PROPOSALS:
-        raise UserError(f"proposal={proposal!r}: choose one of {', '.join(PROPOSALS)}")
-    return PROPOSALS[proposal], proposal
+    return Plan(pair, x, y, source, num_samples, seed, chunk, block, capture, precision)

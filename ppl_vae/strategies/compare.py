@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import UserError
-from ..likelihood.estimate import Estimate, log_likelihood
+from ..likelihood.estimate import log_likelihood
+from ..likelihood.records import EstimatorLike, ProposalLike
+from ..likelihood.result import SIDES, Estimate
 
 LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
@@ -25,12 +27,14 @@ def compare(
     y: Tensor | None = None,
     *,
     num_samples: int = 5000,
+    estimator: EstimatorLike = "iwae",
+    proposal: ProposalLike = "guide",
     seed: int = 0,
     progress: bool = False,
     capture: bool | str = "auto",
     precision: str = "float32",
 ) -> Any:
-    r"""Estimate log p(x) under each pair for the same data, and compare datum by datum.
+    r"""Estimate log p(x) under each pair for the same data, and compare example by example.
 
     .. math:: d_n = \hat{\log p}_{s}(x_n) - \hat{\log p}_{best}(x_n), \qquad
               diff = \bar d, \quad diff\_se = sd(d) / \sqrt N
@@ -40,15 +44,17 @@ def compare(
     is a single one.
 
     ``verdict`` is ``"worse"`` where the difference is significant at 5 %, two-sided, by Student's t, with Bonferroni's
-    correction over all pairs of strategies, since the best is chosen after looking; else ``"cannot tell"``. It is a
-    verdict on the K-sample bounds. Where many data of a row are ``unreliable``, its log p(x) may lie well above its
-    bound, and a better proposal could turn the verdict.
+    correction over all pairs of strategies, since the best is chosen after the fact; else ``"cannot tell"``. It is a
+    verdict on the estimates, by default the K-sample bounds. Where many data of a row are ``unreliable``, its log p(x)
+    may lie well above its bound, and a better proposal could turn the verdict.
 
     Args:
         pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data.
         x: data (N, *shape), at least two; or a split of `load_data`, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K of each estimate.
+        estimator: what is made of the weights, see :func:`~ppl_vae.log_likelihood`.
+        proposal: where the draws come from, see :func:`~ppl_vae.log_likelihood`.
         seed: of each estimate.
         progress: show a bar for each pair.
         capture: score by a compiled graph, see :func:`~ppl_vae.log_likelihood`.
@@ -56,7 +62,7 @@ def compare(
 
     Returns:
         xarray.Dataset over ``strategy`` (elbo, elbo_se, log_px, log_px_se, ess, khat, unreliable, diff, diff_se,
-        verdict) and, per datum, ``log_px_datum`` over (``strategy``, ``datum``); nats. ``ess`` is the smallest and
+        verdict) and, per example, ``log_px_datum`` over (``strategy``, ``datum``); nats. ``ess`` is the smallest and
         ``khat`` the largest over the data.
 
     Raises:
@@ -73,7 +79,10 @@ def compare(
         raise UserError(f"compare: the pairs are a {type(pairs).__name__}; give a dictionary from name to pair")
     if not pairs:
         raise UserError("compare: no pair was given")
-    options: dict[str, Any] = {"seed": seed, "progress": progress, "capture": capture, "precision": precision}
+    options: dict[str, Any] = {
+        "estimator": estimator, "proposal": proposal, "seed": seed, "progress": progress, "capture": capture,
+        "precision": precision,
+    }  # fmt: skip
     estimates: dict[str, Estimate] = {}
     for name, pair in pairs.items():
         made = pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
@@ -87,7 +96,7 @@ def compare(
     return tabulate(estimates)
 
 
-@np.errstate(invalid="ignore")  # a datum of probability zero has an infinite difference
+@np.errstate(invalid="ignore")  # an example of probability zero has an infinite difference
 def tabulate(estimates: Mapping[str, Estimate]) -> Any:
     """The table of :func:`compare`, from estimates on the same data."""
     import xarray as xr
@@ -125,7 +134,8 @@ def tabulate(estimates: Mapping[str, Estimate]) -> Any:
             "num_samples": first.num_samples,
             "seed": first.seed,
             "quantity": first.name,
-            "bound": "log_px is a lower bound in expectation",
+            "estimator": ", ".join(dict.fromkeys(e.estimator for e in estimates.values())),
+            "bound": f"log_px is {', '.join(dict.fromkeys(SIDES[e.bound] for e in estimates.values()))}",
             "units": "nats",
         },
     )

@@ -1,0 +1,174 @@
+"""An estimate of log p(x): a number for each example, with its error and its diagnostics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from scipy.stats import norm, t as student
+from torch import Tensor
+
+from ..common.errors import UserError
+from ..scoring.quantity import LOG_PX
+from .diagnostics import khat_threshold, min_samples
+
+SIDES = {
+    "exact": "exact",
+    "lower": "a lower bound in expectation",
+    "upper": "an upper bound as K grows, whose estimate is biased downwards",
+    "neither": "neither bound",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """log p(x) of each example, in nats, with its error and its diagnostics; all (N,) float64 on the CPU.
+
+    Which side of the truth ``log_px`` lies on is said by ``side``. By default it is a lower bound in expectation:
+    ``E[log_px] <= log p(x)``, and the gap shrinks as K grows.
+
+    Attributes:
+        log_px: the estimate; by default the log of the mean weight.
+        std_error: its standard error by the delta method; nan where K = 1. Under ``"qmc"`` it comes from the scatter
+            of the scramblings.
+        ess: effective sample size, between 1 and K.
+        khat: Pareto k; -inf where the estimate is exact, nan where too few weights are in the tail.
+        elbo: the mean log weight, which is an unbiased estimate of the ELBO.
+        num_samples: K.
+        seed: the seed.
+        num_dims: numbers that are observed of one example, on average: without missing entries and what is masked.
+        block: examples in a data batch, scored together; with ``chunk`` it is part of what the seed means.
+        chunk: samples in a sample chunk, scored together.
+        name: what ``log_px`` is: ``"log p(x)"``, ``"log p(x | y)"`` where labels only condition the model, or
+            ``"log p(x, y)"`` where the model observes them.
+        proposal: the name of the proposal; under another than the guide, ``elbo`` is of that proposal.
+        estimator: the name of the estimator.
+        bound: which side of log p(x) the estimator lies on under the proposal, in expectation.
+        max_share: the share of the largest weight in the sum of all, between 1/K and 1.
+        num_temperatures: of annealing; 0 without.
+        precision: of the matrix products, see :func:`~ppl_vae.log_likelihood`.
+        scramblings: independent point sets, from whose scatter ``std_error`` comes; 0 where draws are independent.
+        custom: what identifies a custom estimator or proposal: its qualified name and the digest of its source.
+    """
+
+    log_px: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    elbo: Tensor
+    num_samples: int
+    seed: int
+    num_dims: float
+    block: int
+    chunk: int
+    name: str = LOG_PX
+    proposal: str = "guide"
+    estimator: str = "iwae"
+    bound: str = "lower"
+    max_share: Tensor | None = None
+    num_temperatures: int = 0
+    precision: str = "float32"
+    scramblings: int = 0
+    custom: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.log_px)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the number is a density given something, such as labels."""
+        return "|" in self.name
+
+    @property
+    def annealed(self) -> bool:
+        """Whether the weights are those of annealing, of which Pareto k of the guide says nothing."""
+        return self.num_temperatures > 0
+
+    @property
+    def unreliable(self) -> Tensor:
+        """(N,) bool: examples whose k is not below the threshold for this K; exact ones never are."""
+        return ~(self.khat < khat_threshold(self.num_samples))
+
+    @property
+    def side(self) -> str:
+        """Which side of log p(x) the estimate lies on in expectation: "exact", "lower", "upper" or "neither"."""
+        return "exact" if bool((self.khat == -math.inf).all()) else self.bound
+
+    @property
+    def needed(self) -> Tensor:
+        """(N,) the sample size that each k asks for; see :func:`~ppl_vae.likelihood.diagnostics.min_samples`."""
+        return min_samples(self.khat)
+
+    @property
+    def bits_per_dim(self) -> float:
+        """``-mean(log_px) / (D log 2)``; bits where x is discrete."""
+        return -float(self.log_px.mean()) / (self.num_dims * math.log(2))
+
+    @property
+    def data_error(self) -> float:
+        """Standard error of ``mean(log_px)`` over the choice of data, SE (data); nan for one example."""
+        return float(self.log_px.std() / math.sqrt(len(self))) if len(self) > 1 else math.nan
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of ``mean(log_px)`` for these data, from the K draws of each alone, SE (MC)."""
+        return float(self.std_error.square().sum().sqrt()) / len(self)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends (N,) of the interval that the K draws give, by the normal law: for what the estimator estimates.
+
+        That is log p(x), but for ``"elbo"`` and ``"cubo"``, whose bounds it is for. Under ``"qmc"`` by Student's t with
+        one degree of freedom less than scramblings. Read it where k is good: the interval knows nothing of weights
+        that were not drawn.
+
+        Raises:
+            UserError: a level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise UserError(f"level={level}: give a share between 0 and 1")
+        law = student(max(1, self.scramblings - 1)) if self.scramblings else norm
+        half = float(law.ppf((1 + level) / 2)) * self.std_error
+        return self.log_px - half, self.log_px + half
+
+    def summary(self) -> dict[str, Any]:
+        """The figures that an evaluation prints; None stands for what JSON can't hold."""
+        finite = self.khat[torch.isfinite(self.khat)]
+        found = {
+            "quantity": self.name,
+            "n": len(self),
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "log_px_mean": float(self.log_px.mean()),
+            "log_px_se": self.data_error if len(self) > 1 else None,
+            "elbo_mean": float(self.elbo.mean()),
+            "bits_per_dim": self.bits_per_dim,
+            "ess_min": float(self.ess.min()),
+            "khat_max": float(finite.max()) if len(finite) else None,
+            "khat_fraction_unreliable": float(self.unreliable.double().mean()),
+            "khat_exact": int((self.khat == -math.inf).sum()),
+        }
+        found |= {} if self.precision == "float32" else {"precision": self.precision}
+        return found | ({"custom": self.custom} if self.custom else {})
+
+    def __str__(self) -> str:
+        how = "" if self.estimator in ("iwae", "ais") else f"{self.estimator}, "
+        how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
+        how += "" if self.precision == "float32" else f"{self.precision} products, "
+        mean = "ELBO" if self.proposal == "guide" else "mean log weight"
+        return (
+            f"{self.name} {float(self.log_px.mean()):.3f} ± {self.data_error:.3f} nats ({SIDES[self.side]}; {how}"
+            f"K = {self.num_samples}, seed {self.seed}, {len(self)} data)\n"
+            f"{mean} {float(self.elbo.mean()):.3f} nats; {self.bits_per_dim:.4f} bits/dim; "
+            f"smallest ESS {float(self.ess.min()):.1f}\n{self._trust()}"
+        )
+
+    def _trust(self) -> str:
+        """What Pareto k says of the estimate, in a line."""
+        if bool(self.khat.isnan().all()):
+            return f"Pareto k needs more than {self.num_samples} samples: nothing says how far to trust this"
+        bad = torch.nonzero(self.unreliable)[:, 0].tolist()
+        listed = f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
+        threshold = khat_threshold(self.num_samples)
+        return f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f}){listed}"
