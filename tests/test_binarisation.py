@@ -13,8 +13,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
-from ppl_vae.cli.app.app import app
-from ppl_vae.data.sets.sets import Data
+from ppl_vae.cli.app import app
+from ppl_vae.data.sets import Data
 from torch import Tensor, nn
 from typer.testing import CliRunner
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ppl_vae.data.sets.epochs import Batches
-from ppl_vae.data.sets.sets import Data, Split, as_split, load_data, visit
+from ppl_vae.data.epochs import Batches
+from ppl_vae.data.sets import Data, Split, as_split, load_data, visit
 
 import ppl_vae.data.sets as data_module
 from ppl_vae.common.errors import DataError

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from ppl_vae.cli.app.report import evaluate
-from ppl_vae.data.sets.sets import Split
+from ppl_vae.data.sets import Split
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ppl_vae.cli.app.app import app
+from ppl_vae.cli.app import app
 from typer.testing import CliRunner
 
 import ppl_vae as pv

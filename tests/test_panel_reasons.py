@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ppl_vae.cli.app.app import app
+from ppl_vae.cli.app import app
 from torch import Tensor
 from typer.testing import CliRunner
 

@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ppl_vae.cli.app.app import app
+from ppl_vae.cli.app import app
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from typer.testing import CliRunner

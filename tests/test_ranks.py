@@ -21,8 +21,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs_under_test import CASES
-from ppl_vae.data.sets.epochs import Batches
-from ppl_vae.data.sets.sets import Split, visit
+from ppl_vae.data.epochs import Batches
+from ppl_vae.data.sets import Split, visit
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ppl_vae.cli.app.app import app
-from ppl_vae.data.sets.tables import read_table
+from ppl_vae.cli.app import app
+from ppl_vae.data.tables import read_table
 from typer.testing import CliRunner
 
 import ppl_vae as pv
@@ -351,7 +351,7 @@ def test_whole_tables_train_pairs_that_take_floating_numbers(likelihood: str, tm
 
 
 def test_python_integers_stay_whole_and_large_ones_are_refused() -> None:
-    from ppl_vae.data.sets.convert import data, labels, tensor
+    from ppl_vae.data.convert import data, labels, tensor
 
     assert tensor(np.array([[1, 2], [3, 2**53 + 1]], object), "x").tolist() == [[1, 2], [3, 2**53 + 1]]
     assert tensor(np.array([1, 2.5], object), "x").dtype == torch.float64

@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from ppl_vae.cli.app.app import app
+from ppl_vae.cli.app import app
 from typer.testing import CliRunner
 
 import ppl_vae as pv
