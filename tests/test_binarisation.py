@@ -13,12 +13,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
-from ppl_vae.cli.app import app
-from ppl_vae.data.sets import Data
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import ppl_vae as pv
+from ppl_vae.cli.app import app
+from ppl_vae.data.sets import Data
 from ppl_vae.nn.likelihoods import LIKELIHOODS
 from ppl_vae.scoring.quantity import is_binary, settled
 

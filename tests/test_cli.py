@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppl_vae.cli.app import app
 from typer.testing import CliRunner
 
+from ppl_vae.cli.app import app
 from ppl_vae.common.registry import DATASETS, OBJECTIVES, PAIRS
 
 KEYS = {

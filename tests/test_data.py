@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ppl_vae.data.epochs import Batches
-from ppl_vae.data.sets import Data, Split, as_split, load_data, visit
 
 import ppl_vae.data.sets as data_module
 from ppl_vae.common.errors import DataError
 from ppl_vae.common.registry import DATASETS
 from ppl_vae.common.rng import forked, seed_for
+from ppl_vae.data.epochs import Batches
+from ppl_vae.data.sets import Data, Split, as_split, load_data, visit
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPLITS = ("train", "valid", "test")

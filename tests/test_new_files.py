@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ppl_vae.cli.app import app
 from typer.testing import CliRunner
 
 import ppl_vae as pv
+from ppl_vae.cli.app import app
 
 FEW = ["--num-samples", "20", "--device", "cpu"]
 

@@ -10,11 +10,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ppl_vae.cli.app import app
 from torch import Tensor
 from typer.testing import CliRunner
 
 import ppl_vae as pv
+from ppl_vae.cli.app import app
 
 X = torch.tensor([[0.3], [1.0], [-0.4]])
 

@@ -12,13 +12,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ppl_vae.cli.app import app
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from typer.testing import CliRunner
 
 import ppl_vae as pv
 from ppl_vae import figures
+from ppl_vae.cli.app import app
 from ppl_vae.scoring.lineage import Lineage
 from ppl_vae.scoring.quantity import name_of
 

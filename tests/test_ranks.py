@@ -21,8 +21,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs_under_test import CASES
-from ppl_vae.data.epochs import Batches
-from ppl_vae.data.sets import Split, visit
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 
@@ -30,6 +28,8 @@ import ppl_vae as pv
 from ppl_vae.common import ranks
 from ppl_vae.common.rng import forked, reseed, seed_for
 from ppl_vae.compile import products
+from ppl_vae.data.epochs import Batches
+from ppl_vae.data.sets import Split, visit
 from ppl_vae.likelihood import streaming
 
 Flat = dict[str, Tensor]
@@ -391,7 +391,7 @@ def test_estimates_depend_on_no_number_and_no_order_of_ranks(monkeypatch: pytest
 
     monkeypatch.setattr(ranks, "_exchange", send)
     monkeypatch.setattr(ranks, "assert_same", lambda what, facts: None)
-    monkeypatch.setattr(ranks, "any_of", lambda *flags: flags)
+    monkeypatch.setattr(ranks, "all_reduce_any", lambda *flags: flags)
     monkeypatch.setattr(ranks, "count", lambda: 3)
     for rank in (2, 0, 1):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)

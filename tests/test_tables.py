@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ppl_vae.cli.app import app
-from ppl_vae.data.tables import read_table
 from typer.testing import CliRunner
 
 import ppl_vae as pv
+from ppl_vae.cli.app import app
+from ppl_vae.data.tables import read_table
 
 FEW = ["--num-samples", "20", "--device", "cpu"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from ppl_vae.cli.app import app
 from typer.testing import CliRunner
 
 import ppl_vae as pv
+from ppl_vae.cli.app import app
 from ppl_vae.common.files import read_tensors
 
 TINY = ["--data", "digits", "--latent", "2", "--hidden", "6", "--epochs", "2", "--num-samples", "5", "--limit", "20"]

@@ -17,8 +17,18 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .errors import RunError, UserError, first_line
+from .errors import RunError, UserError
 from .numbers import plain
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason(error: BaseException) -> str:
+    """The type of an error and its message, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def writable(folder: Path) -> Path:

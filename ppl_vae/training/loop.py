@@ -39,7 +39,7 @@ from ..objectives.base import Objective
 from ..objectives.elbo import elbo as elbo_of
 from ..objectives.names import objective as objective_by_name
 from ..pairs.base import Pair
-from ..runs import folder
+from ..runs.state import set_state
 from ..scoring import terms, trace
 from ..scoring.inputs import Needs, as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.param_store import own_store, unmoved
@@ -283,7 +283,7 @@ def fit(
             _first_look(pair, source, loss, where)
             _count_plates(svi, source)
         make_writer = _writer(tensorboard, run_dir)
-    ranks.from_first([v for v in pair.state_dict().values() if torch.is_tensor(v)])
+    ranks.broadcast([v for v in pair.state_dict().values() if torch.is_tensor(v)])
     svi.steps = state.step
     state.captured = _settled(
         capture, state.captured, svi.objective is not None and _worth_capture(pair, source, svi, total, shards)
@@ -334,7 +334,7 @@ def fit(
                         info = f"epoch {state.epoch + 1}  loss {float(loss_now) / len(batch):.2f}"
                         shown.update(task, completed=state.step, info=info)
                     due = run is not None and ranks.first() and time.monotonic() - last_saved > checkpoint_every
-                    stop, due = ranks.any_of(interrupt.requested, due)
+                    stop, due = ranks.all_reduce_any(interrupt.requested, due)
                     if stop:
                         raise KeyboardInterrupt
                     if run is not None and due:
@@ -344,7 +344,7 @@ def fit(
                 svi.check()
                 if running is None:
                     raise DataError("the loader gave no batch")
-                ranks.from_first(list(pair.buffers()))  # such as the averages of batch norm, of the shards of a rank
+                ranks.broadcast(list(pair.buffers()))  # such as the averages of batch norm, of the shards of a rank
                 share = beta_factor_at(state.step - 1)
                 lrs = [lr] if rates is None else rates.last
                 row: dict[str, Any] = {
@@ -369,7 +369,7 @@ def fit(
                 _log(writer, row)
                 enough = any([call(row, pair) for call in callbacks])  # noqa: C419
                 _refuse_thawed(_trainable(pair, svi.optimizer), before)
-                stopped = ranks.any_of(enough or _is_finished(state, patience, epochs))[0]
+                stopped = ranks.all_reduce_any(enough or _is_finished(state, patience, epochs))[0]
                 shown.update(task, completed=state.step, info=_headline(row))
                 if run is not None and (stopped or time.monotonic() - last_saved > checkpoint_every):
                     save()
@@ -386,7 +386,7 @@ def fit(
         if run is not None:  # with the last weights, from which a longer fit goes on; the best are beside them
             ranks.broadcast_object(functools.partial(save, done=True))
         if best:
-            folder.put(pair, best)
+            set_state(pair, best)
     if writer is not None:
         writer.close()
     return state.history
