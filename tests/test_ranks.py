@@ -391,7 +391,7 @@ def test_estimates_depend_on_no_number_and_no_order_of_ranks(monkeypatch: pytest
 
     monkeypatch.setattr(ranks, "_exchange", send)
     monkeypatch.setattr(ranks, "assert_same", lambda what, facts: None)
-    monkeypatch.setattr(ranks, "any_of", lambda *flags: flags)
+    monkeypatch.setattr(ranks, "all_reduce_any", lambda *flags: flags)
     monkeypatch.setattr(ranks, "count", lambda: 3)
     for rank in (2, 0, 1):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)

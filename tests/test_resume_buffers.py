@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_vae as pv
-from ppl_vae.runs.folder import state_of
+from ppl_vae.runs.state import state_tensors
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(nn.Linear(9, 6), nn.BatchNorm1d(6)),
@@ -79,7 +79,7 @@ def test_a_stopped_fit_goes_on_bit_for_bit(kind: str, loss: str, tmp_path: Path)
         except KeyboardInterrupt:
             assert bell is not None
         hook.remove()
-        return state_of(pair)
+        return state_tensors(pair)
 
     whole = run("whole")
     for bell in (3, 8):
@@ -103,7 +103,7 @@ def test_so_it_does_under_every_option(kind: str, options: dict[str, Any], tmp_p
         data = DataLoader(TensorDataset(x), batch_size=32, shuffle=True) if loader else pv.load_data(x, seed=0)
         more = {"run_dir": tmp_path / folder, "epochs": 4, "batch_size": 32, **options, **more}
         pv.fit(pair, data, progress=False, device="cpu", **more)
-        return state_of(pair)
+        return state_tensors(pair)
 
     whole = run("whole")
     with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,7 @@ from pairs_under_test import CASES
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.runs.folder import state_of
+from ppl_vae.runs.state import state_tensors
 from ppl_vae.scoring import programs, trace
 
 
@@ -166,7 +166,7 @@ def test_a_shared_module_is_one_module() -> None:
 
     pair = pv.Pair(P(), Q())
     assert len(list(pair.parameters())) == 2
-    assert len(state_of(pair)) == 2
+    assert len(state_tensors(pair)) == 2
     x = torch.randn(6, 2)
     pyro.set_rng_seed(0)
     pv.Elbo()(pair.model, pair.guide)(x).backward()

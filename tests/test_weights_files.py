@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import ppl_vae as pv
 from ppl_vae.nn.networks import over_batch
 from ppl_vae.pairs.base import StandardNormal, data_plate
-from ppl_vae.runs import folder
+from ppl_vae.runs import state
 
 D = 4
 
@@ -217,7 +217,7 @@ def test_tied_parameters_stay_one_and_are_kept_once(tmp_path: Path) -> None:
     pair = pair_of("tied")
     again = pv.load(pv.save(tmp_path / "run", pair), pair_of("tied", seed=1))
     assert again.model.net.again.weight is again.model.net.linear.weight
-    names = folder.state_of(pair)
+    names = state.state_tensors(pair)
     assert "model.net.linear.weight" in names
     assert "model.net.again.weight" not in names
 
@@ -315,7 +315,7 @@ def test_a_device_that_is_not_there_is_one_line(device: Any, tmp_path: Path) -> 
 def test_a_run_of_before_is_loaded() -> None:
     """The names and the order of what is kept are those of the files that are there."""
     pair = pv.build("linear", data_shape=(5,), latent=2, guide="exact")
-    assert list(folder.state_of(pair)) == ["model.W", "model.m", "model.log_s"]
+    assert list(state.state_tensors(pair)) == ["model.W", "model.m", "model.log_s"]
     again = copy.deepcopy(pair)
-    folder.restore(again, folder.state_of(pair), Path("here"))
+    state.restore_state(again, state.state_tensors(pair), Path("here"))
     assert again.guide.model is again.model

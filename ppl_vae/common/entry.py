@@ -30,14 +30,10 @@ def marked(program: Any, args: tuple[Any, ...]) -> Iterator[None]:
 
 
 def entry_point(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that users call: it takes numbers of NumPy, and says in a line what their program raised."""
-    return plainly(in_one_line(function))
+    """A function that users call: it takes numbers of NumPy, and says in one line what their program raised.
 
-
-def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
-    """An entry point that raises what a user's program raised as one PairError, with the cause behind it.
-
-    An error of this package, or of a machine that ran out of memory, stays what it is.
+    What a user's program raised becomes one PairError, with the cause behind it. An error of this package, or of a
+    machine that ran out of memory, stays what it is.
     """
 
     @functools.wraps(function)
@@ -53,13 +49,12 @@ def in_one_line(function: Callable[P, T]) -> Callable[P, T]:
             program, given = found
             raise PairError(failing(program, given, error)) from error
 
-    return entry
+    return plainly(entry)
 
 
 def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | None = None) -> str:
     """The line: which program, on what, what it said, and what is usually the matter."""
-    lines = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    what = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     name = getattr(program, "__qualname__", type(program).__qualname__)
     x, y = (*args, None, None)[:2]
     given = ("" if x is None else f" on x of {_shapes(x)}") + ("" if y is None else f" and y of {_shapes(y)}")

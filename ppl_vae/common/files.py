@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ from .numbers import plain
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason(error: BaseException) -> str:
+    """The type of an error and its message, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def writable(folder: Path) -> Path:
@@ -43,16 +48,45 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file.
+# ---- writing
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file to write to, which gets its name when it is whole: an interruption leaves the old file or the new.
 
     Raises:
-        RunError: it is missing or is not JSON.
+        RunError: the disk is full, or the folder can't be written to; what was there is still there.
     """
+    part = path.with_name(path.name + ".part")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: can't be read ({first_line(error)}); it is missing, truncated or edited") from error
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: can't be written ({error.strerror}); free some space, or choose another folder"
+        ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,51 +107,16 @@ def as_json(value: Any) -> str:
     """
 
     def simple(value: Any) -> Any:
-        if isinstance(value, np.ndarray | torch.Tensor):
+        if isinstance(value, np.ndarray | Tensor):
             return value.tolist()
         if isinstance(value, Path):
             return str(value)
-        raise UserError(f"{value!r:.60} ({type(value).__name__}) can't be kept as JSON; give numbers, texts, lists")
+        raise TypeError(f"{value!r:.60} is of type {type(value).__name__}")
 
     try:
         return json.dumps(plain(value), indent=2, allow_nan=False, default=simple)
-    except UserError:
-        raise
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"what is to be kept is not JSON ({first_line(error)}); give finite numbers, texts, lists"
-        ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: its bytes first, then its name, so that a kill leaves the old one or the new.
-
-    Raises:
-        RunError: the disk is full, or the folder can't be written to; what was there is still there.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: can't be written ({error.strerror}); free some space, or choose another folder"
-        ) from error
+        raise UserError(f"can't be kept as JSON ({first_line(error)}); give finite numbers, texts, lists") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -126,6 +125,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     # one key only: safetensors writes several in no fixed order, and equal runs must have equal files
     seal = json.dumps({"about": facts, "sha256": digest(tensors, facts)})
     write_bytes(path, to_bytes({k: v.contiguous() for k, v in tensors.items()}, metadata={"ppl_vae": seal}))
+
+
+# ---- reading
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        RunError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: can't be read ({first_line(error)}); it is missing, truncated or edited") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -144,15 +158,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{path}: not a whole safetensors file ({first_line(error)}); restore it from a copy") from error
     if seal is None:
         raise RunError(f"{path}: a safetensors file of another program")
-    try:
+    with suppress(ValueError, KeyError, TypeError):
         sealed = json.loads(seal)
-        about: dict[str, Any] = json.loads(sealed["about"])
-        whole = sealed["sha256"] == digest(tensors, sealed["about"])
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise RunError(f"{path}: the checksum does not match; the file was edited or damaged; restore it from a copy")
-    return tensors, about
+        if sealed["sha256"] == digest(tensors, sealed["about"]):
+            return tensors, json.loads(sealed["about"])
+    raise RunError(f"{path}: the checksum does not match; the file was edited or damaged; restore it from a copy")
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:

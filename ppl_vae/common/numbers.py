@@ -52,27 +52,21 @@ def convert(value: Any, annotation: str) -> Any:
         ((3, 2), 0.5)
     """
     value = plain(value)
+    items = value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        "int": is_number and (isinstance(value, int) or value.is_integer()),
+        "float": is_number,
+        "bool": isinstance(value, int) and value in (0, 1),
+        "str": isinstance(value, str),
+        "None": value is None,
+    }
     for kind in annotation.split(" | "):
         if kind.startswith("Sequence["):
-            if isinstance(value, np.ndarray | torch.Tensor):
-                value = value.tolist()
-            if isinstance(value, list | tuple | range):
-                inner = kind.removeprefix("Sequence[").removesuffix("]")
-                return tuple(convert(v, inner) for v in value)
-        elif kind in ("int", "float"):
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                if kind == "float" or isinstance(value, int):
-                    return value
-                if value.is_integer():
-                    return int(value)
-        elif kind == "bool":
-            if value in (True, False) and isinstance(value, int):
-                return bool(value)
-        elif kind == "None":
-            if value is None:
-                return value
-        elif kind != "str" or isinstance(value, str):  # what isn't a number is the function's own business
-            return value
+            if isinstance(items, list | tuple | range):
+                return tuple(convert(v, kind[len("Sequence[") : -1]) for v in items)
+        elif fits.get(kind, True):  # what is no number is the function's own business
+            return int(value) if kind == "int" else bool(value) if kind == "bool" else value
     raise ValueError(f"{value!r} is not of the type {annotation}")
 
 

@@ -1,9 +1,12 @@
-"""Which part of the work is mine, and how the parts are put together, where several processes share it.
+"""Which part of the work this rank does, and how the parts are put together, where several processes share it.
 
 A rank is one of N processes, as ``torchrun`` starts them. Work is shared inside :func:`joined` and nowhere else, so
 that a program that uses ``torch.distributed`` for work of its own meets nothing of this; with one rank every function
 here is the plain thing. Units of work (shards of a batch, blocks of data) have seeds of their own, so who does one
 does not matter.
+
+Tensors go by ``all_reduce`` and ``broadcast``. Results and errors go by ``all_gather_object``, which pickles: they come
+from processes of this job, which run the same program; no file is read so.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .errors import RankError, UserError
+from .files import first_line
 from .memory import assign
 
 TIMEOUT = timedelta(hours=1)  # for a rank that hangs: as long as a block of data may take; a dead one is seen at once
@@ -46,7 +50,7 @@ def rank() -> int:
 
 
 def first() -> bool:
-    """Whether this rank is the one that writes and speaks."""
+    """Whether this is rank 0, which alone writes files and prints."""
     return rank() == 0
 
 
@@ -54,7 +58,7 @@ def local_units(units: Sequence[T]) -> Sequence[T]:
     """The units of work that this rank does: every N-th, so that long and short ones mix.
 
     Example:
-        >>> mine(range(3))
+        >>> local_units(range(3))
         range(0, 3)
     """
     return units[rank() :: count()]
@@ -64,10 +68,10 @@ def local_units(units: Sequence[T]) -> Sequence[T]:
 def joined() -> Iterator[None]:
     """Share the work inside with the other ranks, where ``torchrun`` started some; else do nothing.
 
-    Training, validation and estimates inside are shared; the rest is done by every rank alike. Ranks talk through the
-    process group that is there already, or through one that is made for the time: gloo for tensors on the CPU, NCCL
-    for those on a GPU, where rank r of a machine gets GPU r. SIGTERM, by which ``torchrun`` ends the others where one
-    is lost, is taken like Ctrl-C.
+    Training, validation and estimates inside are shared; the rest is done by every rank alike. Ranks communicate
+    through the process group that is there already, or through one that is made for the time: gloo for tensors on the
+    CPU, NCCL for those on a GPU, where rank r of a machine gets GPU r. SIGTERM, by which ``torchrun`` ends the others
+    where one is lost, is taken like Ctrl-C.
 
     Raises:
         RankError: the ranks did not find each other; inside, one was lost.
@@ -81,21 +85,21 @@ def joined() -> Iterator[None]:
         3
     """
     global _sharing
-    there = dist.is_available() and dist.is_initialized()
-    if _sharing or not (there or started()):
+    existing = dist.is_available() and dist.is_initialized()
+    if _sharing or not (existing or started()):
         yield
         return
-    if not there:
-        _start()
+    if not existing:
+        _init_process_group()
     _sharing = dist.get_world_size() > 1
     done = False
     try:
-        with _ended_like_ctrl_c():
+        with _sigterm_as_ctrl_c():
             yield
         done = True
     finally:
         _sharing = False
-        if not there and (done or dist.get_backend() == "gloo"):  # NCCL could wait for a rank that is gone
+        if not existing and (done or dist.get_backend() == "gloo"):  # NCCL could wait for a rank that is gone
             dist.destroy_process_group()
 
 
@@ -104,7 +108,7 @@ def started() -> bool:
     return {"RANK", "MASTER_ADDR"} <= set(os.environ) and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _start() -> None:
+def _init_process_group() -> None:
     if not dist.is_available():
         raise RankError("this build of torch has no torch.distributed; start one process")
     # its defaults hold the group that is there when it is imported, which an optimiser does in passing: the threads of
@@ -118,18 +122,15 @@ def _start() -> None:
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise RankError(f"the ranks did not find each other: {_text(error)}") from error
+        raise RankError(f"the ranks did not find each other: {first_line(error)}") from error
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    def stop(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
+def _sigterm_as_ctrl_c() -> Iterator[None]:
     if not _sharing or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -150,76 +151,66 @@ def alone() -> Iterator[None]:
 # ---- tensors
 
 
-def total(tensors: Sequence[Tensor]) -> None:
-    """Sum each tensor over the ranks, in place, by one message for each kind of tensor; all ranks get the same bits.
+def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
+    """Sum each tensor over the ranks, in place; all ranks get the same bits.
 
     Raises:
         RankError: a rank was lost.
 
     Example:
         >>> a = torch.ones(2)
-        >>> total([a])
+        >>> all_reduce_sum([a])
         >>> a
         tensor([1., 1.])
     """
-    if count() == 1:
-        return
-    for group in _by_kind(tensors):
-        flat = torch.cat([t.reshape(-1) for t in group])
-        with _all_there():
-            dist.all_reduce(flat)
-        _put_back(flat, group)
+    _flat_message(dist.all_reduce, tensors)
 
 
-def from_first(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give each tensor the value that it has on rank 0, in place.
 
     Raises:
         RankError: a rank was lost.
 
     Example:
-        >>> from_first([torch.ones(2)])
+        >>> broadcast([torch.ones(2)])
     """
+    _flat_message(lambda flat: dist.broadcast(flat.view(torch.uint8), 0), tensors)  # bytes: not every type can be sent
+
+
+def _flat_message(message: Callable[[Tensor], Any], tensors: Sequence[Tensor]) -> None:
+    """Change tensors in place by one message for each dtype and device; of any strides, unlike torch's own."""
     if count() == 1:
         return
-    for group in _by_kind(tensors):
-        flat = torch.cat([t.reshape(-1) for t in group])
-        with _all_there():
-            dist.broadcast(flat.view(torch.uint8), 0)  # bytes, since not every type can be sent
-        _put_back(flat, group)
-
-
-def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for t in tensors:
-        kinds.setdefault((t.dtype, t.device), []).append(t.detach())
-    return list(kinds.values())
-
-
-def _put_back(flat: Tensor, tensors: list[Tensor]) -> None:
-    for t, value in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        assign(t, value.view(t.shape))
+        groups.setdefault((t.dtype, t.device), []).append(t.detach())
+    for group in groups.values():
+        flat = torch.cat([t.reshape(-1) for t in group])
+        with _lost_rank():
+            message(flat)
+        for t, value in zip(group, flat.split([t.numel() for t in group]), strict=True):
+            assign(t, value.view(t.shape))
 
 
 # ---- decisions, results and errors
 
 
-def any_of(*flags: bool) -> tuple[bool, ...]:
+def all_reduce_any(*flags: bool) -> tuple[bool, ...]:
     """Each flag, true where it is true on any rank; for decisions that all ranks must take alike.
 
     Raises:
         RankError: a rank was lost.
 
     Example:
-        >>> any_of(True, False)
+        >>> all_reduce_any(True, False)
         (True, False)
     """
     if count() == 1:
         return flags
-    votes = torch.tensor(flags, dtype=torch.uint8)
-    with _all_there():
-        dist.all_reduce(votes, dist.ReduceOp.MAX)
-    return tuple(map(bool, votes.tolist()))
+    found = torch.tensor(flags, dtype=torch.uint8)
+    _flat_message(lambda flat: dist.all_reduce(flat, dist.ReduceOp.MAX), [found])
+    return tuple(map(bool, found.tolist()))
 
 
 def each(work: Callable[[int], T], units: Sequence[int], track: Callable[[Sequence[int]], Any] = iter) -> list[T]:
@@ -249,9 +240,7 @@ def each(work: Callable[[int], T], units: Sequence[int], track: Callable[[Sequen
             at += count()
     except Exception as error:
         failed = at, error
-    whole: dict[int, T] = {}
-    for part in _exchange(f"{len(units)} units", done, failed):
-        whole |= part
+    whole = {n: value for part in _exchange(f"{len(units)} units", done, failed) for n, value in part.items()}
     return [whole[n] for n in range(len(units))]
 
 
@@ -263,7 +252,7 @@ def broadcast_object(work: Callable[[], T]) -> T:
         RankError: a rank was lost.
 
     Example:
-        >>> told(lambda: "runs/vae-2")
+        >>> broadcast_object(lambda: "runs/vae-2")
         'runs/vae-2'
     """
     if count() == 1:
@@ -276,7 +265,7 @@ def broadcast_object(work: Callable[[], T]) -> T:
                 value = work()
         except Exception as error:
             failed = 0, error
-    found: T = _exchange("told", value, failed)[0]
+    found: T = _exchange("broadcast_object", value, failed)[0]
     return found
 
 
@@ -300,7 +289,7 @@ def raise_together() -> Iterator[None]:
     """An error of any rank inside is raised on all of them at the end; no messages inside.
 
     Example:
-        >>> with agreeing():
+        >>> with raise_together():
         ...     pass
     """
     if count() == 1:
@@ -311,20 +300,20 @@ def raise_together() -> Iterator[None]:
         yield
     except Exception as error:
         failed = rank(), error
-    _exchange("agreeing", None, failed)
+    _exchange("raise_together", None, failed)
 
 
 def assert_same(what: str, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on where ranks don't hold the same.
+    """Refuse to continue where ranks don't hold the same.
 
     Raises:
         UserError: names what differs.
 
     Example:
-        >>> alike("data", {"sha256": "0a1b"})
+        >>> assert_same("data", {"sha256": "0a1b"})
     """
     if count() > 1:
-        found = _exchange("alike", dict(facts), None)
+        found = _exchange("assert_same", dict(facts), None)
         odd = [key for key in facts if any(f != found[0] and f.get(key) != found[0].get(key) for f in found)]
         if odd:
             raise UserError(
@@ -337,36 +326,31 @@ def _exchange(what: str, value: Any, failed: tuple[int, Exception] | None) -> li
     """The values of all ranks, in their order; the first failure of any is raised on all."""
     if failed is not None and isinstance(failed[1], RankError):
         raise failed[1]  # the others are no longer where they could hear of it
-    sent = None if failed is None else (failed[0], _portable(failed[1]))
-    heard: list[Any] = [None] * count()
-    with _all_there():
-        dist.all_gather_object(heard, (what, value, sent))
-    failures = [(*failure, r) for r, (_, _, failure) in enumerate(heard) if failure is not None]
+    sent = None if failed is None else (failed[0], rank(), _portable(failed[1]))
+    gathered: list[Any] = [None] * count()
+    with _lost_rank():
+        dist.all_gather_object(gathered, (what, value, sent))
+    failures = [failure for _, _, failure in gathered if failure is not None]
     if failures:
-        _, error, origin = min(failures, key=lambda f: (f[0], f[2]))
-        if failed is not None and origin == rank():
-            raise failed[1]
-        raise error
-    if any(w != what for w, _, _ in heard):
-        raise RankError(f"the ranks do different things ({', '.join(w for w, _, _ in heard)}); give all the same work")
-    return [v for _, v, _ in heard]
+        _, origin, error = min(failures, key=lambda f: f[:2])
+        raise failed[1] if failed is not None and origin == rank() else error
+    calls = [call for call, _, _ in gathered]
+    if set(calls) != {what}:
+        raise RankError(f"the ranks do different things ({', '.join(calls)}); give all the same work")
+    return [v for _, v, _ in gathered]
 
 
 def _portable(error: Exception) -> Exception:
     """An error as other ranks can raise it."""
     if isinstance(error, UserError | OSError):
         return error
-    return RankError(f"rank {rank()} failed: {type(error).__name__}: {_text(error)}")
+    return RankError(f"rank {rank()} failed: {type(error).__name__}: {first_line(error)}")
 
 
 @contextmanager
-def _all_there() -> Iterator[None]:
+def _lost_rank() -> Iterator[None]:
     """A message that fails is a rank that is gone."""
     try:
         yield
     except RuntimeError as error:
         raise RankError("a rank was lost") from error
-
-
-def _text(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

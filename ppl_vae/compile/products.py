@@ -97,7 +97,7 @@ def choose(device: torch.device, setting: str | None = None) -> str:
     chosen = setting or faster(before)
     if chosen == "medium" and not as_exact(before):  # work begun on another machine
         chosen = before
-    return before if ranks.any_of(chosen == before)[0] else chosen
+    return before if ranks.all_reduce_any(chosen == before)[0] else chosen
 
 
 def faster(before: str) -> str:

@@ -15,8 +15,19 @@ from torch import Tensor
 from ..common.errors import DataError
 from ..common.fields import X, leaves, named
 
-WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+_REAL = "give a tensor or a NumPy array of real numbers"
 _TOO_LARGE = "has a whole number outside the range of int64, -2^63 to 2^63 - 1: give smaller or floating numbers"
+
+
+def refuse(bad: Tensor, what: str, fix: str) -> None:
+    """Raise where anything is bad, (N, *shape) bool: what it is, the index of the first, and how to fix it.
+
+    Raises:
+        DataError: something is.
+    """
+    if bool(bad.any()):
+        index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
+        raise DataError(f"{what}, first at index {index}: {fix}")
 
 
 def tensor(value: Any, where: str) -> Tensor:
@@ -29,64 +40,56 @@ def tensor(value: Any, where: str) -> Tensor:
         >>> tensor([[1, 2], [3, 4]], "x").dtype
         torch.int64
     """
-    found = _tensor(value, where)
+    if isinstance(value, list | tuple):
+        value = _of_list(value, where)
+    found = _of_tensor(value, where) if torch.is_tensor(value) else torch.from_numpy(_array(value, where))
     if found.dtype == torch.uint64 and bool((found.contiguous().view(torch.int64) < 0).any()):
         raise DataError(f"{where} {_TOO_LARGE}")
     return found
 
 
-def _tensor(value: Any, where: str) -> Tensor:
-    if torch.is_tensor(value):
-        if value.is_nested or value.is_meta:
-            raise DataError(f"{where} is a {'nested' if value.is_nested else 'meta'} tensor: give numbers of one shape")
-        if value.is_complex():
-            raise DataError(f"{where} is of {value.dtype}: give a tensor or a NumPy array of real numbers")
-        dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-        return dense.dequantize() if dense.is_quantized else dense
+def _of_tensor(value: Tensor, where: str) -> Tensor:
+    if value.is_nested or value.is_meta:
+        raise DataError(f"{where} is a {'nested' if value.is_nested else 'meta'} tensor: give numbers of one shape")
+    if value.is_complex():
+        raise DataError(f"{where} is of {value.dtype}: {_REAL}")
+    dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+    return dense.dequantize() if dense.is_quantized else dense
+
+
+def _array(value: Any, where: str) -> Any:
+    """A copy as an array of a type that torch has."""
     if hasattr(value, "toarray"):  # scipy.sparse
         value = value.toarray()
-    if hasattr(value, "dtypes") and hasattr(value, "columns"):  # a table
-        text = [str(c) for c, t in zip(value.columns, value.dtypes, strict=True) if not _is_number(t)]
-        if text:
-            raise DataError(
-                f"{where}: the column {text[0]!r} does not hold numbers: leave it out, or turn it into numbers"
-            )
-        if _mixed(value.dtypes):
-            whole = all(t.kind in "iu" and t.itemsize < 8 + (t.kind == "i") for t in value.dtypes)
-            whole = whole and not value.isna().to_numpy().any()
-            value = value.to_numpy(np.int64) if whole else value.to_numpy(dtype=np.float64, na_value=np.nan)
-        else:
-            value = value.to_numpy()
+    elif hasattr(value, "dtypes") and hasattr(value, "columns"):
+        value = _of_table(value, where)
     elif hasattr(value, "to_numpy"):
         value = value.to_numpy()
-    if isinstance(value, list | tuple):
-        value = _of_list(value, where)
-        if torch.is_tensor(value):
-            return value
-    if not isinstance(value, np.ndarray | np.generic) and hasattr(value, "__array__"):
-        value = np.asarray(value)
     if isinstance(value, np.ma.MaskedArray):
         value = np.ma.filled(value.astype(np.float64), np.nan)
-    if isinstance(value, np.ndarray | np.generic | int | float):
-        array = np.asarray(value)
-        if array.dtype == object:
-            array = _of_objects(array, where)
-        if array.dtype.kind in "biuf":
-            kind = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(np.float64)
-            return torch.from_numpy(np.array(array, dtype=kind, order="C"))
-        what = "text" if array.dtype.kind in "US" else f"of {array.dtype}"
-        raise DataError(f"{where} is {what}: give a tensor or a NumPy array of real numbers")
-    raise DataError(f"{where} is a {type(value).__name__}: give a tensor or a NumPy array of real numbers")
+    if not isinstance(value, int | float) and not hasattr(value, "__array__"):
+        raise DataError(f"{where} is a {type(value).__name__}: {_REAL}")
+    array = np.asarray(value)
+    if array.dtype == object:
+        array = _of_objects(array, where)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} is {'text' if array.dtype.kind in 'US' else f'of {array.dtype}'}: {_REAL}")
+    kind = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(np.float64)
+    return np.array(array, dtype=kind, order="C")
 
 
-def _is_number(dtype: Any) -> bool:
-    return getattr(dtype, "kind", "O") in "biuf"
-
-
-def _mixed(dtypes: Any) -> bool:
-    """Whether the columns of a table have several types, or types with a missing value of their own."""
-    kinds = {str(t) for t in dtypes}
-    return len(kinds) > 1 or any(not isinstance(t, np.dtype) for t in dtypes)
+def _of_table(table: Any, where: str) -> Any:
+    """The numbers of a table of pandas: int64 where columns of several types are whole numbers, else float64."""
+    kinds = [getattr(t, "kind", "O") for t in table.dtypes]
+    text = [str(c) for c, kind in zip(table.columns, kinds, strict=True) if kind not in "biuf"]
+    if text:
+        raise DataError(f"{where}: the column {text[0]!r} does not hold numbers: leave it out, or turn it into numbers")
+    if len(set(table.dtypes)) == 1 and isinstance(table.dtypes.iloc[0], np.dtype):
+        return table.to_numpy()
+    whole = all(kind in "iu" and str(t).lower() != "uint64" for kind, t in zip(kinds, table.dtypes, strict=True))
+    if whole and not table.isna().to_numpy().any():
+        return table.to_numpy(np.int64)
+    return table.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _of_list(value: Sequence[Any], where: str) -> Any:
@@ -102,13 +105,12 @@ def _of_list(value: Sequence[Any], where: str) -> Any:
 
 def _of_objects(array: Any, where: str) -> Any:
     try:
-        if array.size and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in array.flat):
-            return array.astype(np.int64)
-        return array.astype(np.float64)
+        whole = array.size and all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in array.flat)
+        return array.astype(np.int64 if whole else np.float64)
     except OverflowError as error:
         raise DataError(f"{where} {_TOO_LARGE}") from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{where} holds Python objects: give a tensor or a NumPy array of real numbers") from error
+        raise DataError(f"{where} holds Python objects: {_REAL}") from error
 
 
 def data(value: Any, where: str = "x", scale: int | None = None) -> X:
@@ -155,31 +157,27 @@ def _field(value: Any, where: str, scale: int | None, inside: bool = False) -> T
         raise DataError(
             f"{where} has shape {tuple(t.shape)}, which holds no data: give (N, *shape), with at least one datum"
         )
-    if t.dtype == torch.uint8 and inside and t.ndim < 3:
-        t = t.long()  # a count, a mask, a covariate
-    elif t.dtype == torch.uint8:
+    if t.dtype == torch.uint8 and not (inside and t.ndim < 3):  # pixels, and no count, mask or covariate
         if scale == 1 and t.max() > 1:
             raise DataError(
                 f"{where} holds bytes up to {int(t.max())}, and those given before were bits, 0 or 1: give floating "
                 f"numbers, divided by 255 where they are pixels"
             )
         t = t.unsqueeze(1) if t.ndim == 3 else t
-        floating = torch.get_default_dtype()
-        pixels = scale == 255 or t.max() > 1  # 8-bit 0/1 data are bits, not nearly black
-        t = t.to(floating) / 255 if pixels else t.to(floating)
-    elif t.dtype in WHOLE:
-        t = t.long()
-    if t.is_floating_point() and bool((bad := t.isinf()).any()):
-        index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
-        raise DataError(f"{where} has an infinity, first at index {index}: repair or drop that datum")
-    return t
+        return t.to(torch.get_default_dtype()) / (scale or byte_scale(t) or 1)
+    if t.is_floating_point():
+        refuse(t.isinf(), f"{where} has an infinity", "repair or drop that datum")
+        return t
+    return t if t.dtype == torch.bool else t.long()
 
 
-def byte_scale(value: Any) -> int | None:
-    """What bytes are to be divided by: 255, or 1 where all are 0 or 1; None for other data."""
-    if str(getattr(value, "dtype", "")) not in ("uint8", "torch.uint8") or 0 in value.shape:
+def byte_scale(*arrays: Any, asked: int | None = None) -> int | None:
+    """What bytes are to be divided by: 255, or 1 where all are 0 or 1, unless 255 is asked for; None for other data."""
+    dtypes = [str(getattr(x, "dtype", "")).removeprefix("torch.") for x in arrays]
+    tops = [int(x.max()) for x, dtype in zip(arrays, dtypes, strict=True) if dtype == "uint8" and 0 not in x.shape]
+    if not tops:
         return None
-    return 255 if int(value.max()) > 1 else 1
+    return 255 if asked == 255 or max(tops) > 1 else 1  # 8-bit 0/1 data are bits, not nearly black
 
 
 def missing(x: X) -> list[tuple[str, Tensor]]:
@@ -203,28 +201,26 @@ def labels(value: Any, n: int, where: str = "labels", device: torch.device | Non
     """
     if value is None:
         return None
-    y = _text_refused(value, where)
-    y = y.unsqueeze(0).expand(n) if y.ndim == 0 else y
-    if not y.is_floating_point():
-        y = y.long()
-        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    if len(y) != n:
-        raise DataError(f"{where}: {len(y)} labels for {n} data, of shape {tuple(y.shape)}; give one label a datum")
-    if y.is_floating_point() and bool((bad := ~y.isfinite()).any()):
-        index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
-        raise DataError(f"{where}: a NaN or an infinity, first at index {index}: repair or drop that datum")
-    return y if device is None else y.to(device)
-
-
-def _text_refused(value: Any, where: str) -> Tensor:
     try:
-        return tensor(value, where)
+        y = tensor(value, where)
     except DataError as error:
-        kind = np.asarray(value if not hasattr(value, "to_numpy") else value.to_numpy(), dtype=object).ravel()
-        if any(isinstance(v, str | bytes) for v in kind[:100]):
+        given = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value, dtype=object).ravel()
+        if any(isinstance(v, str | bytes) for v in given[:100]):
             numbers = "numpy.unique(labels, return_inverse=True)[1]"
             raise DataError(f"{where} are text: give class numbers, such as {numbers}") from error
         raise
+    y = y.unsqueeze(0).expand(n) if y.ndim == 0 else y
+    if not y.is_floating_point():
+        y = _column(y.long())
+    if len(y) != n:
+        raise DataError(f"{where}: {len(y)} labels for {n} data, of shape {tuple(y.shape)}; give one label a datum")
+    refuse(~y.isfinite(), f"{where}: a NaN or an infinity", "repair or drop that datum")
+    return y if device is None else y.to(device)
+
+
+def _column(y: Tensor) -> Tensor:
+    """A column (N, 1) as (N,)."""
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
@@ -237,7 +233,7 @@ def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
         >>> classes(torch.eye(3)[[2, 0]], 3), classes(torch.tensor([2.0, 0.0]), 3)
         (tensor([2, 0]), tensor([2, 0]))
     """
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    y = _column(y)
     if y.ndim == 2 and y.shape[1] == num_classes and bool(((y == 0) | (y == 1)).all() & (y.sum(1) == 1).all()):
         return y.argmax(1)
     if y.ndim != 1:

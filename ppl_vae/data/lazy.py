@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..common.errors import DataError
-from ..common.fields import X, each, num_data
+from ..common.fields import X, each, joined, num_data
 from . import convert
 
 ScaleOf = Callable[[Any], int | None]
@@ -63,8 +63,6 @@ def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
         parts = [unpacked(batch, scale_of) for batch in batches]
         if not parts:
             raise DataError("the data set gave no data; give at least one datum")
-        from ..common.fields import joined
-
         ys = [y for _, y in parts if y is not None]
         return joined([x for x, _ in parts]), joined(ys) if ys else None
     if not len(dataset):  # type: ignore[arg-type]

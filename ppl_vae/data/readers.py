@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..common.errors import DataError
 from ..common.fields import X, device_of, num_data
+from ..common.files import reason
 from ..common.registry import DATASETS
 from ..common.rng import quiet_import
 from . import convert, tables
@@ -118,7 +119,7 @@ def _arrays(arrays: Any, where: str, scale: int | None) -> tuple[Parts, int | No
     """The parts of arrays, and what their bytes were divided by: the same in every part."""
     if not isinstance(arrays, Mapping) or not _names_splits(arrays):
         x, y = x_and_y(arrays)
-        used = _byte_scale([x], scale)
+        used = convert.byte_scale(x, asked=scale)
         return {"all": labelled(x, y, where, used)}, used
     keys = {part: f"_{part}" for part in SPLITS if f"x_{part}" in arrays} or {"all": ""}
     if ("x" in arrays) != ("all" in keys) or ("all" not in keys and not {"train", "test"} <= set(keys)):
@@ -128,7 +129,7 @@ def _arrays(arrays: Any, where: str, scale: int | None) -> tuple[Parts, int | No
     if 0 < len(absent) < len(keys):
         raise DataError(f"{where} has labels, but no {', '.join(absent)}: label every split, or none")
     xs = {p: arrays[f"x{k}"] for p, k in keys.items()}
-    used = _byte_scale(list(xs.values()), scale)
+    used = convert.byte_scale(*xs.values(), asked=scale)
     return {p: labelled(xs[p], arrays.get(f"y{k}"), f"{where}: x{k}", used) for p, k in keys.items()}, used
 
 
@@ -140,14 +141,6 @@ def _names_splits(arrays: Any) -> bool:
     )
 
 
-def _byte_scale(arrays: list[Any], scale: int | None) -> int | None:
-    """What to divide bytes by, None where there are none: as asked, or 255 unless all are bits."""
-    tops = [int(x.max()) for x in arrays if str(getattr(x, "dtype", "")).endswith("uint8") and 0 not in x.shape]
-    if not tops:
-        return None
-    return 255 if scale == 255 or max(tops) > 1 else 1  # 8-bit 0/1 data are bits, not nearly black
-
-
 def _numpy_file(path: Path, scale: int | None) -> tuple[Parts, int | None]:
     try:
         with path.open("rb") as file:
@@ -157,7 +150,7 @@ def _numpy_file(path: Path, scale: int | None) -> tuple[Parts, int | None]:
         raise
     except Exception as error:
         objects = "holds Python objects, which are not read: save arrays of numbers"
-        broken = f"cannot be read ({_reason(error)}): save it again with numpy.save or numpy.savez"
+        broken = f"cannot be read ({reason(error)}): save it again with numpy.save or numpy.savez"
         raise DataError(f"{path} {objects if 'Object arrays' in str(error) else broken}") from error
 
 
@@ -165,13 +158,6 @@ def labelled(x: Any, y: Any, where: str, scale: int | None = None) -> Labelled:
     """Data and labels as tensors, checked, of one length; bytes divided by ``scale``, or 255 unless bits."""
     data = convert.data(x, where, scale)
     return data, convert.labels(y, num_data(data), f"{where} (labels)", device_of(data))
-
-
-def refuse(bad: Tensor, what: str, mend: str) -> None:
-    """Raise where anything is bad: what it is, the index of the first, and how to mend it."""
-    if bad.any():
-        index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
-        raise DataError(f"{what}, first at index {index}: {mend}")
 
 
 def _pixels(images: npt.NDArray[np.uint8]) -> Tensor:
@@ -190,7 +176,7 @@ def _image(file: Path | IO[bytes], where: object) -> npt.NDArray[np.uint8]:
     except DataError:
         raise
     except Exception as error:  # PIL raises half a dozen types for broken files
-        raise DataError(f"{where} is not a readable image ({_reason(error)}): replace or remove it") from error
+        raise DataError(f"{where} is not a readable image ({reason(error)}): replace or remove it") from error
 
 
 def _folder(path: Path) -> Parts:
@@ -227,7 +213,7 @@ def _torchvision(name: str, cls: str, files: str, folder: Path, root: Path, **kw
     try:
         return getattr(quiet_import("torchvision.datasets"), cls)(root, **kwargs)
     except Exception as error:  # no network, a file that fails its checksum, a torchvision made for another torch
-        raise DataError(f"torchvision cannot give {name} ({_reason(error)}): put {files} into {folder}") from error
+        raise DataError(f"torchvision cannot give {name} ({reason(error)}): put {files} into {folder}") from error
 
 
 def _idx_dataset(name: str, root: Path, download: bool) -> Parts:
@@ -254,7 +240,7 @@ def _idx(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({_reason(error)}): replace it") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}): replace it") from error
     magic, *shape = (int.from_bytes(content[4 * i : 4 * i + 4], "big") for i in range(1 + ndim))
     if magic != 0x0800 + ndim:
         raise DataError(f"{path} has magic number {magic}, not {0x0800 + ndim}: replace it by the unpacked idx file")
@@ -296,7 +282,3 @@ def _cifar10(root: Path, download: bool) -> Parts:
         read = _torchvision("cifar10", "CIFAR10", files, folder, root, train=part == "train", download=download)
         parts[part] = _pixels(read.data.transpose(0, 3, 1, 2)), torch.tensor(read.targets)
     return parts
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

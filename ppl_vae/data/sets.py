@@ -17,8 +17,8 @@ from ..common.errors import DataError
 from ..common.fields import X, device_of, each, named, num_data, rows, shape_of
 from ..common.numbers import needed
 from ..common.rng import seed_for, uniform
-from .convert import missing
-from .readers import SPLITS, Array, Parts, Source, labelled, read, refuse, x_and_y
+from .convert import missing, refuse
+from .readers import SPLITS, Array, Parts, Source, labelled, read, x_and_y
 from .tables import said
 
 _BINARIZE = ("auto", "dynamic", "static", "none")

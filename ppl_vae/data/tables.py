@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.errors import DataError
+from ..common.files import reason
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 TEXT = (".csv", ".tsv")
@@ -48,51 +50,31 @@ def read_table(
         DataError: the file is broken, a column is missing, doubled or holds no numbers, or a label is not known.
     """
     like = like if like and like.get("columns") else None
-    where: Any = "the table" if is_table(source) else source
-    is_file = not is_table(source)
-    is_text = is_file and source.suffix.lower() in TEXT
+    where = "the table" if is_table(source) else source
+    is_text = not is_table(source) and source.suffix.lower() in TEXT
     if header is not None and not is_text:
         raise DataError(f"header is for text tables ({', '.join(TEXT)}), which {where} is not: leave it out")
-    classes: list[str] | None = None
     if like is not None:
         if columns is not None or label is not None:
             raise DataError(f"{where} is read by the columns and the label of the run; leave them out")
-        columns, label, classes = like["columns"], like["label"], like["classes"]
+        columns, label = like["columns"], like["label"]
         header = like.get("header") if header is None and is_text else header
-    columns = [c.strip() for c in columns.split(",")] if isinstance(columns, str) else columns
+    classes: list[str] | None = like["classes"] if like else None
     label = None if label is None else str(label)
     if is_text:
-        table, header = _text(source, label if classes else None, header)
+        table, header = _read_text(source, label if classes else None, header)
     else:
-        table = _parquet(source) if is_file else _arrow_table(source)
+        table = _read_arrow(source, where)
     if not len(table):
         raise DataError(f"{where} has no rows: give at least one")
-    names = list(table.column_names)
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise DataError(f"{where} has more than one column {twice[0]!r}: give each a name of its own")
-    hint = "" if header is not False else " (no header: the first row is data, unless header=True, --header)"
-    if label is not None and label not in names:
-        if like is None:
-            raise DataError(f"{where} has no column {label!r} for the label: it has {_listed(names)}{hint}")
-        label = None
-    taken = [n for n in names if n != label] if columns is None else [str(c) for c in columns]
-    missing = [c for c in taken if c not in names]
-    if missing or not taken:
-        what = f"no column {_listed(missing)}" if missing else "no column beside the label"
-        raise DataError(f"{where} has {what}: it has {_listed(names)}{hint}")
-    if label in taken or len(set(taken)) < len(taken):
-        raise DataError(f"columns {_listed(taken)}, label {label!r}: name each column once")
-    if columns is None and "" in taken:
-        raise DataError(
-            f"{where}: the first column has no name, and does not count the rows from 0 or 1: name it in the header, "
-            f"or choose the columns to take (columns=, --columns)"
-        )
-    whole = all(_is_whole(table[name]) for name in taken) and not (like and like.get("whole") is False)
-    x = np.stack([_numbers(table[name], name, where, whole) for name in taken], axis=1)
+    hint = " (no header: the first row is data, unless header=True, --header)" if header is False else ""
+    taken, has_label = _columns(table.column_names, columns, label, like is not None, where, hint)
+    picked = {name: _plain(table[name]) for name in taken}
+    whole = all(map(_is_whole, picked.values())) and not (like and like.get("whole") is False)
+    x = np.stack([_numbers(column, f"{where}: column {name!r}", whole) for name, column in picked.items()], axis=1)
     y = None
-    if label is not None:
-        y, classes = _labels(table[label], label, classes, where, like is not None)
+    if has_label:
+        y, classes = _labels(_plain(table[label]), label, where, classes, like is not None)
     reading = {"columns": taken, "label": like["label"] if like else label, "classes": classes}
     return x, y, {"scale": None, **reading, "header": header, "whole": whole}
 
@@ -110,50 +92,60 @@ def said(reading: Mapping[str, Any]) -> str:
     return f"header {', '.join(names)}" if reading["header"] else "no header"
 
 
+def _columns(
+    names: list[str], columns: str | Sequence[str] | None, label: str | None, is_new: bool, where: Any, hint: str
+) -> tuple[list[str], bool]:
+    """The columns to take, and whether the column of labels is there."""
+    has = f"it has {_listed(names)}{hint}"
+    if doubled := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{where} has more than one column {doubled[0]!r}: give each a name of its own")
+    if label is not None and label not in names and not is_new:
+        raise DataError(f"{where} has no column {label!r} for the label: {has}")
+    columns = [c.strip() for c in columns.split(",")] if isinstance(columns, str) else columns
+    taken = [n for n in names if n != label] if columns is None else [str(c) for c in columns]
+    absent = [c for c in taken if c not in names]
+    if absent or not taken:
+        what = f"no column {_listed(absent)}" if absent else "no column beside the label"
+        raise DataError(f"{where} has {what}: {has}")
+    if label in taken or len(set(taken)) < len(taken):
+        raise DataError(f"columns {_listed(taken)}, label {label!r}: name each column once")
+    if columns is None and "" in taken:
+        raise DataError(
+            f"{where}: the first column has no name, and does not count the rows from 0 or 1: name it in the header, "
+            f"or choose the columns to take (columns=, --columns)"
+        )
+    return taken, label in names
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
 
 
-def _arrow(module: str, path: Path) -> Any:
-    import importlib
-
+def _arrow(module: str, where: Any) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise DataError(
-            f"{path}: tables are read by pyarrow, which is missing: pip install 'ppl_vae[tables]'"
+            f"{where}: tables are read by pyarrow, which is missing: pip install 'ppl_vae[tables]'"
         ) from None
 
 
-def _parquet(path: Path) -> Any:
-    parquet = _arrow("pyarrow.parquet", path)
-    try:
-        table = parquet.ParquetFile(path).read()
-    except Exception as error:
-        raise DataError(f"{path} cannot be read ({_reason(error)}): save it again") from error
-    return _plain(table.select([i for i, n in enumerate(table.column_names) if not n.startswith("__index_level_")]))
-
-
-def _arrow_table(source: Any) -> Any:
-    """A table of pandas or pyarrow as one of pyarrow, without the index."""
-    arrow = _arrow("pyarrow", Path("the table"))
+def _read_arrow(source: Any, where: Any) -> Any:
+    """A Parquet file, or a table of pandas or pyarrow, without the index of pandas."""
+    arrow, parquet = _arrow("pyarrow", where), _arrow("pyarrow.parquet", where)
     if hasattr(source, "column_names"):
-        return _plain(source)
+        return source
     try:
-        return _plain(arrow.Table.from_pandas(source, preserve_index=False))
+        if is_table(source):
+            return arrow.Table.from_pandas(source, preserve_index=False)
+        table = parquet.ParquetFile(source).read()
     except Exception as error:
-        raise DataError(f"the table cannot be read ({_reason(error)}): give each column one type") from error
+        fix = "give each column one type" if is_table(source) else "save it again"
+        raise DataError(f"{where} cannot be read ({reason(error)}): {fix}") from error
+    return table.select([i for i, n in enumerate(table.column_names) if not n.startswith("__index_level_")])
 
 
-def _plain(table: Any) -> Any:
-    """A table whose columns hold their values themselves, not their places among categories."""
-    for i, kind in enumerate(table.schema.types):
-        if hasattr(kind, "value_type") and hasattr(kind, "index_type"):
-            table = table.set_column(i, table.column_names[i], table.column(i).cast(kind.value_type))
-    return table
-
-
-def _text(path: Path, text_column: str | None, header: bool | None) -> tuple[Any, bool]:
+def _read_text(path: Path, text_column: str | None, header: bool | None) -> tuple[Any, bool]:
     """A table of a text file, and whether it has a header; ``text_column`` is text even where it looks like numbers."""
     reader, arrow = _arrow("pyarrow.csv", path), _arrow("pyarrow", path)
     try:
@@ -164,7 +156,7 @@ def _text(path: Path, text_column: str | None, header: bool | None) -> tuple[Any
             lines = csv.reader(file, delimiter=delimiter)
             rows = [(row, lines.line_num) for row, _ in zip(lines, range(20), strict=False)]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read ({_reason(error)}): save it as UTF-8 text") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}): save it as UTF-8 text") from error
     if not any(row for row, _ in rows):
         raise DataError(f"{path} is empty: give a table with at least one row")
     one = max(len(row) for row, _ in rows) == 1  # where a blank line is a missing cell
@@ -188,7 +180,7 @@ def _text(path: Path, text_column: str | None, header: bool | None) -> tuple[Any
     except Exception as error:
         if "Empty CSV" in str(error):
             raise DataError(f"{path} has no rows: give at least one") from error
-        raise DataError(f"{path} cannot be read ({_reason(error)}): give each row the same number of cells") from error
+        raise DataError(f"{path} cannot be read ({reason(error)}): give each row the same number of cells") from error
     counted = unnamed and _counts(table.column(0))
     return table.rename_columns(names).select(range(int(counted), len(names))), header
 
@@ -229,90 +221,66 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # 2019_20 is a number of Python only
 
 
+def _kind(column: Any) -> str:
+    """What a column holds: whole, real, decimal, truth, text, nothing, or the name of another type."""
+    from pyarrow import types
+
+    tests = {
+        "whole": (types.is_integer,),
+        "real": (types.is_floating,),
+        "decimal": (types.is_decimal,),
+        "truth": (types.is_boolean,),
+        "text": (types.is_string, types.is_large_string, types.is_string_view),
+        "nothing": (types.is_null,),
+    }
+    return next((name for name, are in tests.items() if any(is_one(column.type) for is_one in are)), str(column.type))
+
+
+def _plain(column: Any) -> Any:
+    """A column that holds its values themselves, not their places among categories."""
+    kind = column.type
+    return column.cast(kind.value_type) if hasattr(kind, "value_type") and hasattr(kind, "index_type") else column
+
+
 def _is_whole(column: Any) -> bool:
     """Whether a column holds whole numbers, and one in every row."""
-    import pyarrow as arrow
-
-    return bool(arrow.types.is_integer(column.type)) and not column.null_count
+    return _kind(column) == "whole" and not column.null_count
 
 
-def _numbers(column: Any, name: str, where: Any, whole: bool = False) -> npt.NDArray[Any]:
-    """A column as numbers; NaN where a cell is missing."""
-    import pyarrow as arrow
-
-    kind = column.type
-    types = arrow.types
-    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
-        if types.is_null(kind):
-            return np.full(len(column), np.nan)
-        what = "text" if _is_text(kind) else f"of type {kind}"
+def _numbers(column: Any, where: str, whole: bool) -> npt.NDArray[Any]:
+    """A column as whole numbers, or as real ones with NaN where a cell is missing."""
+    kind = _kind(column)
+    if kind not in ("whole", "real", "decimal", "truth", "nothing"):
+        what = f"of type {kind}"
+        if kind == "text":
+            cells = ((i, c) for i, c in enumerate(column.to_pylist()) if c is not None and not _is_number(c))
+            what = "text" + next((f" ({cell[:40]!r} in row {i})" for i, cell in cells), "")
         raise DataError(
-            f"{where}: column {name!r} is {what}{_example(column, what)}: leave it out (columns=, --columns), write it "
-            f"as numbers, or make it the label (label=, --label)"
+            f"{where} is {what}: leave it out (columns=, --columns), write it as numbers, or make it the label "
+            f"(label=, --label)"
         )
-    if whole:
-        return _int64(column, f"{where}: column {name!r}")
-    if types.is_boolean(kind):
-        column = column.cast(arrow.int8())
-    found: npt.NDArray[Any] = column.cast(arrow.float64(), safe=False).to_numpy()
-    return found
-
-
-def _int64(column: Any, where: str) -> npt.NDArray[np.int64]:
-    import pyarrow as arrow
-
     try:
-        found: npt.NDArray[np.int64] = column.cast(arrow.int64()).to_numpy()
-    except arrow.ArrowInvalid as error:
+        found: npt.NDArray[Any] = column.cast("int64" if whole else "float64", safe=whole).to_numpy()
+    except ValueError as error:  # of pyarrow
         raise DataError(f"{where} has a number above 2^63 - 1, the largest whole one: write smaller numbers") from error
     return found
 
 
-def _is_text(kind: Any) -> bool:
-    import pyarrow as arrow
-
-    return bool(arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind))
-
-
-def _example(column: Any, what: str) -> str:
-    """The first cell of a text column that is no number."""
-    if what != "text":
-        return ""
-    for i, cell in enumerate(column.to_pylist()):
-        if cell is not None and not _is_number(cell):
-            return f" ({cell[:40]!r} in row {i})"
-    return ""
-
-
 def _labels(
-    column: Any, name: str, classes: list[str] | None, where: Any, is_new: bool
+    column: Any, name: Any, where: Any, classes: list[str] | None, is_new: bool
 ) -> tuple[npt.NDArray[Any], list[str] | None]:
     """Labels as numbers, and the classes that text stands for."""
-    import pyarrow as arrow
-
-    types, kind = arrow.types, column.type
-    if not (
-        types.is_null(kind)
-        or _is_text(kind)
-        or types.is_integer(kind)
-        or types.is_boolean(kind)
-        or types.is_floating(kind)
-    ):
-        raise DataError(
-            f"{where}: the label {name!r} is of type {kind}: give text or whole numbers for classes, or floating ones"
-        )
-    row = next((i for i, v in enumerate(column.to_pylist()) if v is None or str(v).strip() in _MISSING), None)
+    kind, values, about = _kind(column), column.to_pylist(), f"{where}: the label {name!r}"
+    if kind not in ("whole", "real", "truth", "text", "nothing"):
+        raise DataError(f"{about} is of type {kind}: give text or whole numbers for classes, or floating ones")
+    row = next((i for i, v in enumerate(values) if v is None or str(v).strip() in _MISSING), None)
     if row is not None:
-        raise DataError(f"{where}: the label {name!r} is missing in row {row}: fill it in, or drop that row")
-    if classes is not None:
-        column = column.cast(arrow.string())
-    elif types.is_floating(kind):
-        return _numbers(column, name, where), None
-    elif not _is_text(kind):
-        return _int64(column.combine_chunks(), f"{where}: the label {name!r}"), None
-    values = column.to_pylist()
+        raise DataError(f"{about} is missing in row {row}: fill it in, or drop that row")
+    if classes is None and kind != "text":
+        return _numbers(column, about, whole=kind != "real"), None
     if classes is None and is_new:
-        raise DataError(f"{where}: the label {name!r} is text, and the labels that it is read like are numbers")
+        raise DataError(f"{about} is text, and the labels that it is read like are numbers")
+    values = column.cast("string").to_pylist()
     known = sorted(set(values)) if classes is None else classes
     place = {v: i for i, v in enumerate(known)}
     unknown = next((i for i, v in enumerate(values) if v not in place), None)
@@ -321,7 +289,3 @@ def _labels(
             f"{where}: the label {values[unknown]!r} in row {unknown} is not among those of the run ({_listed(known)})"
         )
     return np.array([place[v] for v in values], np.int64), known
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -10,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ..common.errors import RunError, UserError
 from ..common.fields import each
 from ..common.files import as_json, first_line, read_json, read_tensors, writable, write_json, write_tensors
-from ..common.memory import assign
 from ..common.registry import pairs
 from ..common.rng import forked
 from ..pairs.base import Pair, build
+from .state import restore_state, state_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 STATE = "train_state.safetensors"
 FORMAT = 1
-UNHELD = (torch.complex128, torch.float8_e8m0fnu)  # dtypes that safetensors has no name for
 
 
 def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: Any) -> Path:
@@ -54,7 +51,7 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
         >>> bool((again.guide.head.linear.weight == pair.guide.head.linear.weight).all())
         True
     """
-    tensors = state_of(pair)
+    tensors = state_tensors(pair)
     if not tensors:
         raise RunError(
             "this pair has no parameters in modules, so there is nothing to save; write the networks as attributes of "
@@ -104,133 +101,29 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
                 pair = build(about["name"], **about["options"])
         except (UserError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{folder / CONFIG}: the pair can't be rebuilt from it: {first_line(error)}") from error
-    restore(pair, tensors, folder / WEIGHTS)
+    restore_state(pair, tensors, folder / WEIGHTS)
     form = config["pair"].get("data")
     if form is not None and pair.template is None:
-        pair.template = _form_of(form, folder / CONFIG)
+        pair.template = _empty_rows(form, folder / CONFIG)
     try:
         return pair.to(torch.device(device)).eval()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"device={device!r}: {first_line(error)}") from error
 
 
-def _form_of(form: Any, where: Path) -> Any:
+def _empty_rows(form: Any, where: Path) -> Any:
     """Rows of data without any, from their description in a configuration."""
     try:
         if isinstance(form, list):
-            return tuple(_form_of(value, where) for value in form)
+            return tuple(_empty_rows(value, where) for value in form)
         if set(form) == {"shape", "dtype"} and isinstance(form["dtype"], str):
             dtype = getattr(torch, form["dtype"].removeprefix("torch."))
             return torch.empty(0, *form["shape"], dtype=dtype)
-        return {key: _form_of(value, where) for key, value in form.items()}
+        return {key: _empty_rows(value, where) for key, value in form.items()}
     except (AttributeError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{where}: the form of the data is not one ({first_line(error)}); the file was edited"
         ) from error
-
-
-def state_of(pair: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers by name, on the CPU; a tensor with several names is kept once.
-
-    Raises:
-        RunError: a layer has not seen data yet, or a module keeps what is not a tensor; names it.
-    """
-    state = pair.state_dict()
-    for name, value in state.items():
-        if (why := _unfit(value)) is not None:
-            raise RunError(f"{name!r} {why}")
-    kept = {name: state[name] for name, first in _firsts(state).items() if name == first}
-    return {
-        prefix + name: value.detach().cpu().contiguous().resolve_conj().resolve_neg().clone()
-        for name, value in kept.items()
-    }
-
-
-def _unfit(value: Any) -> str | None:
-    """Why a value of a ``state_dict`` can't be kept in a file of tensors; None where it can."""
-    if not torch.is_tensor(value):
-        return (
-            f"is a {type(value).__name__}, which a module keeps by get_extra_state and a file of tensors can't hold; "
-            f"keep it in a buffer, or leave it out"
-        )
-    if is_lazy(value):
-        return "belongs to a lazy layer that has seen no data; run check_pair(model, guide, x) once before it is saved"
-    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.dtype in UNHELD:
-        kind = (
-            "on no device (meta)"
-            if value.is_meta
-            else str(value.dtype if value.layout == torch.strided else value.layout)
-        )
-        return (
-            f"is {kind}, which a file of tensors can't hold; keep it as a plain tensor of float, int, bool or complex64"
-        )
-    return None
-
-
-def _firsts(state: Mapping[str, Any]) -> dict[str, str]:
-    """Each name of a state, and the first name of the same numbers: at one place, in one shape, order and dtype."""
-    seen: dict[Any, str] = {}
-    firsts = {}
-    for name, value in state.items():
-        key: Any = id(value)
-        if torch.is_tensor(value) and not is_lazy(value):
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device) if value.numel() else name
-        firsts[name] = seen.setdefault(key, name)
-    return firsts
-
-
-def restore(pair: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Put tensors of :func:`state_of` back, each in its own dtype, after checking every name and shape.
-
-    Raises:
-        RunError: a tensor is missing, is one too many, or has another shape or kind of number.
-    """
-    current = pair.state_dict(keep_vars=True)
-    firsts = _firsts(current)
-    needed = set(firsts.values())
-    shared = {
-        k for k in set(tensors) - needed if k in firsts and torch.equal(tensors[k], tensors.get(firsts[k], tensors[k]))
-    }
-    if odd := sorted(needed ^ (set(tensors) - shared)):
-        raise RunError(f"{where}: not the weights of this pair: {odd[0]!r} is on one side only ({len(odd)} such names)")
-    for name, value in tensors.items():
-        now = current[name]
-        if not torch.is_tensor(now):
-            raise RunError(f"{where}: {name!r} {_unfit(now)}")
-        if not is_lazy(now) and value.shape != now.shape:
-            raise RunError(f"{where}: {name!r} has shape {tuple(value.shape)}, this pair needs {tuple(now.shape)}")
-        if _number(value) != _number(now):
-            raise RunError(f"{where}: {name!r} is {value.dtype}, this pair needs {now.dtype}")
-    other = [name for name, value in tensors.items() if value.dtype != current[name].dtype]
-    kinds = {value.dtype for value in tensors.values() if value.is_floating_point() or value.is_complex()}
-    if other and len(kinds) == 1:
-        pair.to(dtype=kinds.pop())  # with what is in no file
-    elif other:
-        for name, first in firsts.items():
-            if not is_lazy(current[name]):
-                current[name].data = current[name].data.to(tensors[first].dtype)
-    try:
-        put(pair, {name: tensors[first] for name, first in firsts.items()})
-    except RuntimeError as error:
-        raise RunError(f"{where}: not the weights of this pair: {first_line(error)}") from error
-
-
-def _number(value: Tensor) -> str:
-    return "real" if value.is_floating_point() else "complex" if value.is_complex() else "whole"
-
-
-def put(pair: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give parameters and buffers these values, in place; a name that is left out shares its tensor with another."""
-    current = pair.state_dict(keep_vars=True)
-    whole = {}
-    for name, first in _firsts(current).items():
-        value = tensors.get(name, tensors.get(first))
-        now = current[name]
-        if value is None or is_lazy(now) or now.is_contiguous():
-            whole[name] = value
-        else:
-            assign(now.data, value)
-    pair.load_state_dict({name: value for name, value in whole.items() if value is not None}, strict=False)
 
 
 def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
@@ -256,9 +149,8 @@ def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    names = ("ppl_vae", "torch", "pyro-ppl", "numpy")
     found = {"python": platform.python_version()}
-    for name in names:
+    for name in ("ppl_vae", "torch", "pyro-ppl", "numpy"):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

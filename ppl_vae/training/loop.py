@@ -25,7 +25,7 @@ from ..compile.products import fast_products
 from ..data.batches import Batch, feed
 from ..objectives.names import objective as objective_by_name
 from ..pairs.base import Pair
-from ..runs import folder
+from ..runs.state import set_state
 from ..scoring.inputs import Needs, device_and_dtype
 from ..scoring.param_store import unmoved
 from .check import check_data
@@ -139,7 +139,7 @@ class Loop:
                 trainer.restore(self.state)
             with forked(trainer.device), unmoved(pair.model, pair.guide):
                 check_data(pair, trainer.source, trainer.loss, trainer.device)
-        ranks.from_first([v for v in pair.state_dict().values() if torch.is_tensor(v)])
+        ranks.broadcast([v for v in pair.state_dict().values() if torch.is_tensor(v)])
         trainer.svi.steps = self.state.step
         trainer.settle_capture(self.state)
         if self.folder is not None and not resume:
@@ -166,7 +166,7 @@ class Loop:
             if self.folder is not None:  # with the last weights, which a longer fit resumes; the best are beside them
                 ranks.broadcast_object(functools.partial(self.save, done=True))
             if self.best:
-                folder.put(trainer.pair, self.best)
+                set_state(trainer.pair, self.best)
 
     def epoch(self, display: Display, interrupt: Event) -> bool:
         """Take the steps of an epoch, or of what is left of it, and return whether it was the last."""
@@ -178,13 +178,13 @@ class Loop:
         trainer.svi.check()
         if self.running is None:
             raise DataError("the loader gave no batch")
-        ranks.from_first(list(trainer.pair.buffers()))  # such as the averages of batch norm, of the shards of a rank
+        ranks.broadcast(list(trainer.pair.buffers()))  # such as the averages of batch norm, of the shards of a rank
         row = self._row(self.running, began)
         self._end(row)
         display.epoch(row)
         enough = any([call(row, trainer.pair) for call in self.callbacks])  # noqa: C419
         trainer.refuse_thawed()
-        stopped = ranks.any_of(enough or self._is_finished())[0]
+        stopped = ranks.all_reduce_any(enough or self._is_finished())[0]
         if self.folder is not None and (stopped or self._is_due()):
             self.save()
         return stopped
@@ -198,7 +198,7 @@ class Loop:
         self.running = loss.double() if self.running is None else self.running + loss
         if state.step % READ_EVERY == 0:  # the only time that the device is read within an epoch
             display.show(state.step, f"epoch {state.epoch + 1}  loss {float(loss) / len(batch):.2f}")
-        stop, due = ranks.any_of(interrupt.is_set(), self._is_due())
+        stop, due = ranks.all_reduce_any(interrupt.is_set(), self._is_due())
         if stop:
             raise KeyboardInterrupt
         if self.folder is not None and due:

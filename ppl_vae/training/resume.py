@@ -20,7 +20,8 @@ from ..common.identity import describe, difference
 from ..common.numbers import plain
 from ..objectives.base import Objective
 from ..pairs.base import Pair
-from ..runs.folder import CONFIG, STATE, WEIGHTS, make_folder, read_config, restore, state_of, write_config
+from ..runs.folder import CONFIG, STATE, WEIGHTS, make_folder, read_config, write_config
+from ..runs.state import restore_state, state_tensors
 from .config import FitConfig, names
 
 History = list[dict[str, Any]]
@@ -69,7 +70,7 @@ class Run:
 
     def start(self, pair: Pair, record: Mapping[str, Any], overwrite: bool) -> None:
         """Make the folder and write the configuration."""
-        state_of(pair)  # what a file can't hold is refused before there is a folder
+        state_tensors(pair)  # what a file can't hold is refused before there is a folder
         whole = {**record, "fit": self.settings}
         files.as_json(whole)
         make_folder(self.folder, overwrite)
@@ -98,7 +99,7 @@ class Run:
         """Write the checkpoint, then the readable copies: weights, position, history. Rank 0 does."""
         if not ranks.first():
             return
-        now = state_of(pair)
+        now = state_tensors(pair)
         tensors = {f"pair.{k}": v for k, v in now.items()}
         tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
         groups: list[dict[str, Any]] = []
@@ -132,7 +133,7 @@ class Run:
             kind: {k.removeprefix(kind + "."): v for k, v in tensors.items() if k.startswith(kind + ".")}
             for kind in ("pair", "best", "optim")
         }
-        restore(pair, part["pair"], path)
+        restore_state(pair, part["pair"], path)
         pair.to(device)
         if isinstance(optim, Optimizer):
             saved = optim.state_dict()["param_groups"]

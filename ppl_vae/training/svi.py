@@ -269,7 +269,7 @@ class SVI:
             if p.grad is None and p.requires_grad:
                 p.grad = torch.zeros_like(p)
         loss = loss.to(params[0], copy=True)
-        ranks.total([*(p.grad for p in params if p.grad is not None), loss])
+        ranks.all_reduce_sum([*(p.grad for p in params if p.grad is not None), loss])
         return loss
 
     def _count(self, loss: Tensor) -> Tensor:
