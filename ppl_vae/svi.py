@@ -21,6 +21,7 @@ from .moves import Adams, Guard
 from .numbers import plain
 from .objectives import Objective, objective, ours
 from .precision import products
+from .setting import Arguments
 from .step_graph import StepGraphs
 from .store import Program, constants_beside, own_store, unmoved, with_params
 from .watched import UncapturableError
@@ -100,6 +101,7 @@ class SVI:
         self.capture = capture
         self.precision = precision
         self.prepare = prepare
+        self._arguments = Arguments(model, guide)
         self.eager_because: str | None = None
         self.steps = 0
         self._optim = optim
@@ -118,10 +120,14 @@ class SVI:
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take one gradient step and return the loss before it: a detached 0-d tensor, in nats, summed over data.
 
+        Data of any form are taken, as by :func:`~ppl_vae.fit`; a tensor of the parameters' dtype is passed on at once.
+
         Raises:
+            DataError: the data are no numbers.
             NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
             PairError: see the class.
         """
+        args = self._given(args)
         captured = self._captured(args, kwargs)
         if captured is not None:
             self._move(*captured)
@@ -160,7 +166,7 @@ class SVI:
         with own_store(keep=True), _validated(self.steps == 0):
             loss: Tensor | None = None
             params = _held(self._optim) if isinstance(self._optim, Optimizer) else []
-            for args in parts:
+            for args in map(self._given, parts):
                 captured = self._captured(args, {}, several=True)
                 part, params = self._backward(args, {}) if captured is None else captured[:2]
                 loss = part if loss is None else loss + part
@@ -193,6 +199,7 @@ class SVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss in nats, summed over the data; moves nothing, neither parameters nor running averages."""
+        args = self._arguments(args)
         with own_store(), torch.no_grad(), unmoved(self.model, self.guide):
             if self.objective is not None:
                 return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
@@ -217,6 +224,10 @@ class SVI:
         if self._guard is None or not bool(self._guard.stop):
             return None
         return self._began + int(self._guard.good)
+
+    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a step; those of ``prepare`` are its own."""
+        return self._arguments(args) if self.prepare is None else args
 
     def _captured(
         self, args: Any, kwargs: Any, several: bool = False
