@@ -323,7 +323,10 @@ def evaluate(
     ] = False,
     json_: JsonOpt = False,
 ) -> None:
-    """Estimate log p(x) of held-out data, with its error and its diagnostics."""
+    """Estimate log p(x) of held-out data, with its error and its diagnostics: evaluation.json, and log_px.csv.
+
+    In the run folder, the files of other data than the test data of the run have the name of the data at the end.
+    """
     from . import ranks, report
     from .files import writable
     from .panel import panel
@@ -347,7 +350,7 @@ def evaluate(
         result, estimate = report.judge(config["pair"]["name"], _data_name(config, data), part, judged)
         if draw:
             result["figures"] = _trust_figures(pair, part, target / "figures", num_samples, seed, judged)
-    ranks.told(lambda: report.record(target, result, estimate, part))
+    ranks.told(lambda: report.record(target, result, estimate, part, _beside(run, data, split, out)))
     if json_:
         _print_json(result)
     elif estimator or draw:
@@ -376,14 +379,17 @@ def score(
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Write log p(x) of each datum to log_px.csv, least likely first on the screen; of a file, of all its data."""
+    """Write log p(x) of each datum to log_px.csv, least likely first on the screen; of a file, of all its data.
+
+    In the run folder, the file of other data than the test data of the run is log_px-NAME.csv.
+    """
     from . import ranks, report
 
     switches = _switches(capture, precision)
     target, part, result, estimate = _judged(
         run, data, header, data_root, split, limit, device, out, num_samples, seed, proposal, switches
     )
-    path = ranks.told(lambda: report.write_csv(target, estimate, part))
+    path = ranks.told(lambda: report.write_csv(target, estimate, part, _beside(run, data, split, out)))
     order = estimate.log_px.argsort()[:10].tolist()
     index = part.rows.tolist()
     if json_:
@@ -808,6 +814,19 @@ def _write_figure(folder: Path, name: str, figure: Any) -> Path:
 
     ranks.told(write)
     return folder / f"{name}.png"
+
+
+def _beside(run: Path, data: str | None, split: str | None, out: Path | None) -> str:
+    """What files of other data than the test data of a run have at the end of their names, to stand beside its own."""
+    from .checkpoint import read_config
+
+    config = read_config(run)
+    own = data is None or (data in DATASETS and data == config["request"]["data"])
+    if out is not None and out.resolve() != run.resolve():
+        return ""
+    if not own:
+        return f"-{Path(str(data)).stem}" + (f"-{split}" if split else "")
+    return "" if split in (None, "test") else f"-{split}"
 
 
 def _data_name(config: dict[str, Any], data: str | None) -> str:
