@@ -152,6 +152,7 @@ class Encoder(nn.Module):
         self, data_shape: Sequence[int], hidden: Sequence[int], act: str, network: str = "mlp", extra: int = 0
     ) -> None:
         super().__init__()
+        self.data_shape = tuple(data_shape)
         self.event_dim = len(data_shape)
         self.grid = grid(network, data_shape, hidden)
         self.net: nn.Module
@@ -169,6 +170,13 @@ class Encoder(nn.Module):
             self.features = widths[-1]
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        if x.dim() <= self.event_dim or x.shape[x.dim() - self.event_dim :] != self.data_shape:
+            sizes = ", ".join(map(str, ("N", *self.data_shape)))
+            raise UserError(
+                f"x has shape {tuple(x.shape)}, which is no batch of data of shape {self.data_shape}, that this "
+                f"network was made for: give x of shape ({sizes}), or build the pair with the shape of one datum, "
+                f"data_shape={tuple(x.shape[1:])}"
+            )
         if self.grid is not None:
             if self.event_dim < len(self.grid):  # no channels: there is one
                 x = x.unsqueeze(-1 - self.event_dim)
@@ -279,10 +287,14 @@ def grid(network: str, data_shape: Sequence[int], hidden: Sequence[int]) -> tupl
         raise UserError(f"hidden holds {min(hidden)}: each number of channels must be at least 1")
     signal = len(shape) == 2 and 4 * shape[0] <= shape[1]
     dims = {1: 1, 2: 1 if signal else 2, 3: 2, 4: 3}.get(len(shape), 0) if network == "conv" else int(network[4])
-    if not hidden or dims == 0 or len(shape) not in (dims, dims + 1):
+    if not hidden:
+        raise UserError(f"network={network!r} needs at least one hidden layer; found hidden=(); use network='mlp'")
+    if dims == 0 or len(shape) not in (dims, dims + 1):
+        fits = [f"conv{n}d" for n in CONVOLUTIONS if len(shape) in (n, n + 1)]
+        sizes = {1: "one size", 2: "two sizes", 3: "three sizes"}.get(dims, "one to three sizes")
         raise UserError(
-            f"network={network!r} needs data of one to three sizes, with channels before them or not, and at least one "
-            f"hidden layer; found data_shape={shape}, hidden={tuple(hidden)}; use network='mlp'"
+            f"network={network!r} needs data of {sizes}, with channels before or not; found data_shape={shape}, which "
+            f"network={' or '.join(map(repr, [*fits, 'mlp']))} takes"
         )
     return shape if len(shape) > dims else (1, *shape)
 
