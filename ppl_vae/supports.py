@@ -85,6 +85,17 @@ def _moved(fn: Any) -> Any:
 UNKNOWN = object()
 
 
+def _narrow(fn: Any) -> Any:
+    """A transform whose range is less than the codomain that it names: a weighted sum of units that are bounded.
+
+    Source: De Cao, Titov, Aziz: Block Neural Autoregressive Flow, 2019, arXiv:1904.04676, which adds a residual.
+    """
+    for part in _parts(getattr(_leaf(fn), "transforms", ())):
+        if kind(part) == "BlockAutoregressive" and part.residual is None and kind(part.T) != "LeakyReLUTransform":
+            return part
+    return None
+
+
 def _parts(transforms: Any) -> Iterator[Any]:
     """Single transforms, in the order in which they act."""
     for transform in transforms:
@@ -214,6 +225,12 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
             f"site {name!r}: {one} rounds its draws and has a density of what they were before, where the "
             f"{'model' if quantised(q) else 'guide'}'s {title(p if quantised(q) else q)} has one of the rounded draws, "
             f"so that p / q is no weight; use a straight-through distribution in both, or in neither"
+        )
+    if cover and (flow := _narrow(q)) is not None:
+        raise NoWeightError(
+            f"site {name!r}: the guide's {type(flow).__name__} sums {type(flow.T).__name__.removesuffix('Transform')} "
+            f"units, so its range has an end and may leave out a part of the model's {title(p)}, and no number of "
+            f"samples gives log p(x); give it residual='normal' or 'gated', or activation='LeakyReLU'"
         )
     inside = known is not None and mine is not None and _within(known, mine)
     same = inside and known is not None and mine is not None and _within(mine, known)
