@@ -225,3 +225,19 @@ def test_nothing_to_save_is_said() -> None:
     with pytest.raises(pv.RunError, match="no parameters in modules"):
         pv.save("never", pv.Pair(lambda x: None, lambda x: None))
     assert not Path("never").exists()
+
+
+def test_bytes_mean_after_loading_what_they_meant_in_the_fit(tmp_path: Path) -> None:
+    """Pixels were divided by 255, so bytes of 0 and 1 are dark pixels, and not bits, before and after."""
+    torch.manual_seed(0)
+    pair = pv.build("vae", data_shape=(1, 4, 4), latent=2, hidden=(4,), likelihood="gaussian")
+    pixels, dark = (torch.randint(0, top, (20, 1, 4, 4), dtype=torch.uint8) for top in (256, 2))
+    pv.fit(pair, pixels, epochs=1, progress=False, device="cpu", run_dir=tmp_path / "run")
+    again = pv.load(pv.save(tmp_path / "saved", pv.load(tmp_path / "run")))
+    expected = pv.log_likelihood(pair, dark.float() / 255, num_samples=5).log_px
+    assert torch.equal(pv.log_likelihood(pair, dark, num_samples=5).log_px, expected)
+    assert torch.equal(pv.log_likelihood(again, dark, num_samples=5).log_px, expected)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"byte_scale": 255', '"byte_scale": 7'))
+    with pytest.raises(pv.RunError, match="byte_scale=7"):
+        pv.load(tmp_path / "run")
