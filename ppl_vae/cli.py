@@ -820,12 +820,10 @@ def _beside(run: Path, data: str | None, split: str | None, out: Path | None) ->
     """What files of other data than the test data of a run have at the end of their names, to stand beside its own."""
     from .checkpoint import read_config
 
-    config = read_config(run)
-    own = data is None or (data in DATASETS and data == config["request"]["data"])
     if out is not None and out.resolve() != run.resolve():
         return ""
-    if not own:
-        return f"-{Path(str(data)).stem}" + (f"-{split}" if split else "")
+    if data is not None and not (data in DATASETS and data == read_config(run)["request"]["data"]):
+        return f"-{Path(data).stem}" + (f"-{split}" if split else "")
     return "" if split in (None, "test") else f"-{split}"
 
 

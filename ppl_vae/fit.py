@@ -179,7 +179,7 @@ def fit(
     if shards % ranks.count():
         raise UserError(f"shards={shards} on {ranks.count()} ranks: give a multiple of the number of ranks")
     chosen(capture)
-    products(precision)
+    products(precision)  # refuse others now
     where = resolve_device(device)
     lr_factor = named("schedule", schedule, SCHEDULES)
     beta_factor = named("beta_schedule", beta_schedule, BETA_SCHEDULES)
