@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from . import proposals
@@ -120,8 +119,8 @@ class Estimate:
         """
         if not 0 < level < 1:
             raise UserError(f"level={level}: give a share between 0 and 1")
-        law = student(max(1, math.ceil(self.num_samples / self.chunk) - 1)) if self.proposal == "qmc" else norm
-        half = float(law.ppf((1 + level) / 2)) * self.std_error
+        p, freedom = (1 + level) / 2, max(1, math.ceil(self.num_samples / self.chunk) - 1)
+        half = float(stdtrit(freedom, p) if self.proposal == "qmc" else ndtri(p)) * self.std_error
         return self.log_px - half, self.log_px + half
 
     def summary(self) -> dict[str, Any]:
