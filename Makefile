@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types doctest readme figures docs check bench clean
+# two workers; each runs files as a whole, since tests of one file share what is slow to make, and helps the other out
+# when it has done its own
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+.PHONY: demo test lint types doctest readme pages figures docs check bench clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -q -n 2
+	$(PYTEST)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
@@ -18,10 +22,14 @@ types: .venv/ready-dev
 	$(BIN)/mypy
 
 doctest: .venv/ready-dev
-	$(BIN)/python -m pytest -q -p no:cacheprovider --doctest-modules ppl_vae
+	$(PYTEST) -p no:cacheprovider --doctest-modules ppl_vae
 
 readme: .venv/ready-dev
-	$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider tests/blocks.py
+	$(PYTEST) -p no:cacheprovider tests/blocks.py
+
+# doctest and readme at once: the long blocks first
+pages: .venv/ready-dev
+	$(PYTEST) -p no:cacheprovider --doctest-modules tests/blocks.py ppl_vae
 
 # the figures of the README and of the docs; make figures FIGURES="--only demo", or "--all --data-root DIR"
 figures: .venv/ready-dev
@@ -31,7 +39,7 @@ docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-check: test lint types doctest readme docs
+check: test lint types pages docs
 
 # the peers have an environment of their own; make bench BENCH="--quick --only likelihood"
 bench: benchmarks/.venv/ready

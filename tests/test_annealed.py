@@ -149,7 +149,7 @@ def test_a_latent_may_bound_another() -> None:
     est = pv.ais(pair, x, num_chains=1500, num_temperatures=15)
     assert float(((est.log_px - truth).abs() / est.std_error).max()) < 4
     assert float(est.std_error.max()) < 0.1
-    draws = pv.posterior(pair, x[1:2], method="hmc", num_samples=2000, num_chains=4, warmup=200)
+    draws = pv.posterior(pair, x[1:2], method="hmc", num_samples=2000, num_chains=40, warmup=100)
     weight = torch.exp(dist.Normal(z, 0.05).log_prob(x[1])) * prior
     assert float(draws["z"].mean()) == pytest.approx(float((weight * z).sum() / weight.sum()), abs=0.02)
     assert bool((draws["z"] < draws["a"]).all())

@@ -122,7 +122,7 @@ def test_importing_loads_no_torch_and_changes_no_setting() -> None:
         run("import sys, ppl_vae, ppl_vae.cli.app; print('torch' in sys.modules or 'pyro' in sys.modules)") == "False"
     )
     code = """
-import random, torch, numpy as np
+import random, sys, torch, numpy as np
 torch.manual_seed(3)
 before = (torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision(),
           torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),
@@ -134,7 +134,7 @@ import ppl_vae.figures
 after = (torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision(),
          torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),
          torch.is_grad_enabled())
-print(before == after)
+print(before == after and "scipy.stats" not in sys.modules)  # which takes longer to import than all else but torch
 """
     assert run(code) == "True"
 

@@ -6,37 +6,36 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from forks import fork
 from safetensors.torch import save_file
 
 import ppl_vae as pv
 from ppl_vae.common.files import read_tensors
 
-SCRIPT = """
-import sys, torch, ppl_vae as pv
-torch.manual_seed(0)
-pair = pv.build("vae", data_shape=(64,), latent=4, hidden=(64,))
-data = pv.load_data((torch.rand(600, 64) > 0.5).float(), seed=0)
-pv.fit(pair, data, epochs=12, batch_size=16, lr=3e-3, schedule="linear", patience=9, seed=1, progress=False,
-       device="cpu", run_dir=sys.argv[1], resume=sys.argv[2] == "resume", checkpoint_every=0.0)
-"""
+
+def train(folder: Path, mode: str) -> None:
+    torch.manual_seed(0)
+    pair = pv.build("vae", data_shape=(64,), latent=4, hidden=(64,))
+    data = pv.load_data((torch.rand(600, 64) > 0.5).float(), seed=0)
+    pv.fit(pair, data, epochs=12, batch_size=16, lr=3e-3, schedule="linear", patience=9, seed=1, progress=False,
+           device="cpu", run_dir=folder, resume=mode == "resume", checkpoint_every=0.15)  # fmt: skip
 
 
-def start(folder: Path, mode: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), mode], stderr=subprocess.DEVNULL)
+def finish(process: BaseProcess) -> None:
+    process.join(120)
+    assert process.exitcode == 0
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
-    with start(folder, "new") as process:
-        assert process.wait(timeout=120) == 0
+    finish(fork(train, folder, "new"))
     return folder
 
 
@@ -46,17 +45,19 @@ def test_killed_at_any_moment_a_run_goes_on_bit_for_bit(
 ) -> None:
     """kill -9 of a real process, seconds after its configuration or its last checkpoint appeared."""
     folder = tmp_path / "run"
-    mode = "new"
+    mode, ends = "new", []
     for wait in kills:
-        with start(folder, mode) as process:
-            _wait_for_progress(folder, process)
-            time.sleep(wait)
-            process.send_signal(signal.SIGKILL)
+        process = fork(train, folder, mode)
+        _wait_for_progress(folder, process)
+        time.sleep(wait)
+        process.kill()
+        process.join()
+        ends.append(process.exitcode)
         mode = "resume"
         if (folder / "train_state.safetensors").exists():  # whatever the moment, what is there is whole
             read_tensors(folder / "train_state.safetensors")
-    with start(folder, "resume") as process:
-        assert process.wait(timeout=120) == 0
+    assert -signal.SIGKILL in ends  # one kill at least found it at work
+    finish(fork(train, folder, "resume"))
     assert (folder / "weights.safetensors").read_bytes() == (unbroken / "weights.safetensors").read_bytes()
     ours, theirs = (
         [{k: v for k, v in row.items() if k != "seconds"} for row in map(json.loads, lines(f))]
@@ -70,14 +71,14 @@ def lines(folder: Path) -> list[str]:
     return (folder / "history.jsonl").read_text().splitlines()
 
 
-def _wait_for_progress(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_progress(folder: Path, process: BaseProcess) -> None:
     def stamp() -> tuple[bool, float]:
         state = folder / "train_state.safetensors"
         return (folder / "config.json").exists(), state.stat().st_mtime if state.exists() else 0.0
 
     before = stamp()
     deadline = time.monotonic() + 60
-    while stamp() == before and process.poll() is None:
+    while stamp() == before and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -226,3 +227,19 @@ def test_nothing_to_save_is_said() -> None:
     with pytest.raises(pv.RunError, match="no parameters in modules"):
         pv.save("never", pv.Pair(lambda x: None, lambda x: None))
     assert not Path("never").exists()
+
+
+def test_bytes_mean_after_loading_what_they_meant_in_the_fit(tmp_path: Path) -> None:
+    """Pixels were divided by 255, so bytes of 0 and 1 are dark pixels, and not bits, before and after."""
+    torch.manual_seed(0)
+    pair = pv.build("vae", data_shape=(1, 4, 4), latent=2, hidden=(4,), likelihood="gaussian")
+    pixels, dark = (torch.randint(0, top, (20, 1, 4, 4), dtype=torch.uint8) for top in (256, 2))
+    pv.fit(pair, pixels, epochs=1, progress=False, device="cpu", run_dir=tmp_path / "run")
+    again = pv.load(pv.save(tmp_path / "saved", pv.load(tmp_path / "run")))
+    expected = pv.log_likelihood(pair, dark.float() / 255, num_samples=5).log_px
+    assert torch.equal(pv.log_likelihood(pair, dark, num_samples=5).log_px, expected)
+    assert torch.equal(pv.log_likelihood(again, dark, num_samples=5).log_px, expected)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"byte_scale": 255', '"byte_scale": 7'))
+    with pytest.raises(pv.RunError, match="byte_scale=7"):
+        pv.load(tmp_path / "run")

@@ -376,3 +376,62 @@ def test_a_tuple_of_fields_is_saved_and_sampled_too(tmp_path: Any) -> None:
     loaded = pv.load(tmp_path / "run", pair=pv.Pair(Both(), Code()))
     assert [tuple(part.shape) for part in pv.sample(loaded, 5, like=x)] == [(5, 2), (5, 1), (5,)]
     assert len(loaded.template) == 3
+
+
+class Nested(Guide):
+    """The fields are read by a network inside."""
+
+    def forward(self, x: Any, y: Tensor | None = None) -> None:
+        def encoder(both: Any) -> Tensor:
+            return both["values"] * both["mask"]
+
+        encoder(x)
+
+
+class TwoFields(nn.Module):
+    def forward(self, x: Any, y: Tensor | None = None, n: int = 1) -> None:
+        with pyro.plate("data", len(x["values"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).mask(x["mask"]).to_event(1), obs=x["values"])
+
+
+@pytest.mark.parametrize("given", ["tensor", "one field"])
+def test_a_program_that_reads_fields_says_which_are_missing(given: str) -> None:
+    x = sample_data(4)[0]
+    data: Any = x if given == "tensor" else {"values": x}
+    pair = pv.Pair(TwoFields(), Nested("nan"))
+    for call in (lambda: pv.log_likelihood(pair, data), lambda: pv.check_pair(pair.model, pair.guide, data)):
+        with pytest.raises(pv.PairError) as caught:
+            call()
+        line = str(caught.value)
+        assert "{'values': ..., 'mask': ...}" in line
+        assert "no 'mask'" in line
+        assert ("no 'values'" in line) == (given == "tensor")
+        assert "to_event" not in line
+
+
+def test_a_mask_of_pyros_is_one_line_and_the_mend_that_it_names_leaves_out_the_missing() -> None:
+    class Model(nn.Module):
+        def __init__(self, how: str) -> None:
+            super().__init__()
+            self.how = how
+
+        def forward(self, x: Any, y: Tensor | None = None, n: int = 1) -> None:
+            with pyro.plate("data", len(x["values"]), dim=-1):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+                fn, how = dist.Bernoulli(0.3), {"obs_mask": x["mask"], "infer": {"enumerate": "parallel"}}
+                if self.how == "pyro":
+                    pyro.sample("x", fn, obs=x["values"], **how)
+                else:
+                    pyro.sample("x", fn.mask(x["mask"]), obs=x["values"])
+
+    class Guide(nn.Module):
+        def forward(self, x: Any, y: Tensor | None = None) -> None:
+            with pyro.plate("data", len(x["values"]), dim=-1):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    x = {"values": torch.tensor([1.0, 0.0, 1.0]), "mask": torch.tensor([True, True, False])}
+    with pytest.raises(pv.PairError, match=r"^site 'x' has an obs_mask.*'x_unobserved'.*\.mask\(mask\)"):
+        pv.log_likelihood(pv.Pair(Model("pyro"), Guide()), x, num_samples=2)
+    found = pv.log_likelihood(pv.Pair(Model("mask"), Guide()), x, num_samples=2).log_px
+    assert torch.allclose(found, torch.tensor([0.3, 0.7, 1.0], dtype=torch.float64).log(), atol=1e-6)

@@ -269,3 +269,61 @@ def test_a_mean_in_closed_form_has_no_error() -> None:
     assert set(code.std_error) == set(code.mean)
     with pytest.raises(pv.UserError, match="num_samples=0"):
         pv.encode(pair, torch.zeros(2, 6), num_samples=0)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "ELU"])
+def test_a_flow_whose_range_has_an_end_is_refused_where_the_number_would_be_too_low(activation: str) -> None:
+    """E_q[w] = p(x, z in the range): the sum of two units is below log p(x), whatever the number of samples."""
+    torch.manual_seed(0)
+    flow = T.block_autoregressive(2, activation=activation)
+    pair = pv.Pair(Model(), Own(flow)).eval()
+    t = pv.terms(pair.model, pair.guide, X, num_samples=20000)
+    short = torch.logsumexp(t.log_w.detach(), 0) - math.log(20000)
+    assert bool((short < TRUTH - 0.1).any())  # what it would be
+    with pytest.raises(pv.PairError, match=r"site 'z': the guide's BlockAutoregressive sums .* residual='normal'"):
+        pv.log_likelihood(pair, X)
+    with torch.no_grad():
+        assert bool(pv.Elbo()(pair.model, pair.guide)(X).isfinite())  # a bound still
+
+
+@pytest.mark.parametrize("options", [{"residual": "normal"}, {"residual": "gated"}, {"activation": "LeakyReLU"}])
+def test_a_flow_onto_all_numbers_is_not_refused(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    pair = pv.Pair(Model(), Own(T.block_autoregressive(2, **options))).eval()
+    assert bool(pv.log_likelihood(pair, X, num_samples=20).log_px.isfinite().all())
+
+
+class Listed(ZukoToPyro):
+    """As the line says."""
+
+    def expand(self, shape: Any, _: Any = None) -> Any:
+        return type(self)(self.dist.expand(torch.Size(shape)))
+
+
+class MixturePrior(nn.Module):
+    """z ~ a mixture, x | z ~ N(z, I2)."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.wrap, self.flow = wrap, zuko.flows.GMM(2, components=1)
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", self.wrap(self.flow()))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def test_a_mixture_of_zuko_is_one_line_and_its_mend_gives_the_evidence() -> None:
+    torch.manual_seed(0)
+    for wrap in (ZukoToPyro, Listed):
+        pair = pv.Pair(MixturePrior(wrap), Own())
+        if wrap is ZukoToPyro:
+            with pytest.raises(pv.PairError, match=r"the model fails.*zuko's mixtures.*expand\(self, shape"):
+                pv.check_pair(pair.model, pair.guide, X)
+            continue
+        pv.check_pair(pair.model, pair.guide, X)
+        prior = pair.model.flow().base  # one component: a Gaussian
+        mean, cov = prior.mean.squeeze(-2), prior.covariance_matrix.squeeze(-3)
+        truth = dist.MultivariateNormal(mean, cov + torch.eye(2)).log_prob(X)
+        found = pv.log_likelihood(pair, X, num_samples=20000)
+        assert bool(((found.log_px - truth).abs() < 6 * found.std_error + 1e-3).all())

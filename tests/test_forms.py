@@ -400,3 +400,114 @@ def test_terms_take_arrays_and_lists_too(form: str) -> None:
         torch.manual_seed(0)
         found.append(pv.terms(pair.model, pair.guide, data, num_samples=3).log_w)
     assert torch.equal(*found)
+
+
+# ---- the loss of a step
+
+
+def stepped(pair: pv.Pair, x: Any) -> Tensor:
+    pyro.set_rng_seed(0)
+    return pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters())).step(x)
+
+
+def module_of_loss(pair: pv.Pair, x: Any) -> Tensor:
+    pyro.set_rng_seed(0)
+    return pv.Elbo()(pair.model, pair.guide)(x)
+
+
+def loss_of(make: Callable[[], pv.Objective]) -> Callable[[pv.Pair, Any], Tensor]:
+    def loss(pair: pv.Pair, x: Any) -> Tensor:
+        pyro.set_rng_seed(0)
+        return torch.tensor(make().loss(pair.model, pair.guide, x))
+
+    return loss
+
+
+def evaluated(pair: pv.Pair, x: Any) -> Tensor:
+    pyro.set_rng_seed(0)
+    return torch.tensor(pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters())).evaluate_loss(x))
+
+
+LOSSES: dict[str, Callable[[pv.Pair, Any], Tensor]] = {
+    "SVI.step": stepped,
+    "SVI.evaluate_loss": evaluated,
+    "Elbo.loss": loss_of(pv.Elbo),
+    "MeanField.loss": loss_of(pv.MeanField),
+    "IWAE.loss": loss_of(pv.IWAE),
+    "Elbo()(model, guide)": module_of_loss,
+}
+BATCHES = sorted(f for f in FORMS if "loader" not in f and "set" not in f and f not in ("iterable", "split"))
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("form", [f for f in BATCHES if "tuple" not in f])
+def test_every_form_of_a_batch_has_the_same_loss(form: str, loss: str) -> None:
+    assert torch.equal(LOSSES[loss](linear(), FORMS[form](whole())), LOSSES[loss](linear(), whole()))
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_bytes_have_the_loss_of_their_values_over_255(loss: str) -> None:
+    x = (255 * torch.rand(N, D)).to(torch.uint8)
+    assert torch.equal(LOSSES[loss](linear(), x), LOSSES[loss](linear(), x.float() / 255))
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_batch_takes_the_dtype_of_the_pair(loss: str) -> None:
+    double = linear(torch.float64)
+    assert torch.equal(LOSSES[loss](double, whole()), LOSSES[loss](linear(torch.float64), whole().double()))
+
+
+@pytest.mark.parametrize("bad", [[["a", "b", "c"]], np.array([["a", "b", "c"]]), [[1.0, math.inf, 0.0]]])
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_batch_that_is_no_data_is_refused_in_a_line(loss: str, bad: Any) -> None:
+    with pytest.raises(pv.UserError, match=r"^x (is text|has an infinity)"):
+        LOSSES[loss](linear(), bad)
+
+
+def test_a_byte_means_the_same_in_every_step() -> None:
+    """A later batch that holds no byte above 1 is of pixels too."""
+    pair, dark = linear(), torch.ones(N, D, dtype=torch.uint8)
+    svi = pv.SVI(pair.model, pair.guide, torch.optim.SGD(pair.parameters(), lr=0.0))
+    svi.step(torch.full((N, D), 200, dtype=torch.uint8))
+    pyro.set_rng_seed(1)
+    one = svi.step(dark)
+    pyro.set_rng_seed(1)
+    assert torch.equal(one, svi.step(dark.float() / 255))
+
+
+def test_labels_of_a_step_are_taken_in_every_form() -> None:
+    x, y = whole(), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def step(labels: Any) -> Tensor:
+        pyro.set_rng_seed(0)
+        pair = conditional()
+        return pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters())).step(x, labels)
+
+    for form in ("uint8", "list", "numpy", "column"):
+        found = step(LABELS[form](y)) if form != "column" else step(y[:, None].numpy())
+        assert torch.equal(found, step(y)), form
+
+
+def test_a_tensor_of_the_parameters_dtype_reaches_the_programs_itself() -> None:
+    """Nothing is copied, read or asked on the way of a training step; nor is what is no data touched."""
+    seen: list[Any] = []
+
+    def model(x: Any, more: Any = None) -> None:
+        seen.append((x, more))
+        values = x if torch.is_tensor(x) else torch.zeros(N, D)
+        with pyro.plate("data", len(values), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=values)
+
+    def guide(x: Any, more: Any = None) -> None:
+        loc = pyro.param("loc", torch.zeros(D))
+        with pyro.plate("data", N, dim=-1):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    svi = pv.SVI(model, guide, pyro.optim.Adam({"lr": 0.1}))
+    ragged = [torch.zeros(2), torch.zeros(3)]
+    for args in ((whole(), 3), (ragged, "two"), (7, None), ((1, 2), {})):
+        svi.step(*args)
+        assert seen[-1][0] is args[0]
+        assert seen[-1][1] is args[1]
+    pyro.clear_param_store()

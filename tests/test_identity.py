@@ -219,6 +219,35 @@ def test_a_global_that_a_function_reads_is_part_of_it(monkeypatch: pytest.Monkey
     assert difference(calls, describe(twice_half)) == ("holds.half.holds.RATE", 0.5, 0.25)
 
 
+WEIGHTS = [1.0, {"tail": [0.5, 2]}]
+PARTS = torch.nn.Linear(1, 1)
+CALLS: list[float] = []
+
+
+def weighed(t: Any, beta: Any = 1.0) -> Tensor:
+    CALLS.append(1.0)
+    return WEIGHTS[1]["tail"][0] * t.log_w.mean(0) + 0 * PARTS.bias.sum()  # type: ignore[index]
+
+
+def test_the_lists_and_dictionaries_that_a_function_reads_are_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An objective of other weights is another one; a record that it keeps, and the state of a module, are not."""
+    start(tmp_path / "run", objective=pv.Objective(weighed))
+    assert CALLS
+    with torch.no_grad():
+        PARTS.bias.add_(1.0)
+    start(tmp_path / "run", objective=pv.Objective(weighed), resume=True)
+    assert describe(weighed)["holds"] == {"PARTS": {"type": "torch.nn.modules.linear.Linear"}, "WEIGHTS": WEIGHTS}
+    monkeypatch.setitem(globals(), "WEIGHTS", [1.0, {"tail": [0.25, 2]}])
+    with pytest.raises(pv.RunError, match=r"objective.bound.holds.WEIGHTS\[1\].tail\[0\]=0.5 .* 0.25"):
+        start(tmp_path / "run", objective=pv.Objective(weighed), resume=True)
+    older = {k: v for k, v in describe(weighed).items() if k != "holds"}
+    assert difference(older, describe(weighed)) is None  # of a version that told nothing of them
+    monkeypatch.setitem(globals(), "PARTS", [torch.nn.Linear(1, 1)])
+    assert describe(weighed)["holds"]["PARTS"] == {"type": "builtins.list"}
+
+
 def test_a_function_that_holds_itself_is_described() -> None:
     def walk(n: int) -> int:
         return 0 if n == 0 else walk(n - 1)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from forks import fork
 from torch import Tensor
 
 import ppl_vae as pv
@@ -152,24 +151,26 @@ def test_what_parameters_do_not_show_is_other_work(tmp_path: Path, monkeypatch: 
     assert len(parts(tmp_path)) == 2
 
 
+def annealed_in(folder: Path) -> list[float]:
+    torch.manual_seed(0)
+    pair = pv.build("linear", data_shape=(5,), latent=2)
+    return pv.ais(pair, torch.zeros(2, 5), num_chains=2, num_temperatures=120, resume=folder).log_px.tolist()
+
+
+def writes_at_once(folder: Path) -> None:
+    partial.EVERY = 0.05
+    annealed_in(folder)
+
+
 def test_a_kill_loses_seconds(tmp_path: Path) -> None:
-    """kill -9 in the middle: the file is whole, and the same call takes it from there."""
-    code = """
-import sys, torch, ppl_vae as pv
-from ppl_vae.runs import partial
-partial.EVERY = 0.05
-torch.manual_seed(0)
-pair = pv.build("linear", data_shape=(5,), latent=2)
-est = pv.ais(pair, torch.zeros(2, 5), num_chains=2, num_temperatures=int(sys.argv[1]), resume=sys.argv[2])
-print(est.log_px.tolist())
-"""
-    command = [sys.executable, "-c", code, "400"]
-    with subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE) as job:
-        while not parts(tmp_path) and job.poll() is None:
-            time.sleep(0.02)
-        job.send_signal(signal.SIGKILL)
-    assert job.returncode == -signal.SIGKILL
+    """kill -9 in the middle: the file is whole, and the same call takes it from there, in another process."""
+    job = fork(writes_at_once, tmp_path)
+    while not parts(tmp_path) and job.is_alive():
+        time.sleep(0.01)
+    job.kill()
+    job.join()
+    assert job.exitcode == -signal.SIGKILL
     assert len(parts(tmp_path)) == 1
-    resumed = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=True).stdout
-    whole = subprocess.run([*command, str(tmp_path / "other")], capture_output=True, text=True, check=True).stdout
-    assert resumed == whole
+    resumed = annealed_in(tmp_path)
+    assert parts(tmp_path) == []
+    assert resumed == annealed_in(tmp_path / "other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,6 @@ def test_one_row_is_enough(run: Path, tmp_path: Path) -> None:
 
 
 def test_compare_takes_the_whole_file(run: Path, new: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(run, tmp_path / "twin")
     found = read("compare", run, tmp_path / "twin", "--data", new, *FEW)
     assert (found["n"], found["split"], found["quantity"]) == (10, "all", "log p(x)")
@@ -230,3 +229,22 @@ def test_numbers_of_numpy_are_options_of_reading_and_of_tables() -> None:
     assert json.loads(json.dumps(two)) == one
     attrs = pv.compare({"a": pair}, plain.test, num_samples=np.int64(5), seed=torch.tensor(2)).attrs
     assert json.loads(json.dumps(attrs))["seed"] == 2
+
+
+@pytest.mark.parametrize("command", ["score", "evaluate"])
+def test_figures_of_other_data_stand_beside_the_runs_own(run: Path, new: Path, tmp_path: Path, command: str) -> None:
+    """The result of the test data stays; a folder of one's own has the plain names; the test data replace their own."""
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    names = ("log_px.csv", "evaluation.json")
+    before = {name: (own / name).read_bytes() for name in names}
+    read(command, own, "--data", new, *FEW)
+    read(command, own, "--split", "valid", *FEW)
+    assert {name: (own / name).read_bytes() for name in names} == before
+    assert [r["index"] for r in table(own / f"log_px-{new.stem}.csv")] == list(map(str, range(10)))
+    assert len(table(own / "log_px-valid.csv")) == 10
+    assert (own / f"evaluation-{new.stem}.json").exists() == (command == "evaluate")
+    read(command, own, "--data", new, *FEW, "--out", tmp_path / "other")
+    assert len(table(tmp_path / "other" / "log_px.csv")) == 10
+    read(command, own, *FEW, "--num-samples", "30")
+    assert (own / "log_px.csv").read_bytes() != before["log_px.csv"]

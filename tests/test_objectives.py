@@ -568,3 +568,68 @@ def test_the_closed_form_kl_is_left_out_where_masks_differ() -> None:
     assert pv.terms(masked_model, pair.guide, x).sites["z"].kl is None
     code = CASES["autoencoder"].build()
     assert pv.terms(code.model, code.guide, CASES["autoencoder"].draw(4)[0]).sites["z"].kl is None
+
+
+class StraightThrough(nn.Module):
+    """A guide, or a prior, that draws a relaxed bit and rounds it."""
+
+    def __init__(self, logit: float, learn: bool) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(logit), requires_grad=learn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fn = dist.RelaxedBernoulliStraightThrough(torch.tensor(0.7), logits=self.logit.expand(len(x)))
+        value: Tensor = pyro.sample("z", fn)
+        return value
+
+
+@pytest.mark.parametrize("learned", ["straight-through", "normal"])
+def test_the_score_gradient_of_the_elbo_is_that_of_its_closed_form(learned: str) -> None:
+    """A rounded relaxed bit is a bit of probability sigmoid(a), so d/da E[log p(x|z)] = sigmoid'(a) (l(1) - l(0)).
+
+    Of z ~ N(a, 1) it is d/da E[log N(x; z, 1)] = x - a.
+    """
+    torch.manual_seed(0)
+    x, a = torch.tensor([0.4]), 0.3
+    bits = learned == "straight-through"
+    prior, guide_net = (StraightThrough(v, v == a) for v in (0.0, a))
+    loc = nn.Parameter(torch.tensor(a))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = prior(x) if bits else pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            guide_net(x) if bits else pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
+
+    loss = pv.Objective(pv.objectives.elbo, grad="score", num_particles=400_000, beta=0.0)
+    (found,) = torch.autograd.grad(loss(model, guide)(x), guide_net.logit if bits else loc)
+    ends = dist.Normal(torch.tensor([0.0, 1.0]), 1.0).log_prob(x)
+    p = torch.sigmoid(torch.tensor(a))
+    truth = p * (1 - p) * (ends[1] - ends[0]) if bits else x[0] - a
+    assert abs(float(-found - truth)) < 0.015
+    for gradient in ("score", "reinforce"):
+        with pytest.raises(pv.UserError, match="choose one of 'path', 'stl'"):
+            pv.Elbo(gradient=gradient)
+
+
+def test_a_cut_straight_through_draw_has_the_density_of_what_it_was_before() -> None:
+    guide, model = StraightThrough(0.3, True), StraightThrough(0.0, False)
+
+    def program(part: nn.Module, observe: bool) -> Callable[[Tensor], None]:
+        def run(x: Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                z = part(x)
+                if observe:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        return run
+
+    found = []
+    for grad in ("path", "score"):
+        pyro.set_rng_seed(0)
+        t = pv.terms(program(model, True), program(guide, False), torch.zeros(3), num_samples=5, grad=grad)
+        found.append(t.log_w.detach())
+    assert torch.equal(*found)

@@ -224,3 +224,19 @@ def test_lineage_follows_values_and_not_shapes() -> None:
     assert lineage.of(kept) == {"y"}
     assert lineage.of(None) == set()
     assert lineage.escaped == {"y"}
+
+
+def test_bits_have_the_name_of_what_they_are_of() -> None:
+    """A code of x and labels costs the bits of both, log p(x, y), and says so; one of x alone has the bits of x."""
+    pair, alone = pair_of(classes), pair_of(nothing)
+    both, one = (pv.description_length(p, X, y, num_samples=20) for p, y in ((pair, Y), (alone, None)))
+    of_labels = -torch.log_softmax(LOGITS, 0)[Y].double() / torch.tensor(2.0).log()
+    assert torch.allclose(both.bits_x - one.bits_x, of_labels, atol=1e-5)
+    assert both.name == "log p(x, y)"
+    assert "x, y given z" in str(both)
+    assert "relative to a unit of x, y" in str(both)
+    assert ": z" in str(one)
+    assert ", x given z" in str(one)
+    conditional = pv.description_length(pair_of(table_of_means), X, Y, num_samples=5)
+    assert ", x given z" in str(conditional)
+    assert "for log p(x | y)" in str(conditional)

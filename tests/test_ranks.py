@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,11 +20,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from forks import FORKS, fork
 from pairs_under_test import CASES
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import ppl_vae as pv
+from ppl_vae.cli.app import app
 from ppl_vae.common import ranks
 from ppl_vae.common.rng import forked, reseed, seed_for
 from ppl_vae.compile import products
@@ -69,11 +72,9 @@ Run = Callable[..., list[Any]]
 
 def start(of: int) -> tuple[list[Any], Run]:
     """Ranks that run a function, all at once, and give what it returns or raises."""
-    spawn, port = multiprocessing.get_context("spawn"), free_port()
-    pipes = [spawn.Pipe() for _ in range(of)]
-    children = [spawn.Process(target=serve, args=(r, of, port, pipes[r][1]), daemon=True) for r in range(of)]
-    for child in children:
-        child.start()
+    port = free_port()
+    pipes = [FORKS.Pipe() for _ in range(of)]
+    children = [fork(serve, rank, of, port, far) for rank, (_, far) in enumerate(pipes)]
     for _, far in pipes:
         far.close()
 
@@ -601,26 +602,48 @@ def test_a_killed_rank_ends_the_others_and_the_run_can_be_resumed(tmp_path: Path
 TRAIN = ("train", "linear", "--num-samples", "50", "--limit", "40", "--no-figures", "--device", "cpu")
 
 
-def command(*args: str, ranked: bool = False) -> subprocess.CompletedProcess[str]:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2") if ranked else ()
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *torchrun, "-m", "ppl_vae", *args], capture_output=True, text=True, env=env, timeout=200
-    )
+def says(*args: str) -> str:
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def says_as_rank(rank: int, port: int, pipe: Any, *args: str) -> None:
+    os.environ |= environment(rank, 2, port)
+    pipe.send(says(*args))
 
 
 def test_torchrun_trains_and_evaluates_what_one_process_does(tmp_path: Path) -> None:
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    together = command(*TRAIN, "--epochs", "1", "--out", a, "--json", ranked=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    together = subprocess.run(
+        [*torchrun, "-m", "ppl_vae", *TRAIN, "--epochs", "1", "--out", a, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert together.returncode == 0, together.stderr
     result = json.loads(together.stdout)  # one object, and nothing else
-    alone = json.loads(command(*TRAIN, "--epochs", "1", "--out", b, "--json", "--shards", "2").stdout)
+    alone = json.loads(says(*TRAIN, "--epochs", "1", "--out", b, "--json", "--shards", "2"))
     assert {**result, "run": ""} == {**alone, "run": ""}
-    assert (Path(a) / "log_px.csv").read_bytes() == (Path(b) / "log_px.csv").read_bytes()
-    scored = command("score", a, "--num-samples", "50", "--limit", "40", "--device", "cpu", ranked=True)
-    assert scored.returncode == 0, scored.stderr
-    assert scored.stdout.count("least likely examples") == 1
-    assert (Path(a) / "log_px.csv").read_bytes() == (Path(b) / "log_px.csv").read_bytes()
+    of_one = (Path(b) / "log_px.csv").read_bytes()
+    assert (Path(a) / "log_px.csv").read_bytes() == of_one
+
+
+def test_ranks_score_what_one_process_does(tmp_path: Path) -> None:
+    """The variables that torchrun sets are all that the command knows of it."""
+    a, b, scoring = str(tmp_path / "a"), str(tmp_path / "b"), ("--num-samples", "50", "--limit", "40")
+    says(*TRAIN, "--epochs", "1", "--out", a)
+    shutil.copytree(a, b)
+    says("score", b, *scoring, "--seed", "3")
+    port, pipes = free_port(), [FORKS.Pipe() for _ in range(2)]
+    for rank, (_, far) in enumerate(pipes):
+        fork(says_as_rank, rank, port, far, "score", a, *scoring, "--seed", "3", "--device", "cpu")
+    assert all(near.poll(60) for near, _ in pipes)
+    assert "".join(near.recv() for near, _ in pipes).count("least likely examples") == 1
+    scored, wanted = ((Path(f) / "log_px.csv").read_bytes() for f in (a, b))
+    assert scored == wanted
 
 
 def test_a_rank_killed_from_outside_ends_the_command_with_one_line(tmp_path: Path) -> None:
@@ -639,8 +662,8 @@ def test_a_rank_killed_from_outside_ends_the_command_with_one_line(tmp_path: Pat
     try:
         limit = time.monotonic() + 100
         while not (folder / "train_state.json").exists() and time.monotonic() < limit:
-            time.sleep(0.1)
-        time.sleep(1)
+            time.sleep(0.02)
+        time.sleep(0.2)
         workers[1].kill()
         out, err = workers[0].communicate(timeout=60)
     finally:

@@ -160,7 +160,7 @@ def test_nothing_is_cropped_away(network: str, shape: Shape, on: Shape, multiple
     [
         ("conv", (), (4,), "network='conv' needs data of one to three sizes"),
         ("conv", (1, 2, 3, 4, 5), (4,), "network='conv' needs data of one to three sizes"),
-        ("conv1d", (1, 8, 8), (4,), r"found data_shape=\(1, 8, 8\)"),
+        ("conv1d", (1, 8, 8), (4,), r"found data_shape=\(1, 8, 8\), which network='conv2d' or 'conv3d' or 'mlp' takes"),
         ("conv3d", (8, 8), (4,), r"found data_shape=\(8, 8\)"),
         ("conv", (8,), (), "at least one hidden layer"),
         ("conv", (8,), (4, 0), "hidden holds 0: each number of channels must be at least 1"),
@@ -217,3 +217,17 @@ def test_one_number_under_probabilistic_pca_is_a_normal_of_that_variance() -> No
     s2 = float((pair.model.W.square().sum() + pair.model.log_s.exp() ** 2).detach())
     wanted = -x.square() / (2 * s2) - math.log(2 * math.pi * s2) / 2
     torch.testing.assert_close(pv.log_likelihood(pair, x, num_samples=3).log_px, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("shape", [(5, 3, 8, 9), (5, 8, 8), (3, 8, 8), (8,)])
+def test_data_of_another_shape_than_the_networks_are_told_so_with_both_shapes(network: str, shape: Shape) -> None:
+    pair = pv.build("vae", data_shape=(3, 8, 8), latent=2, hidden=(4,), network=network, likelihood="gaussian")
+    x = torch.zeros(shape)
+    for call in (
+        lambda: pv.log_likelihood(pair, x, num_samples=3),
+        lambda: pv.check_pair(pair.model, pair.guide, x),
+        lambda: pv.fit(pair, x, epochs=1, progress=False, device="cpu"),
+    ):
+        with pytest.raises(pv.UserError, match=r"x has shape .* data of shape \(3, 8, 8\).* \(N, 3, 8, 8\)"):
+            call()

@@ -465,3 +465,48 @@ def test_whole_tables_go_through_the_command_line(pair: str, tmp_path: Path) -> 
     path, out = write(bits, tmp_path / "t.csv"), tmp_path / "run"
     call("train", pair, "--data", path, "--epochs", "1", "--hidden", "4", "--no-figures", "--out", out, *FEW)
     assert json.loads((out / "evaluation.json").read_text())["n"] == 12
+
+
+def frames() -> tuple[Any, Any, Any]:
+    """A table, the same with its columns in another order, and one that lacks a column."""
+    one = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=["a", "b", "c"])
+    return one, one[["c", "a", "b"]], one.rename(columns={"a": "q"})
+
+
+@pytest.mark.parametrize("form", ["table", "table and labels", "bytes"])
+def test_a_table_in_memory_is_matched_by_name_however_it_was_given(form: str, tmp_path: Path) -> None:
+    one, other, lacking = frames()
+    if form == "bytes":
+        one, other, lacking = ((f * 50).clip(0, 255).astype(np.uint8) for f in (one, other, lacking))
+    y = np.arange(40) % 3
+    data = pv.load_data((one, y) if form == "table and labels" else one, binarize="none")
+    whole = pv.load_split(one.to_numpy(), like=data)
+    for source in (other, (other, y)):
+        assert torch.allclose(pv.load_split(source, like=data).x.double(), whole.x.double())
+    other.to_csv(tmp_path / "other.csv", index=False)
+    if form != "bytes":
+        assert torch.allclose(pv.load_split(tmp_path / "other.csv", like=data).x, whole.x)
+    with pytest.raises(pv.DataError, match="no column 'a'"):
+        pv.load_split(lacking, like=data)
+
+
+@pytest.mark.parametrize("through", ["the table", "load_data"])
+def test_a_pair_takes_the_columns_of_a_table_by_name_from_its_first_one_on(through: str, tmp_path: Path) -> None:
+    one, other, lacking = frames()
+    torch.manual_seed(0)
+    pair = pv.build("linear", data_shape=(3,), latent=1)
+    data = one if through == "the table" else pv.load_data(one)
+    pv.fit(pair, data, epochs=1, progress=False, device="cpu", run_dir=tmp_path / "run")
+    expected = pv.log_likelihood(pair, one.to_numpy(), num_samples=5).log_px
+    for found in (pair, pv.load(tmp_path / "run")):
+        for table in (one, other, other.assign(more=1.0), (other, None)):
+            assert torch.equal(pv.log_likelihood(found, table, num_samples=5).log_px, expected)
+        with pytest.raises(pv.DataError, match="no column 'a', and this pair was given 'a', 'b', 'c' before"):
+            pv.log_likelihood(found, lacking, num_samples=5)
+
+
+def test_columns_without_names_are_those_of_an_array() -> None:
+    one, _, _ = frames()
+    data = pv.load_data(pd.DataFrame(one.to_numpy()))
+    assert data.reading == {"scale": None}
+    assert torch.equal(pv.load_split(one, like=data).x, torch.tensor(one.to_numpy()))

@@ -12,7 +12,7 @@ from ..common.errors import PairError, UserError
 from ..common.registry import AXES, PROPOSALS
 from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
 from .output import log, print_json, screen, write_figure
-from .runs import Opened, open_runs
+from .runs import Opened, open_runs, suffix
 
 
 def evaluate(
@@ -37,7 +37,10 @@ def evaluate(
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Estimate log p(x) of held-out data, with its error and its diagnostics."""
+    """Estimate log p(x) of held-out data, with its error and its diagnostics: evaluation.json, and log_px.csv.
+
+    In the run folder, the files of other data than the test data of the run have the name of the data at the end.
+    """
     from ..common import ranks
     from ..common.files import writable
     from . import report
@@ -47,7 +50,9 @@ def evaluate(
     [opened] = open_runs([run], common, source, estimating.limit)
     if not (estimator or further or draw):
         result, estimate = evaluated(opened, estimating, common.seed, first)
-        ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part))
+        ranks.broadcast_object(
+            lambda: report.record(target, result, estimate, opened.part, suffix(run, opened, source, out))
+        )
         if json_:
             print_json(result)
         else:
@@ -67,7 +72,9 @@ def evaluate(
     result, estimate = report.of_panel(opened.name, opened.data, opened.part, found)
     if draw:
         result["figures"] = trust_figures(opened, target / "figures", estimating.num_samples, common.seed, found)
-    ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part))
+    ranks.broadcast_object(
+        lambda: report.record(target, result, estimate, opened.part, suffix(run, opened, source, out))
+    )
     if json_:
         print_json(result)
         return
@@ -86,7 +93,10 @@ def score(
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Write log p(x) of each example to log_px.csv, least likely first on the screen; of a file, of all its rows."""
+    """Write log p(x) of each example to log_px.csv, least likely first on the screen; of a file, of all its rows.
+
+    In the run folder, the file of other data than the test data of the run is log_px-NAME.csv.
+    """
     from ..common import ranks
     from ..common.files import writable
     from . import report
@@ -94,7 +104,9 @@ def score(
     target = writable(out or run)
     [opened] = open_runs([run], common, source, estimating.limit)
     result, estimate = evaluated(opened, estimating, common.seed, proposal)
-    path = ranks.broadcast_object(lambda: report.write_csv(target, estimate, opened.part))
+    path = ranks.broadcast_object(
+        lambda: report.write_csv(target, estimate, opened.part, suffix(run, opened, source, out))
+    )
     order = estimate.log_px.argsort()[:10].tolist()
     index, y = opened.part.rows.tolist(), opened.part.y
     if json_:

@@ -58,15 +58,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any) -> None:
-    """Write ``evaluation.json`` and ``log_px.csv``."""
+def record(folder: Path, result: dict[str, Any], estimate: Any, part: Any, suffix: str = "") -> None:
+    """Write ``evaluation.json`` and ``log_px.csv``, with ``suffix`` at the end of their names."""
     writable(folder)
     if estimate is not None:
-        write_csv(folder, estimate, part)
-    write_json(folder / "evaluation.json", result)
+        write_csv(folder, estimate, part, suffix)
+    write_json(folder / f"evaluation{suffix}.json", result)
 
 
-def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
+def write_csv(folder: Path, estimate: Any, part: Any, suffix: str = "") -> Path:
     """log_px.csv: a row for each example; ``index`` is its row in the source."""
     writable(folder)
     columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
@@ -77,8 +77,9 @@ def write_csv(folder: Path, estimate: Any, part: Any) -> Path:
         label = "" if part.y is None else str(part.y[i].item())
         reliable = "no" if unreliable[i] else "yes"
         rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, quantity]))
-    write_text(folder / "log_px.csv", "\n".join(rows) + "\n")
-    return folder / "log_px.csv"
+    path = folder / f"log_px{suffix}.csv"
+    write_text(path, "\n".join(rows) + "\n")
+    return path
 
 
 def side(result: dict[str, Any]) -> str:

@@ -115,6 +115,15 @@ def handed_over(run: Path, config: dict[str, Any], handed: Sequence[str]) -> str
     return (same or named)[0]
 
 
+def suffix(run: Path, opened: Opened, source: Source, out: Path | None) -> str:
+    """What files of other data than the test data of a run have at the end of their names, to stand beside its own."""
+    if out is not None and out.resolve() != run.resolve():
+        return ""
+    if source.data is not None and not (source.data in DATASETS and source.data == opened.config["request"]["data"]):
+        return f"-{Path(source.data).stem}" + (f"-{source.split}" if source.split else "")
+    return "" if source.split in (None, "test") else f"-{source.split}"
+
+
 def _part_of(run: Path, config: dict[str, Any], source: Source, limit: int | None, few: int | None) -> Any:
     """The examples to evaluate a run on."""
     from ..data.sets import load_split

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from .errors import PairError, UserError
@@ -62,11 +65,36 @@ def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | N
         "every dimension but the data's must be declared with .to_event, and networks must accept z of shape "
         "(particles, data, latent)"
     )
-    if _has_missing(x):
+    if fields := _fields_read(error, x):
+        lacks = [f for f in fields if not isinstance(x, Mapping) or f not in x]
+        shown = ", ".join(f"{f!r}: ..." for f in fields)
+        hint = f"x has no {' and no '.join(map(repr, lacks))}, which it reads: give a dictionary, {{{shown}}}"
+    elif 'list (not "torch.Size")' in what:
+        hint = (
+            "an expand takes no list, as Pyro's plates give it (zuko's mixtures, such as GMM): derive from ZukoToPyro, "
+            "with def expand(self, shape, _=None): return type(self)(self.dist.expand(torch.Size(shape)))"
+        )
+    elif _has_missing(x):
         hint = "x has missing entries (NaN), which it may not leave out: fill them in, and tell it which they are"
     elif len(args) == 1:
         hint += "; if it needs labels, pass y"
     return f"{role or name} fails{given}: {what}; {hint}"
+
+
+def _fields_read(error: BaseException, x: Any) -> list[str]:
+    """The fields that the code under an error reads of x, by name, where x lacks one; in the order of the code."""
+    found: dict[str, None] = {}
+    trace = error.__traceback__ if isinstance(error, KeyError | IndexError | TypeError) else None
+    while trace is not None:
+        names = {n for n, v in trace.tb_frame.f_locals.items() if v is x}
+        with suppress(OSError, TypeError, SyntaxError):
+            code = ast.parse(textwrap.dedent(inspect.getsource(trace.tb_frame.f_code))) if names else ast.Module([], [])
+            for node in ast.walk(code):
+                match node:
+                    case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str(key))) if name in names:
+                        found[key] = None
+        trace = trace.tb_next
+    return [] if isinstance(x, Mapping) and set(found) <= set(x) else list(found)
 
 
 def _has_missing(x: Any) -> bool:

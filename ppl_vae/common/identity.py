@@ -10,7 +10,8 @@ import inspect
 import math
 import textwrap
 from collections.abc import Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from itertools import pairwise
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import nn
 from .numbers import plain
 
 _KNOWN = {"builtins", "math", "cmath", "operator", "functools", "numpy", "torch", "pyro", "ppl_vae"}  # told by version
+_CHANGES = {"append", "extend", "insert", "pop", "clear", "add", "update", "setdefault"}  # what is held, in place
 _HINTS = {"max_plate_nesting", "max_iarange_nesting"}  # what Pyro counts by itself in the first step
 
 
@@ -27,8 +29,9 @@ def describe(value: Any) -> Any:
     """A value as JSON-able facts: equal facts mean the same work, whichever process says so.
 
     Numbers and texts are themselves. A function is its qualified name, the sha256 of its source (without comments and
-    layout), and what it holds: defaults, closure, and plain globals that it reads. A partial is its function and
-    arguments. An object is its class and its plain settings; a tensor, its digest. Nothing here is ever run.
+    layout), and what it holds: defaults, closure, and the globals that it reads: numbers, texts, lists and dictionaries
+    of them, and functions as they are, other objects by their type. A partial is its function and arguments. An object
+    is its class and its plain settings; a tensor, its digest. Nothing here is ever run.
 
     Example:
         >>> import functools, torch
@@ -49,7 +52,10 @@ def difference(then: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | No
     """
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*then, *now)):
-            found = difference(then.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+            one, other = then.get(key), now.get(key)
+            if key == "holds" and isinstance(other, Mapping):  # of which older versions told fewer: the source is one
+                other = {k: v for k, v in other.items() if k in (one or {})} or None
+            found = difference(one, other, f"{path}.{key}" if path else str(key))
             if found is not None:
                 return found
         return None
@@ -70,6 +76,8 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
         return value
     if id(value) in above:  # a function that holds itself
         return {"name": "itself"}
+    if isinstance(value, _Typed):
+        return {"type": _name(value.type)}
     above = (*above, id(value))
     if isinstance(value, tuple | list):
         return [_described(v, above) for v in value]
@@ -140,6 +148,7 @@ def _function(function: FunctionType, above: tuple[int, ...]) -> dict[str, Any]:
     code = function.__code__
     # what it sets itself, such as a counter, says nothing of what it is
     writes = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "STORE_GLOBAL")}
+    writes |= _grown(code)
     held = {}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -147,7 +156,8 @@ def _function(function: FunctionType, above: tuple[int, ...]) -> dict[str, Any]:
         except ValueError:  # not filled yet
             continue
     if not _is_known(function):
-        held |= {n: function.__globals__[n] for n in _names(code) if _tells(function.__globals__.get(n))}
+        around = {n: function.__globals__[n] for n in _names(code) if n in function.__globals__}
+        held |= {n: v if _tells(v) else _Typed(v) for n, v in around.items() if not _is_said(v)}
     held = {k: held[k] for k in sorted(held) if k not in writes}
     if held:
         about["holds"] = _described(held, above)
@@ -159,11 +169,36 @@ def _names(code: CodeType) -> set[str]:
     return {*code.co_names}.union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
+def _grown(code: CodeType) -> set[str]:
+    """The names of what a function changes in place, such as a record of its calls."""
+    steps = list(dis.get_instructions(code))
+    loads = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
+    return {a.argval for a, b in pairwise(steps) if a.opname in loads and b.argval in _CHANGES}
+
+
+def _is_said(value: Any) -> bool:
+    """Whether a global is told by the code and the versions of a run: a module, a class, or a known function."""
+    if isinstance(value, ModuleType | type | BuiltinFunctionType):
+        return True
+    return isinstance(value, FunctionType) and _is_known(value)
+
+
 def _tells(value: Any) -> bool:
-    """Whether a global that a function reads is part of what it is."""
+    """Whether the value of a global that a function reads is part of what it is; of others, the type is."""
     if isinstance(value, FunctionType):
-        return not _is_known(value)
-    return value is not None and isinstance(value, bool | int | float | str | np.generic)
+        return True
+    if isinstance(value, Mapping):
+        return all(map(_tells, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_tells, value))
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
+
+
+class _Typed:
+    """A value that stands for its type alone."""
+
+    def __init__(self, value: Any) -> None:
+        self.type = type(value)
 
 
 def _source(function: FunctionType) -> str:

@@ -300,7 +300,7 @@ def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> F
         if broken and again:  # left in the compiler's cache by a process that was killed while it compiled
             Path(broken[1]).unlink(missing_ok=True)
             return _compile(module, inputs, again=False)
-        what = "there is no C++ compiler" if "Cxx" in type(error).__name__ or "compiler" in str(error) else None
+        what = "there is no C++ compiler" if "Cxx" in f"{type(error).__name__} {error}" else None
         raise UncapturableError(what or f"the compiler failed: {_reason(error)}") from error
 
 

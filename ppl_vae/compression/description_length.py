@@ -28,10 +28,11 @@ class DescriptionLength:
 
     Attributes:
         bits_z: what the latents cost, :math:`\mathbb{E}_q[\log_2 q(z|x) - \log_2 p(z)]`: the rate.
-        bits_x: what the data cost given the latents, :math:`-\mathbb{E}_q[\log_2 p(x|z)]`: the distortion.
+        bits_x: what the observed sites cost given the latents, :math:`-\mathbb{E}_q[\log_2 p(x|z)]`: the distortion. Of
+            a model that observes the labels too, theirs are among them: ``name`` is then ``"log p(x, y)"``.
         std_error: of their sum, from the draws.
         sites: ``bits_z`` by latent site.
-        num_dims: numbers in one datum.
+        num_dims: observed numbers of one datum, labels among them where they are observed.
         num_samples: draws of the guide for each datum.
         seed: the seed.
         is_code: whether the data are discrete, so that the bits can be had by ``pv.compress``; those of a density are
@@ -62,10 +63,11 @@ class DescriptionLength:
     def __str__(self) -> str:
         by_site = ", ".join(f"{n} {float(v.mean()):.2f}" for n, v in self.sites.items())
         code = "" if self.name == LOG_PX else f" for {self.name}"
-        relative = "" if self.is_code else "; x is continuous: bits relative to a unit of x, no code"
+        seen = self.name.removeprefix("log p(").split("|")[0].strip(" )")  # x, or "x, y" where labels are observed
+        relative = "" if self.is_code else f"; {seen} is continuous: bits relative to a unit of {seen}, no code"
         return (
             f"{float(self.total.mean()):.2f} bits a datum{code} ({self.bits_per_dim:.4f} bits/dim): z "
-            f"{float(self.bits_z.mean()):.2f}{f' ({by_site})' if len(self.sites) > 1 else ''}, x given z "
+            f"{float(self.bits_z.mean()):.2f}{f' ({by_site})' if len(self.sites) > 1 else ''}, {seen} given z "
             f"{float(self.bits_x.mean()):.2f}{relative} ({len(self.bits_x)} data, K = {self.num_samples}, "
             f"seed {self.seed})"
         )

@@ -24,6 +24,8 @@ class Needs(Protocol):
 
     def scale_of(self, raw: Any) -> int | None: ...
 
+    def by_name(self, raw: Any) -> Any: ...
+
     def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]: ...
 
 
@@ -179,6 +181,7 @@ def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: tor
     if isinstance(data, Dataset):
         shuffle = not isinstance(data, IterableDataset)
         return LoaderFeed(DataLoader(data, batch_size, shuffle=shuffle), seed, device, dtype, needs)
+    data = needs.by_name(data)
     return TensorFeed(as_split(data, needs.scale_of(data)), batch_size, seed, device, dtype, needs)
 
 

@@ -47,9 +47,14 @@ def read(
     label column and the classes of that, whether it has a header and whether its numbers are whole.
     """
     chosen = columns is not None or label is not None
-    if hasattr(source, "column_names") or (tables.is_table(source) and (chosen or (like or {}).get("columns"))):
-        x, y, reading = tables.read_table(source, columns, label, like, header)
-        return "array", {"all": labelled(x, y, "array")}, reading
+    table, beside = x_and_y(source)
+    table, beside = (table, beside) if tables.is_table(table) else (None, None)
+    by_name = chosen or (like or {}).get("columns")
+    if hasattr(source, "column_names") or (table is not None and by_name and not (chosen and beside is not None)):
+        x, y, reading = tables.read_table(table, columns, label, like, header)
+        if (scale := (like or {}).get("scale")) is not None:  # whose columns were bytes
+            x = x / scale
+        return "array", {"all": labelled(x, y if beside is None else beside, "array")}, reading
     tabular = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in tables.SUFFIXES
     if tabular and Path(source).expanduser().is_file():
         x, y, reading = tables.read_table(Path(source).expanduser(), columns, label, like, header)
@@ -64,7 +69,11 @@ def read(
     name, parts, used = _read(source, root, download, scale)
     if like is not None and "scale" in like:
         _refuse_other_scale(name, parts, scale, used)
-    return name, parts, {"scale": used}
+    reading = {"scale": used}
+    if table is not None and (names := tables.names_of(table)) is not None:
+        whole = not parts["all"][0].is_floating_point()
+        reading |= {"columns": names, "label": None, "classes": None, "header": None, "whole": whole}
+    return name, parts, reading
 
 
 def _shown(source: Any) -> str:
@@ -119,6 +128,8 @@ def _arrays(arrays: Any, where: str, scale: int | None) -> tuple[Parts, int | No
     """The parts of arrays, and what their bytes were divided by: the same in every part."""
     if not isinstance(arrays, Mapping) or not _names_splits(arrays):
         x, y = x_and_y(arrays)
+        if tables.is_table(x) and all(str(t) == "uint8" for t in x.dtypes):
+            x = x.to_numpy()
         used = convert.byte_scale(x, asked=scale)
         return {"all": labelled(x, y, where, used)}, used
     keys = {part: f"_{part}" for part in SPLITS if f"x_{part}" in arrays} or {"all": ""}

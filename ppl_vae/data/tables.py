@@ -24,6 +24,35 @@ def is_table(source: Any) -> bool:
     return hasattr(source, "columns") and (hasattr(source, "dtypes") or hasattr(source, "column_names"))
 
 
+def names_of(source: Any) -> list[str] | None:
+    """The names of the columns of a table of pandas; None where they only count 0, 1, ..., as those of an array do."""
+    return named_only(list(map(str, source.columns)))
+
+
+def named_only(names: list[str]) -> list[str] | None:
+    """Names of columns; None where they only count 0, 1, ..."""
+    return None if names == [str(i) for i in range(len(names))] else names
+
+
+def in_order(source: Any, names: list[str]) -> Any:
+    """The named columns of a table of pandas, in this order; the table itself where its columns have no names.
+
+    Raises:
+        DataError: it lacks one of them, or has one twice.
+    """
+    found = names_of(source)
+    if found is None or found == names:
+        return source
+    wrong = [n for n in names if found.count(n) != 1]
+    if wrong:
+        has = "no" if wrong[0] not in found else "more than one"
+        raise DataError(
+            f"the table has {has} column {wrong[0]!r}, and this pair was given {_listed(names)} before: name the "
+            f"columns so, or give an array, x.to_numpy()"
+        )
+    return source.iloc[:, [found.index(n) for n in names]]
+
+
 def read_table(
     source: Any,
     columns: str | Sequence[str] | None = None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy.stats import norm, t as student
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from ..common.errors import UserError
@@ -128,8 +128,8 @@ class Estimate:
         """
         if not 0 < level < 1:
             raise UserError(f"level={level}: give a share between 0 and 1")
-        law = student(max(1, self.scramblings - 1)) if self.scramblings else norm
-        half = float(law.ppf((1 + level) / 2)) * self.std_error
+        p = (1 + level) / 2
+        half = float(stdtrit(max(1, self.scramblings - 1), p) if self.scramblings else ndtri(p)) * self.std_error
         return self.log_px - half, self.log_px + half
 
     def summary(self) -> dict[str, Any]:

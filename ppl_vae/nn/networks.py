@@ -152,6 +152,7 @@ class Encoder(nn.Module):
         self, data_shape: Shape, hidden: Shape, act: Choice = "tanh", network: Choice = "mlp", extra: int = 0
     ) -> None:
         super().__init__()
+        self.data_shape = tuple(data_shape)
         self.event_dim = len(data_shape)
         self.joins_data = record(network) in ("mlp", {"name": "mlp"})
         in_shape = (math.prod(data_shape) + extra,) if self.joins_data else tuple(data_shape)
@@ -159,6 +160,13 @@ class Encoder(nn.Module):
         self.features = width_of(self.net, in_shape) + (0 if self.joins_data else extra)
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        if x.dim() <= self.event_dim or x.shape[x.dim() - self.event_dim :] != self.data_shape:
+            sizes = ", ".join(map(str, ("N", *self.data_shape)))
+            raise UserError(
+                f"x has shape {tuple(x.shape)}, which is no batch of data of shape {self.data_shape}, that this "
+                f"network was made for: give x of shape ({sizes}), or build the pair with the shape of one example, "
+                f"data_shape={tuple(x.shape[1:])}"
+            )
         if self.joins_data:
             h = flat(x, self.event_dim)
             out: Tensor = self.net(h if extra is None else cat(h, extra))
@@ -316,11 +324,15 @@ def grid(data_shape: Shape, hidden: Shape, dims: int | None = None) -> tuple[int
         raise UserError(f"hidden holds {min(hidden)}: each number of channels must be at least 1")
     signal = len(shape) == 2 and 4 * shape[0] <= shape[1]
     over = {1: 1, 2: 1 if signal else 2, 3: 2, 4: 3}.get(len(shape), 0) if dims is None else dims
-    if not hidden or over not in CONVOLUTIONS or len(shape) not in (over, over + 1):
-        name = "conv" if dims is None else f"conv{dims}d"
+    name = "conv" if dims is None else f"conv{dims}d"
+    if not hidden:
+        raise UserError(f"network={name!r} needs at least one hidden layer; found hidden=(); use network='mlp'")
+    if over not in CONVOLUTIONS or len(shape) not in (over, over + 1):
+        fits = [f"conv{n}d" for n in CONVOLUTIONS if len(shape) in (n, n + 1)]
+        sizes = {1: "one size", 2: "two sizes", 3: "three sizes"}.get(over, "one to three sizes")
         raise UserError(
-            f"network={name!r} needs data of one to three sizes, with channels before them or not, and at least one "
-            f"hidden layer; found data_shape={shape}, hidden={tuple(hidden)}; use network='mlp'"
+            f"network={name!r} needs data of {sizes}, with channels before or not; found data_shape={shape}, which "
+            f"network={' or '.join(map(repr, [*fits, 'mlp']))} takes"
         )
     return shape if len(shape) > over else (1, *shape)
 

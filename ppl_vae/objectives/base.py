@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
+from pyro.infer.elbo import ELBOModule
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from ..common.errors import PairError, UserError
 from ..common.numbers import plain
 from ..scoring import terms, trace
+from ..scoring.arguments import Arguments
 from ..scoring.kinds import kind
 from ..scoring.param_store import Program, unmoved
 from ..scoring.terms import Grad, Site, Terms
@@ -83,6 +85,7 @@ class Objective(ELBO):
     """
 
     free_bits: float = 0.0
+    _arguments: Arguments | None = None
 
     def __init__(
         self, bound: Callable[..., Tensor], *, num_particles: int = 1, grad: Grad = "path", vectorize: bool = True,
@@ -152,13 +155,25 @@ class Objective(ELBO):
         """Minus the bound, summed over the data: a 0-d tensor in nats whose gradient trains the pair."""
         return -self.bounds(model, guide, *args, **kwargs).sum()
 
+    def __call__(self, model: Program, guide: Program) -> ELBOModule:
+        """The loss of a pair as a module, for a plain torch loop."""
+        return _Loss(model, guide, self)
+
+    def given(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Data of any form as model and guide take them; a tensor of their own dtype is passed on at once."""
+        if self._arguments is None or self._arguments.programs != (model, guide):
+            self._arguments = Arguments(model, guide)
+        return self._arguments(args)
+
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Minus the bound, summed over the data, in nats; moves nothing, running averages included."""
+        args = self.given(model, guide, args)
         with torch.no_grad(), unmoved(model, guide):
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """For stock ``pyro.infer.SVI``: the loss, with gradients left on the ``pyro.param`` parameters."""
+        args = self.given(model, guide, args)
         with trace.captured_params() as params:
             loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if not params:
@@ -172,6 +187,20 @@ class Objective(ELBO):
 
     def _get_trace(self, *args: Any) -> Any:
         raise TypeError(f"{type(self).__name__} is a function of Terms and keeps no traces")
+
+
+class _Loss(ELBOModule):
+    """The loss of a pair as a module, of data of any form."""
+
+    def __init__(self, model: Any, guide: Any, elbo: Objective) -> None:
+        super().__init__(model, guide, elbo)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        elbo: Any = self.elbo
+        loss: Tensor = elbo.differentiable_loss(
+            self.model, self.guide, *elbo.given(self.model, self.guide, args), **kwargs
+        )
+        return loss
 
 
 def choose(gradient: str, choices: tuple[str, ...]) -> Any:

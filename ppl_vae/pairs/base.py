@@ -69,6 +69,7 @@ class Pair(nn.Module):
         self.template: Any = None  # rows of the data without any: their fields, shapes and types, once data were seen
         self.num_observed: int | None = None  # sites that observe data
         self.byte_scale: int | None = None  # what its bytes are divided by: 255, or 1 for bits; None before any
+        self.columns: list[str] | None = None  # of the first table that it was given, in their order
 
     def as_pyro(self) -> Stock:
         """The pair for stock ``pyro.infer.SVI``, which sees only ``pyro.param`` sites and moves nothing else.

@@ -105,6 +105,14 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
     form = config["pair"].get("data")
     if form is not None and pair.template is None:
         pair.template = _empty_rows(form, folder / CONFIG)
+    if (scale := config["pair"].get("byte_scale")) is not None:
+        if scale not in (1, 255):
+            raise RunError(f"{folder / CONFIG}: byte_scale={scale!r} is neither 1 nor 255; the file was edited")
+        pair.byte_scale = scale
+    if (columns := config["pair"].get("columns")) is not None:
+        if not isinstance(columns, list) or not all(isinstance(c, str) for c in columns):
+            raise RunError(f"{folder / CONFIG}: the columns of the pair are no list of names; the file was edited")
+        pair.columns = columns
     try:
         return pair.to(torch.device(device)).eval()
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -142,7 +150,8 @@ def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
             raise RunError(f"{folder} holds a run already; pass --overwrite (overwrite=True) or another folder")
         for name in (STATE, "train_state.json", WEIGHTS, "history.jsonl", "evaluation.json", "log_px.csv", CONFIG):
             (folder / name).unlink(missing_ok=True)
-        for other in (*(folder / "figures").glob("*.png"), *folder.glob("unfinished-*.safetensors")):
+        patterns = ("figures/*.png", "unfinished-*.safetensors", "log_px-*.csv", "evaluation-*.json")
+        for other in (path for pattern in patterns for path in folder.glob(pattern)):
             other.unlink()
     return writable(folder)
 
@@ -165,6 +174,10 @@ def _about(pair: Pair, record: Mapping[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {"name": pair.name, "options": pair.config}
     if pair.source is not None:
         about["source"] = pair.source
+    if pair.byte_scale is not None:  # so that bytes mean what they meant
+        about["byte_scale"] = pair.byte_scale
+    if pair.columns is not None:
+        about["columns"] = pair.columns
     if pair.config is None and pair.template is not None:  # the form of its data, so that it can be sampled
         about["data"] = each(lambda t: {"shape": list(t.shape[1:]), "dtype": str(t.dtype)}, pair.template)
     return {"format": FORMAT, "pair": about, **record, "versions": versions()}

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..common.errors import NoWeightError
-from .kinds import quantised, title
-from .support import are_apart, as_set, drawn_in, holds, is_discrete, is_within, named_set, support_of
+from .kinds import kind, quantised, title
+from .support import are_apart, as_set, drawn_in, holds, is_discrete, is_within, named_set, parts_of, support_of
 
 DRAWS = 4096  # of the prior of a site, at least, that look for a place where a narrower guide never goes
 
@@ -49,6 +49,12 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
             f"{'model' if quantised(q) else 'guide'}'s {title(p if quantised(q) else q)} has one of the rounded draws, "
             f"so that p / q is no weight; use a straight-through distribution in both, or in neither"
         )
+    if cover and (flow := _narrow(q)) is not None:
+        raise NoWeightError(
+            f"site {name!r}: the guide's {type(flow).__name__} sums {type(flow.T).__name__.removesuffix('Transform')} "
+            f"units, so its range has an end and may leave out a part of the model's {title(p)}, and no number of "
+            f"samples gives log p(x); give it residual='normal' or 'gated', or activation='LeakyReLU'"
+        )
     inside = known is not None and mine is not None and is_within(known, mine)
     same = inside and known is not None and mine is not None and is_within(mine, known)
     if same and not (cover and is_discrete(p)):
@@ -80,6 +86,17 @@ def refuse_quantised(name: str, *distributions: Any, what: str) -> None:
                 f"site {name!r}: {title(fn)} rounds its draws and has a density of what they were before, which {what} "
                 f"can't use; use log_likelihood, or a distribution that is not straight-through"
             )
+
+
+def _narrow(fn: Any) -> Any:
+    """A transform whose range is less than the codomain that it names: a weighted sum of units that are bounded.
+
+    Source: De Cao, Titov, Aziz: Block Neural Autoregressive Flow, 2019, arXiv:1904.04676, which adds a residual.
+    """
+    for part in parts_of(getattr(_leaf(fn), "transforms", ())):
+        if kind(part) == "BlockAutoregressive" and part.residual is None and kind(part.T) != "LeakyReLUTransform":
+            return part
+    return None
 
 
 def _left_out(q: Any, p: Any) -> float:

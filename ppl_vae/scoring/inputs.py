@@ -17,11 +17,10 @@ from ..common.rng import forked
 from ..data.convert import byte_scale, classes, data, labels
 from ..data.lazy import Lazy, as_floating, is_lazy, opened
 from ..data.sets import Data, Split
+from ..data.tables import in_order, is_table, named_only, names_of
 from . import terms
 
 ALL = slice(None)
-
-
 FEW = 4096  # data on which a pair is tried as a whole: a program may know their number
 
 
@@ -67,6 +66,25 @@ class Needs:
         if known is None and (known := byte_scale(raw)) is not None and hasattr(self.pair, "byte_scale"):
             self.pair.byte_scale = known
         return known
+
+    def by_name(self, raw: Any) -> Any:
+        """Data as given, but for a table: its columns stand as in the first one that the pair was given.
+
+        Raises:
+            DataError: a column of that is missing.
+        """
+        table, *rest = raw if isinstance(raw, tuple) and len(raw) == 2 else (raw,)
+        if not hasattr(self.pair, "columns"):
+            return raw
+        if isinstance(table, Data) and self.pair.columns is None:
+            self.pair.columns = named_only(list(table.reading.get("columns") or []))
+        if not is_table(table) or not hasattr(table, "dtypes"):
+            return raw
+        if self.pair.columns is None:
+            self.pair.columns = names_of(table)
+            return raw
+        table = in_order(table, self.pair.columns)
+        return (table, *rest) if rest else table
 
     def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]:
         """Data and labels, from those that :mod:`ppl_vae.data.convert` made.
@@ -152,6 +170,7 @@ def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, 
             if y is not None and x[1] is not None:
                 raise UserError("labels are given twice: in (x, y), and as y")
             x, y = x[0], x[1] if y is None else y
+        x = needs.by_name(x)
         x = data(x, scale=needs.scale_of(x))
         x, y = needs(x, labels(y, num_data(x), device=device_of(x)))
     return x, y

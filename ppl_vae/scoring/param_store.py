@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
 from typing import Any
 
 import pyro
@@ -99,10 +100,9 @@ def constants_beside(program: Program, *args: Any) -> Any:
 
     Stock priors are written without a device. On a CPU there is nothing to do, and nothing is done.
     """
-    tensors = (leaf for arg in args if arg is not None for leaf in leaves(arg) if torch.is_tensor(leaf))
-    held = (p for module in modules_of(program) for p in module.parameters())
-    found = next(tensors, None)
-    found = next(held, None) if found is None else found
+    given = (leaf for arg in args if arg is not None for leaf in leaves(arg) if torch.is_tensor(leaf))
+    held = (p for module in modules_of(program) for p in module.parameters())  # not looked for where data are given
+    found = next(chain(given, held), None)
     return nullcontext() if found is None or found.device.type == "cpu" else found.device
 
 

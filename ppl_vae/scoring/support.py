@@ -62,7 +62,7 @@ def _moved(fn: Any) -> Any:
         return None
     if type(fn).support is not torch.distributions.TransformedDistribution.support:  # a family that says itself
         return None
-    parts = list(_parts(fn.transforms))
+    parts = list(parts_of(fn.transforms))
     ends = _pushed(as_set(support_of(fn.base_dist)), parts)
     if ends is None:
         return UNKNOWN if parts and isinstance(parts[-1], AffineTransform) else None
@@ -78,13 +78,13 @@ def _moved(fn: Any) -> Any:
 UNKNOWN = object()
 
 
-def _parts(transforms: Any) -> Iterator[Any]:
+def parts_of(transforms: Any) -> Iterator[Any]:
     """Single transforms, in the order in which they act."""
     for transform in transforms:
         if isinstance(transform, ComposeTransform):
-            yield from _parts(transform.parts)
+            yield from parts_of(transform.parts)
         elif isinstance(transform, IndependentTransform):
-            yield from _parts([transform.base_transform])
+            yield from parts_of([transform.base_transform])
         else:
             yield transform
 

@@ -34,7 +34,8 @@ class Site:
     Attributes:
         log_p: log density under the model.
         log_q: log density under the guide; zero where the site is observed.
-        score: what the score-function gradient differentiates, zero where the guide is reparameterised.
+        score: what the score-function gradient differentiates, zero where the draw is reparameterised: never where
+            ``grad="score"`` cut it.
         scale: the factor on log_p that plates and ``poutine.scale`` ask for; objectives use it, estimates never do.
         scale_q: the same on log_q.
         value: the draw (K, B, *event), or the data.
@@ -198,8 +199,9 @@ def terms_of(
         p = model_sites.get(name)
         if p is None:  # an auxiliary site of the guide has no prior
             p = {"scale": 1.0, "fn": None, "mask": None}
+        score = log_q if grad == "score" else parts[name].score_function  # no gradient passes through a cut draw
         sites[name] = Site(
-            name, log_ps.get(name, zero), log_q, parts[name].score_function, p["scale"], q["value"], p["fn"], q["fn"],
+            name, log_ps.get(name, zero), log_q, score, p["scale"], q["value"], p["fn"], q["fn"],
             q["scale"], (p["mask"], q["mask"]), bool(summed),
         )  # fmt: skip
     return Terms(
@@ -267,6 +269,14 @@ def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
     for name in sorted(drawn - latent):
         if name in model_sites:
             raise PairError(f"site {name!r} is drawn by the guide but observed by the model; remove it from the guide")
+    for name in sorted(latent - drawn):
+        base = name.removesuffix("_unobserved")
+        if base != name and f"{base}_observed" in model_sites:
+            raise PairError(
+                f"site {base!r} has an obs_mask, so Pyro draws what is missing at {name!r} and passes no infer on to "
+                f"it; to leave it out of p(x), observe {base!r} without obs_mask under its distribution's .mask(mask), "
+                f"or draw {name!r} in the guide"
+            )
     rest = [name for name in sorted(latent - drawn) if is_discrete(model_sites[name]["fn"])]
     mark = 'infer={"enumerate": "parallel"} (pyro.infer.config_enumerate does)'
     discrete = f"; or mark {rest[0]!r} {mark} to sum it out" if rest else ""

@@ -62,7 +62,11 @@ class Detach(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and torch.is_tensor(msg["value"]):
-            msg["value"] = msg["value"].detach()
+            value: Any = msg["value"]
+            cut: Any = value.detach()
+            if hasattr(value, "_unquantize"):  # what a straight-through draw was before, which its density is of
+                cut._unquantize = value._unquantize.detach()
+            msg["value"] = cut
 
 
 class Fill(Messenger):

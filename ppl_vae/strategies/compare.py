@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ..common.entry import entry_point
@@ -109,7 +109,7 @@ def tabulate(estimates: Mapping[str, Estimate]) -> Any:
     d = log_px - log_px[best]
     diff, diff_se = d.mean(1), d.std(1, ddof=1) / root
     comparisons = max(1, len(names) * (len(names) - 1) // 2)
-    threshold = float(student.ppf(1 - LEVEL / (2 * comparisons), log_px.shape[1] - 1))
+    threshold = float(stdtrit(log_px.shape[1] - 1, 1 - LEVEL / (2 * comparisons)))
     significant = (diff + threshold * diff_se < 0) | (np.isneginf(diff) & np.isfinite(log_px[best].mean()))
     verdict = np.where(significant, "worse", "cannot tell").astype(object)
     verdict[best] = "best"

@@ -21,6 +21,7 @@ from ..compile.guards import UncapturableError
 from ..compile.products import products
 from ..objectives.base import Objective
 from ..objectives.names import objective, ours
+from ..scoring.arguments import Arguments
 from ..scoring.param_store import Program, constants_beside, own_store, unmoved, with_params
 from . import gradients
 from .step import Guard, clip, update
@@ -101,6 +102,7 @@ class SVI:
         self.capture = capture
         self.precision = precision
         self.prepare = prepare
+        self._arguments = Arguments(model, guide)
         self.eager_because: str | None = None
         self.steps = 0
         self._optim = optim
@@ -116,10 +118,14 @@ class SVI:
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take one gradient step and return the loss before it: a detached 0-d tensor, in nats, summed over data.
 
+        Data of any form are taken, as by :func:`~ppl_vae.fit`; a tensor of the parameters' dtype is passed on at once.
+
         Raises:
+            DataError: the data are no numbers.
             NonFiniteError: a loss or a gradient of the last 50 steps was not finite.
             PairError: see the class.
         """
+        args = self._given(args)
         with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
             loss, params, norm = self._gradient(args, kwargs)
             self._update(loss, params, norm)
@@ -154,7 +160,7 @@ class SVI:
         with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
             loss: Tensor | None = None
             params = self._held() or []
-            for args in parts:
+            for args in map(self._given, parts):
                 part, params, _ = self._gradient(args, {}, add=True)
                 loss = part if loss is None else loss + part
             loss = self._sum_over_ranks(loss, params)
@@ -163,6 +169,7 @@ class SVI:
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss in nats, summed over the data; moves nothing, neither parameters nor running averages."""
+        args = self._arguments(args)
         with own_store(), torch.no_grad(), unmoved(self.model, self.guide):
             if self.objective is not None:
                 return float(self.objective.differentiable_loss(self.model, self.guide, *args, **kwargs))
@@ -186,6 +193,10 @@ class SVI:
     def first_bad_step(self) -> int | None:
         """The first step whose loss or gradient was not finite, or None; reads the device."""
         return None if self._guard is None else self._guard.first_bad_step()
+
+    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a step; those of ``prepare`` are its own."""
+        return self._arguments(args) if self.prepare is None else args
 
     def _held(self) -> list[Tensor] | None:
         """The parameters of a torch optimiser."""
