@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from ppl_vae.common.rng import philox, uniform
@@ -35,3 +40,11 @@ def test_uniform_numbers_are_uniform_and_follow_the_key() -> None:
     chi2 = float(((counts - n / 100).square() / (n / 100)).sum())
     assert abs(chi2 - 99) < 5 * (2 * 99) ** 0.5
     assert abs(float(torch.corrcoef(torch.stack([u.flatten()[1:], u.flatten()[:-1]]))[0, 1])) < 5 / n**0.5
+
+
+def test_a_library_that_greets_with_a_warning_is_imported_in_silence(tmp_path: Path) -> None:
+    """ArviZ 0.23 warns in its first import of a day, which it notes in the user's cache."""
+    code = "from ppl_vae.rng import quiet_import; quiet_import('arviz')"
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

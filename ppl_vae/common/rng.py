@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,9 +121,14 @@ def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Itera
 
 
 def quiet_import(module: str) -> Any:
-    """Import a module without moving Python's global generator, from which some libraries draw when they load."""
+    """Import a module without moving Python's global generator, from which some libraries draw when they load.
+
+    What it warns of on loading is not shown: it is for those who wrote the import.
+    """
     state = random.getstate()
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
     finally:
         random.setstate(state)
