@@ -44,7 +44,7 @@ def test_uniform_numbers_are_uniform_and_follow_the_key() -> None:
 
 def test_a_library_that_greets_with_a_warning_is_imported_in_silence(tmp_path: Path) -> None:
     """ArviZ 0.23 warns in its first import of a day, which it notes in the user's cache."""
-    code = "from ppl_vae.rng import quiet_import; quiet_import('arviz')"
+    code = "from ppl_vae.common.rng import quiet_import; quiet_import('arviz')"
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
