@@ -359,7 +359,9 @@ def program(x: Tensor, y: Tensor | None = None) -> None:
         pyro.sample("z", dist.Normal(torch.zeros(len(x), 3, dtype=x.dtype), 1.0).to_event(1))
 
 
-@pytest.mark.parametrize("guide", ["full", partial(Laplace, width=0.7), half, program], ids=str)
+@pytest.mark.parametrize(
+    "guide", ["full", partial(Laplace, width=0.7), half, program], ids=["full", "partial", "half", "program"]
+)
 def test_another_guide_under_a_model_keeps_what_the_pair_is(guide: Any) -> None:
     x, _ = binary()
     pair = built("vae", "diagonal").double().eval()

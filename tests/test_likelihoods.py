@@ -195,7 +195,6 @@ def test_a_likelihood_is_a_name_a_table_a_callable_or_an_instance() -> None:
         (lambda shape: torch.nn.Linear(1, 1), "a Likelihood is needed"),
         (likelihoods.Gaussian((3, 3)), "it was made for 2 dimensions"),
     ],
-    ids=str,
 )
 def test_what_is_no_likelihood_is_one_line(given: object, message: str) -> None:
     with pytest.raises(pv.UserError, match=message) as caught:
