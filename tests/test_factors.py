@@ -9,11 +9,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ppl_vae.cli.report import evaluate
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.cli.report import evaluate
 from ppl_vae.data.sets import Split
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)

@@ -604,7 +604,7 @@ def test_the_score_gradient_of_the_elbo_is_that_of_its_closed_form(learned: str)
         with pyro.plate("data", len(x), dim=-1):
             guide_net(x) if bits else pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
 
-    loss = pv.Objective(pv.objectives.elbo, grad="score", num_particles=400_000, beta=0.0)
+    loss = pv.Objective(pv.Elbo().bound, grad="score", num_particles=400_000, beta=0.0)
     (found,) = torch.autograd.grad(loss(model, guide)(x), guide_net.logit if bits else loc)
     ends = dist.Normal(torch.tensor([0.0, 1.0]), 1.0).log_prob(x)
     p = torch.sigmoid(torch.tensor(a))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ..common.custom import as_given
 from ..common.errors import PairError, UserError
 from ..common.registry import AXES, PROPOSALS
 from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
@@ -20,7 +21,9 @@ def evaluate(
     *,
     estimator: Annotated[
         list[str] | None,
-        typer.Option("--estimator", help=f"A row of a table; repeatable: {', '.join(AXES['estimators'])}."),
+        typer.Option(
+            "--estimator", help=f"A row of a table; repeatable: {', '.join(AXES['estimators'])}, or FILE.py:NAME."
+        ),
     ] = None,
     proposal: Annotated[
         list[str] | None,
@@ -45,7 +48,8 @@ def evaluate(
     from ..common.files import writable
     from . import report
 
-    first, *further = proposal or ["guide"]
+    first, *further = map(as_given, proposal or ["guide"])
+    rows = [as_given(name) for name in estimator or ["iwae"]]
     target = writable(out or run)  # before minutes are spent
     [opened] = open_runs([run], common, source, estimating.limit)
     if not (estimator or further or draw):
@@ -56,13 +60,13 @@ def evaluate(
         if json_:
             print_json(result)
         else:
-            screen.print(report.table(result, proposal=first))
+            screen.print(report.table(result))
         return
     from ..likelihood.panel import panel
 
     try:
         found = panel(
-            opened.pair, opened.part, None, estimator or ["iwae"], estimating.num_samples,
+            opened.pair, opened.part, None, rows, estimating.num_samples,
             proposals=[first, *further], num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
             progress=True, resume=target, **estimating.switches(),
         )  # fmt: skip
@@ -103,7 +107,7 @@ def score(
 
     target = writable(out or run)
     [opened] = open_runs([run], common, source, estimating.limit)
-    result, estimate = evaluated(opened, estimating, common.seed, proposal)
+    result, estimate = evaluated(opened, estimating, common.seed, as_given(proposal))
     path = ranks.broadcast_object(
         lambda: report.write_csv(target, estimate, opened.part, suffix(run, opened, source, out))
     )
@@ -122,7 +126,7 @@ def score(
     typer.echo(f"{len(estimate)} rows in {path}; {about}")
 
 
-def evaluated(opened: Opened, estimating: Estimating, seed: int, proposal: str) -> tuple[dict[str, Any], Any]:
+def evaluated(opened: Opened, estimating: Estimating, seed: int, proposal: Any) -> tuple[dict[str, Any], Any]:
     """The keys of an evaluation, and the estimate.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ..common.custom import as_given
 from ..common.errors import UserError
 from ..common.registry import DATASETS, PROPOSALS
 from ..pairs.options import flag
@@ -41,6 +42,9 @@ class Common:
     pair: list[str] | None = option(
         None, "FILE.py:NAME, the builder of the run's custom pair; once for each of several."
     )
+    part: list[str] | None = option(
+        None, "FILE.py:NAME, a custom guide, likelihood or network of the run; once for each of several."
+    )
     seed: int = option(0, "Seeds everything that is random.")
     device: str = option("auto", "auto, cpu or cuda.")
 
@@ -59,7 +63,7 @@ class Estimating:
         return {"capture": self.capture, "precision": self.precision}
 
 
-PROPOSAL_HELP = f"Where samples come from: {', '.join(PROPOSALS)}."
+PROPOSAL_HELP = f"Where samples come from: {', '.join(PROPOSALS)}, or FILE.py:NAME."
 SWITCH: dict[Any, bool | str] = {"auto": "auto", "on": True, "off": False, True: True, False: False}
 
 
@@ -98,6 +102,13 @@ def as_parameter(name: str, kind: str, default: Any, help: str) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
+def _value(field: dataclasses.Field[Any], given: Any) -> Any:
+    """What was given for a field: a switch as True or False, and FILE.py:NAME as the function, where it has names."""
+    if is_switch(str(field.type)):
+        return as_switch(field.name, given)
+    return as_given(given) if field.metadata["choices"] else given
+
+
 def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """A command with an option for each field of each parameter that is a dataclass."""
     hints = get_type_hints(function, include_extras=True)
@@ -115,8 +126,7 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     def whole(**given: Any) -> None:
         for name, kind in groups.items():
             values = {f: given.pop(f.name) for f in dataclasses.fields(kind)}
-            switched = {f.name: as_switch(f.name, v) if is_switch(str(f.type)) else v for f, v in values.items()}
-            given[name] = kind(**switched)
+            given[name] = kind(**{f.name: _value(f, v) for f, v in values.items()})
         function(**given)
 
     whole.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -21,14 +21,14 @@ from ..scoring.trace import call_args
 
 
 def evaluate(
-    pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int, proposal: str = "guide", **options: Any
+    pair: Any, name: str, data: str, part: Any, num_samples: int, seed: int, proposal: Any = "guide", **options: Any
 ) -> tuple[dict[str, Any], Any]:
     """The keys of an evaluation; without an estimate, and with the reason, where the pair has no log p(x).
 
     ``options`` are those of `log_likelihood`, such as ``capture``.
     """
     about = {"pair": name, "data": data, "split": part.name}
-    about |= {} if proposal == "guide" else {"proposal": proposal}
+    about |= {} if proposal == "guide" else {"proposal": getattr(proposal, "__name__", str(proposal))}
     try:
         estimate = log_likelihood(
             pair, part, num_samples=num_samples, proposal=proposal, seed=seed, progress=True, **options
@@ -104,10 +104,10 @@ def panel_table(panel: Any) -> Table:
     return shown
 
 
-def table(result: dict[str, Any], figures: int = 0, proposal: str = "guide") -> Table:
+def table(result: dict[str, Any], figures: int = 0) -> Table:
     """The table at the end of an evaluation."""
     shown = Table(show_header=False, box=None)
-    r = result
+    r, proposal = result, result.get("proposal", "guide")
     about = f"{which(r)}, K = {r['num_samples']}, seed {r['seed']}"
     about += "" if proposal == "guide" else f", {proposal} proposal"
     shown.add_row("ELBO" if proposal == "guide" else "mean log weight", f"{r['elbo_mean']:.3f} nats", about)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ..common.choices import record
 from ..common.custom import FILE, failure, function_of, parts, sha256_of
 from ..common.errors import RunError, UserError
 from ..common.registry import DATASETS
@@ -60,20 +62,23 @@ def load_pairs(runs: Sequence[Path], common: Common) -> list[tuple[Any, dict[str
     from ..runs.folder import load, read_config
     from ..training.loop import resolve_device
 
-    device, handed = resolve_device(common.device), common.pair or []
+    device, handed = resolve_device(common.device), [*(common.pair or []), *(common.part or [])]
     used: set[str] = set()
     found: list[tuple[Any, dict[str, Any]]] = []
     for run in runs:
         config, pair = read_config(run), None
+        builder, options = config["pair"]["name"], config["pair"].get("options") or {}
+        custom = custom_parts(run, config, common.part or [])
         if "source" in config["pair"]:
-            builder = handed_over(run, config, handed)
-            used.add(builder)
+            builder = handed_over(run, config, common.pair or [])
+        if builder != config["pair"]["name"] or custom:
+            used |= {builder, *custom.values()}
             with forked():
-                pair = build_pair(builder, **(config["pair"].get("options") or {}))
+                pair = build_pair(builder, **{**options, **{k: function_of(text) for k, text in custom.items()}})
         found.append((load(run, pair, device=device), config))
     if unused := [text for text in handed if text not in used]:
         known = ", ".join(f"{run}: {config['pair']['name']}" for run, (_, config) in zip(runs, found, strict=True))
-        raise UserError(f"--pair {unused[0]}: it is the pair of no run here ({known}); leave it out")
+        raise UserError(f"{unused[0]}: it is neither the pair nor a part of a run here ({known}); leave it out")
     return found
 
 
@@ -113,6 +118,33 @@ def handed_over(run: Path, config: dict[str, Any], handed: Sequence[str]) -> str
     if not same:
         log.print(f"warning: {parts(named[0])[0]} has changed since {run} was trained", markup=False, soft_wrap=True)
     return (same or named)[0]
+
+
+def custom_parts(run: Path, config: dict[str, Any], handed: Sequence[str]) -> dict[str, str]:
+    """Which of the functions that the user names are the custom parts of a run's pair, by the option that took them.
+
+    Raises:
+        RunError: one of them was not named; says what to add.
+    """
+    request = config.get("request")
+    asked = request.get("options", {}) if isinstance(request, dict) else {}
+    found, absent = {}, []
+    for key, value in (config["pair"].get("options") or {}).items():
+        if not isinstance(value, dict) or "custom" not in value:
+            continue
+        text = str(asked.get(key) or value["custom"].get("name"))  # FILE.py:NAME, or a dotted name where Python made it
+        named = [one for one in handed if parts(one)[1] == re.split(r"[:.]", text)[-1]]
+        if not named:
+            absent.append((key, f"--part {quote(text)}"))
+            continue
+        found[key] = named[0]
+        if not absent and record(function_of(named[0])) != value:
+            where = parts(named[0])[0]
+            log.print(f"warning: {where} has changed since {run} was trained", markup=False, soft_wrap=True)
+    if absent:
+        keys, options = " and ".join(k for k, _ in absent), " ".join(o for _, o in absent)
+        raise RunError(f"{run}: {keys}: custom code, which is not run unless you name it: {options}")
+    return found
 
 
 def suffix(run: Path, opened: Opened, source: Source, out: Path | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -12,10 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..common.custom import FILE, parts
+from ..common.custom import FILE, absolute, as_given
 from ..common.errors import RunError, UserError
 from ..common.registry import DATASETS, PAIRS, installed
-from ..pairs.options import convert, flag, help_of, read
+from ..pairs.options import convert, flag, help_of, read, takes_parts
 from ..training.config import FitConfig, option
 from .options import JsonOpt, as_parameter, as_switch, positive
 from .output import log, print_json, screen
@@ -52,8 +53,13 @@ class TrainCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         others = installed()
-        words = [arg.removeprefix("--pair=") for arg in args]
-        builders = [read(word) for word in words if FILE.fullmatch(word) or word in others]
+        flags = {text for p in self.params if getattr(p, "is_flag", False) for text in (*p.opts, *p.secondary_opts)}
+        words = [
+            word.removeprefix("--pair=")
+            for before, word in pairwise(("", *args))
+            if not before.startswith("--") or before == "--pair" or before in flags  # else it is an option's value
+        ]
+        builders = [read(word) for word in words if word[:1] != "-" and (FILE.fullmatch(word) or word in others)]
         taken = {parameter.name for parameter in self.params}
         for builder in builders:
             if clash := sorted(taken & set(builder.options)):
@@ -101,12 +107,16 @@ def train(
     positive(num_samples=num_samples, limit=limit)  # needed only after the training
     if handed is not None and _is_given(ctx, "pair") and handed != pair:
         raise UserError(f"the pair is {pair!r}, and --pair is {handed!r}; give one of them")
+    builder = absolute(handed or pair)
+    kinds = {name: o.annotation for name, o in read(builder).options.items()}
+    options = {name: absolute(text) if takes_parts(kinds.get(name, "")) else text for name, text in ctx.obj.items()}
     request: dict[str, Any] = {
-        "pair": _absolute(handed or pair), "options": ctx.obj, **asdict(data), **asdict(loss),
-        **{f.name: getattr(config, f.name) for f in fields(FitConfig)},
+        "pair": builder, "options": options,
+        **asdict(data), **asdict(loss), **{f.name: getattr(config, f.name) for f in fields(FitConfig)},
         "num_samples": num_samples, "limit": limit, "figures": figures,
     }  # fmt: skip
-    request["objective"] = config.objective or "elbo"
+    request |= {name: absolute(ctx.params[name]) for name in CHOICES}  # as written: a record holds no function
+    request["objective"] = request["objective"] or "elbo"
     if data.data not in DATASETS and Path(data.data).exists():
         request["data"] = str(Path(data.data).resolve())
     request["data_root"] = str(data.data_root.expanduser().resolve())  # so that the run is read from any folder
@@ -138,7 +148,7 @@ def trained(
     from ..training.loop import fit
 
     own = {f.name: request[f.name] for f in fields(Loss) if request[f.name] is not None}
-    loss = objective(request["objective"], **own)
+    loss = objective(as_given(request["objective"]), **own)
     if request["shards"] is None:
         request["shards"] = ranks.count()
     auto = request["binarize"] == "auto"
@@ -155,12 +165,12 @@ def trained(
     log.print(f"binarisation: {data.binarize}{' (auto)' if auto else ''}")
     if header_said := said(data.reading):
         log.print(f"table: {header_said}", markup=False)
-    config = FitConfig(**{f.name: request[f.name] for f in fields(FitConfig) if f.name != "objective"})
-    record = {"request": request, "data": data.record()}
+    options |= {"run_dir": folder, "resume": resume, "record": {"request": request, "data": data.record()}}
+    config = FitConfig(**{f.name: as_given(request[f.name]) for f in fields(FitConfig) if f.name != "objective"})
     try:
-        history = fit(pair, data, loss, config=config, run_dir=folder, resume=resume, record=record, **options)
+        history = fit(pair, data, loss, config=config, **options)
     except KeyboardInterrupt:
-        more = f" --pair {quote(request['pair'])}" if FILE.fullmatch(request["pair"]) else ""
+        more = "".join(f" {flag(name)} {quote(text)}" for name, text in custom_in(request).items())
         log.print(f"stopped; resume with: ppl-vae train --out {folder} --resume{more}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     return folder, *_finished(pair.eval(), request, data.test.limit(request["limit"]), history, folder)
@@ -207,8 +217,11 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     if "source" in config["pair"]:
         handed = [request["pair"]] if FILE.fullmatch(request["pair"]) else []
         then["pair"] = handed_over(folder, config, handed)
+    _hand_over(folder, then, request)
     for key, value in request.items():
-        asked = bool(value) if key == "options" else _is_given(ctx, key, "handed" if key == "pair" else key)
+        if key == "options":
+            value = {**then["options"], **value}  # what is not asked for is as it was
+        asked = key == "options" or _is_given(ctx, key, "handed" if key == "pair" else key)
         if asked and key in CHANGEABLE:
             then[key] = value
         elif asked and then[key] != value:
@@ -218,18 +231,38 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     return then
 
 
+CHOICES = [f.name for f in fields(FitConfig) if f.metadata["choices"]]  # options that take a name, or FILE.py:NAME
+
+
+def custom_in(request: dict[str, Any]) -> dict[str, str]:
+    """The options of a request that name custom code, as FILE.py:NAME."""
+    kinds = {name: o.annotation for name, o in read(request["pair"]).options.items()}
+    found = {name: text for name, text in request["options"].items() if takes_parts(kinds.get(name, ""))}
+    found |= {name: request[name] for name in ("pair", *CHOICES)}
+    return {name: text for name, text in found.items() if isinstance(text, str) and FILE.fullmatch(text)}
+
+
+def _hand_over(folder: Path, then: dict[str, Any], request: dict[str, Any]) -> None:
+    """Take custom code from where the new request names it: what only the run folder names is not run.
+
+    Raises:
+        RunError: the new request does not name it; says what to add.
+    """
+    then_by, now_by = (custom_in({**r, "pair": then["pair"]}) for r in (then, request))
+    then_by.pop("pair", None)  # handed over already
+    absent = [n for n, text in then_by.items() if now_by.get(n, "").rpartition(":")[2] != text.rpartition(":")[2]]
+    if absent:
+        what = " and ".join(absent)
+        again = " ".join(f"{flag(name)} {quote(then_by[name])}" for name in absent)
+        raise RunError(f"{folder}: {what}: custom code, which is not run unless you name it again: {again}")
+    for name in then_by:
+        (then["options"] if name in then["options"] else then)[name] = now_by[name]
+
+
 def _is_given(ctx: typer.Context, *names: str) -> bool:
     """Whether the user wrote one of these options."""
     sources = [ctx.get_parameter_source(name) for name in names]
     return any(source is not None and source.name == "COMMANDLINE" for source in sources)
-
-
-def _absolute(pair: str) -> str:
-    """FILE.py:NAME that means the same in every folder; a name as it is."""
-    if not FILE.fullmatch(pair):
-        return pair
-    path, name = parts(pair)
-    return f"{path}:{name}"
 
 
 def _check_same_data(folder: Path | None, data: Any) -> None:

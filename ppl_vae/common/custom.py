@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -9,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import UserError
@@ -38,12 +40,39 @@ def parts(text: str) -> tuple[Path, str]:
 
 
 def function_of(text: str) -> Callable[..., Any]:
-    """The function NAME of FILE.py. It runs the file: for what a user hands over, never for what a record names.
+    """The function or class NAME of FILE.py. It runs the file: for what a user names, never for what a record names.
 
     Raises:
         UserError: there is no such file or function, or the file fails.
     """
     path, name = parts(text)
+    function = getattr(_run(path, sha256_of(path)), name, None)
+    if not callable(function):
+        raise UserError(f"{path} has no function {name!r}; give FILE.py:NAME")
+    return function  # type: ignore[no-any-return]
+
+
+def as_given(value: Any) -> Any:
+    """What a user wrote for a choice: a text FILE.py:NAME is the function or class, any other value is itself.
+
+    Example:
+        >>> as_given("iwae")
+        'iwae'
+    """
+    return function_of(value) if isinstance(value, str) and FILE.fullmatch(value) else value
+
+
+def absolute(value: Any) -> Any:
+    """A text FILE.py:NAME that means the same in every folder; any other value is itself."""
+    if not isinstance(value, str) or not FILE.fullmatch(value):
+        return value
+    path, name = parts(value)
+    return f"{path}:{name}"
+
+
+@functools.cache
+def _run(path: Path, sha256: str) -> ModuleType:
+    """The module of a file, run once for each of its contents, so that its classes are the same in every option."""
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # as `python FILE` does, for the files beside it
     spec = importlib.util.spec_from_file_location(f"ppl_vae_file_{path.stem}", path)
@@ -55,10 +84,7 @@ def function_of(text: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a custom file raises
         raise UserError(failure(error, path)) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(f"{path} has no function {name!r}; give FILE.py:NAME")
-    return function  # type: ignore[no-any-return]
+    return module
 
 
 def failure(error: Exception, path: Path) -> str:

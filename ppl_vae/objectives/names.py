@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from ..common.errors import UserError
 from ..common.registry import OBJECTIVES, resolve
@@ -14,26 +16,39 @@ from .base import Objective
 from .elbo import Elbo
 
 
-def objective(name: str, num_particles: int | None = None, **options: Any) -> Objective:
-    """An objective by name: ``"elbo"``, ``"analytic_kl"`` or ``"iwae"``.
+def objective(given: Any, num_particles: int | None = None, **options: Any) -> Objective:
+    """An objective from its name, from a function of Terms, or from a class; an instance is itself.
 
     Args:
-        name: one of the names that ``ppl-vae list`` prints.
-        num_particles: samples of each datum; None takes the objective's own default.
+        given: one of the names that ``ppl-vae list`` prints; a function of Terms, as :class:`Objective` takes; a class
+            of objectives; or an objective.
+        num_particles: samples of each example; None takes the objective's own default.
         options: its other arguments, such as ``gradient="dreg"`` or ``beta=4``.
 
     Raises:
-        UserError: no such name, or no such option.
+        UserError: no such name, no such option, or options beside an instance, which has its own.
 
     Example:
         >>> import ppl_vae as pv
         >>> pv.objective("iwae", num_particles=5).num_particles
         5
+        >>> pv.objective(lambda t: t.log_w.mean(0), num_particles=2).num_particles
+        2
     """
-    make = resolve("objective", name, OBJECTIVES)
-    if num_particles is not None:
-        options["num_particles"] = num_particles
-    known = inspect.signature(make).parameters
+    options |= {} if num_particles is None else {"num_particles": num_particles}
+    if isinstance(given, ELBO):
+        found = ours(given)
+        if options or found is None:
+            what = f"has its own {', '.join(options)}" if options else "is none of ours; hand it to pv.SVI or pv.fit"
+            raise UserError(f"objective: this {type(given).__name__} {what}")
+        return found
+    if not isinstance(given, str) and not callable(given):
+        raise UserError(f"objective: a {type(given).__name__} is neither a name nor a function of Terms")
+    name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+    make: Callable[..., Any] = given if isinstance(given, type) else partial(Objective, given)
+    if isinstance(given, str):
+        make = resolve("objective", given, OBJECTIVES)
+    known = [k for k in inspect.signature(make).parameters if k != "bound"]
     strange = sorted(set(options) - set(known))
     if strange:
         raise UserError(f"objective {name!r} takes no option {', '.join(strange)}; it takes {', '.join(known)}")

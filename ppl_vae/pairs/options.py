@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from ..common.custom import FILE, kind_of, parts
+from ..common.custom import FILE, as_given, kind_of, parts
 from ..common.errors import UserError
 from ..common.registry import PAIRS, pairs
 
@@ -152,7 +152,7 @@ def help_of(others: Iterable[Builder]) -> dict[str, str]:
 
 
 def convert(builder: Builder, given: Mapping[str, str]) -> dict[str, Any]:
-    """Texts of the command line as the types that a builder asks for.
+    """Texts of the command line as the types that a builder asks for; FILE.py:NAME as the function, where it takes one.
 
     Raises:
         UserError: it takes no such option, or the text is not of its type.
@@ -166,8 +166,19 @@ def convert(builder: Builder, given: Mapping[str, str]) -> dict[str, Any]:
         if name not in builder.options:
             takes = ", ".join(map(flag, builder.options)) or "none"
             raise UserError(f"the pair {builder.name!r} takes no {flag(name)}; it takes {takes}")
-        values[name] = _converted(flag(name), text, builder.options[name].annotation)
+        kind = builder.options[name].annotation
+        values[name] = as_given(text) if takes_parts(kind) else _converted(flag(name), text, kind)
     return values
+
+
+def takes_parts(kind: str) -> bool:
+    """Whether an option of this type takes a callable, which the command line writes as FILE.py:NAME.
+
+    Example:
+        >>> takes_parts("Choice"), takes_parts("str | Callable[..., nn.Module]"), takes_parts("str")
+        (True, True, False)
+    """
+    return "Choice" in kind or "Callable" in kind
 
 
 def flag(name: str) -> str:

@@ -60,7 +60,9 @@ class FitConfig:
         ppl_vae.common.errors.UserError: lr=-1.0: the learning rate must be positive and finite
     """
 
-    objective: ELBO | str | None = option(None, "The bound; use iwae for a tighter one. [elbo]", choices=OBJECTIVES)
+    objective: ELBO | str | Callable[..., Any] | None = option(
+        None, "The bound; use iwae for a tighter one. [elbo]", choices=OBJECTIVES
+    )
     epochs: int = option(50, "Passes over the data; use more while the validation bound rises.", at_least=1)
     batch_size: int = option(128, "Examples in a step; use more for speed on a GPU.", at_least=1)
     lr: float = option(1e-3, "Learning rate; use a smaller one where training diverges.")

@@ -23,7 +23,7 @@ from ..common.numbers import plain
 from ..common.rng import forked
 from ..compile.products import fast_products
 from ..data.batches import Batch, feed
-from ..objectives.names import objective as objective_by_name
+from ..objectives.names import objective as make_objective
 from ..pairs.base import Pair
 from ..runs.state import set_state
 from ..scoring.inputs import Needs, device_and_dtype
@@ -99,7 +99,8 @@ def fit(
     refuse_unknown(options, [*names(), *inspect.signature(fit).parameters])
     config = settled(config or FitConfig(), objective, options, run_dir if resume else None)
     device = resolve_device(config.device)
-    loss = objective_by_name(config.objective) if isinstance(config.objective, str) else config.objective
+    loss = config.objective
+    loss = loss if loss is None or isinstance(loss, ELBO) else make_objective(loss)
     pair.to(device)
     source = feed(data, config.batch_size, config.seed, device, device_and_dtype(pair)[1], Needs(pair))
     held = held_out(pair, getattr(data, "valid", None) if valid is None else valid, config.seed)

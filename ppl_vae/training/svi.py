@@ -48,7 +48,8 @@ class SVI:
         optim: a ``torch.optim`` optimiser that holds the parameters; or a callable that takes a list of them and
             returns one, such as ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a Pyro optimiser. With
             ``fused=True`` (Adam, AdamW, SGD, Adagrad) a bad step is skipped without a host read.
-        loss: a ``pyro.infer.ELBO``, or the name of an objective; None takes ``Trace_ELBO()``.
+        loss: a ``pyro.infer.ELBO``, or what :func:`~ppl_vae.objective` takes: a name, or a function of Terms; None
+            takes ``Trace_ELBO()``.
         clip_norm: the largest norm of the whole gradient; None leaves it alone.
         capture: after the first step, run loss and gradient as a compiled graph, one for each shape of the arguments:
             the same numbers to rounding, on the same noise, without running Python. What Python decides is decided when
@@ -89,10 +90,7 @@ class SVI:
             raise UserError(f"capture={capture!r}: choose True or False; pv.fit takes 'auto' too")
         self.model = model
         self.guide = guide
-        self.loss: Any = Trace_ELBO() if loss is None else objective(loss) if isinstance(loss, str) else loss
-        if not isinstance(self.loss, ELBO):
-            what = f"the class {loss.__name__}" if isinstance(loss, type) else f"a {type(loss).__name__}"
-            raise UserError(f"loss: {what} is not an instance of pyro.infer.ELBO; pass one, such as pv.IWAE()")
+        self.loss: Any = Trace_ELBO() if loss is None else loss if isinstance(loss, ELBO) else objective(loss)
         if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm > 0):
             raise UserError(f"clip_norm={clip_norm!r}: the largest norm must be positive; leave it out for no clipping")
         if not (isinstance(optim, Optimizer | PyroOptim) or callable(optim)):
