@@ -15,7 +15,7 @@ import ppl_vae as pv
 from ppl_vae.cli.app import app
 from ppl_vae.common import custom
 
-SOURCE = '''
+SOURCE = """
 import math
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def largest(log_w):
 
 def doubled(model, guide, x, y, num_samples):
     return pv.terms(model, guide, x, y, num_samples=num_samples)
-'''
+"""
 FEW = ["--num-samples", "20", "--limit", "10", "--device", "cpu"]
 FAST = ["--epochs", "2", "--no-figures", *FEW]
 

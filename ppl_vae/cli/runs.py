@@ -9,7 +9,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ..common.choices import record
 from ..common.custom import FILE, failure, function_of, parts, sha256_of
 from ..common.errors import RunError, UserError
 from ..common.registry import DATASETS
@@ -126,6 +125,8 @@ def custom_parts(run: Path, config: dict[str, Any], handed: Sequence[str]) -> di
     Raises:
         RunError: one of them was not named; says what to add.
     """
+    from ..common.choices import record
+
     request = config.get("request")
     asked = request.get("options", {}) if isinstance(request, dict) else {}
     found, absent = {}, []

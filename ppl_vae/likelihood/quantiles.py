@@ -48,6 +48,8 @@ def noise_shape(fn: Any) -> torch.Size:
     flow = flow_of(fn)
     if flow is not None:
         return noise_shape(flow[0])
+    if kind(fn) == "GaussianMixture":  # one more, which chooses the component
+        return torch.Size([fn.event_shape[0] + 1])
     return torch.Size(fn.event_shape)
 
 
@@ -62,11 +64,20 @@ _SPECIAL: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "Normal": lambda d, u: d.loc + d.scale * torch.special.ndtri(u),
     "MultivariateNormal": lambda d, u: _correlated(d, u),
     "LowRankMultivariateNormal": lambda d, u: _correlated(d, u),
+    "GaussianMixture": lambda d, u: _of_mixture(d, u),
 }
 
 
 def _correlated(d: Any, u: Tensor) -> Tensor:
     moved: Tensor = d.loc + (d.scale_tril.double() @ torch.special.ndtri(u).unsqueeze(-1)).squeeze(-1)
+    return moved
+
+
+def _of_mixture(d: Any, u: Tensor) -> Tensor:
+    ends = d.logits.double().exp().cumsum(-1)[..., :-1]
+    which = (u[..., :1] > ends).sum(-1)[..., None, None].expand(*u.shape[:-1], 1, u.shape[-1] - 1)
+    loc, scale = (p.expand(*u.shape[:-1], *p.shape[-2:]).gather(-2, which).squeeze(-2) for p in (d.loc, d.scale))
+    moved: Tensor = loc + scale * torch.special.ndtri(u[..., 1:])
     return moved
 
 

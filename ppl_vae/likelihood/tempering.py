@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common.errors import PairError
+from ..nn.distributions import GaussianMixture
 from ..scoring.kinds import flow_of, kind
 
 
@@ -26,6 +27,8 @@ _TEMPERED: dict[str, Callable[[Any, float], Any]] = {
     "LowRankMultivariateNormal": lambda d, t: dist.LowRankMultivariateNormal(
         d.loc, d.cov_factor * math.sqrt(t), d.cov_diag * t
     ),
+    # not the power, which is no mixture: each component is made wider
+    "GaussianMixture": lambda d, t: GaussianMixture(d.logits, d.loc, d.scale * math.sqrt(t)),
     "HalfNormal": lambda d, t: dist.HalfNormal(d.scale * math.sqrt(t)),
     "Laplace": lambda d, t: dist.Laplace(d.loc, d.scale * t),
     "Exponential": lambda d, t: dist.Exponential(d.rate / t),
