@@ -1,4 +1,4 @@
-"""A file of the user's adds a guide, a likelihood, a network, an objective, an estimator and a proposal to a command."""
+"""A user's file adds a guide, a likelihood, a network, an objective, an estimator and a proposal to a command."""
 
 from __future__ import annotations
 
