@@ -106,15 +106,15 @@ def test_evaluate_shows_a_row_for_each_estimator(runs: Path, tmp_path: Path) -> 
     assert "At least: the mean log p(x) of these 10 data is above" in text
 
 
-def test_each_further_proposal_is_a_row(runs: Path, tmp_path: Path) -> None:
+def test_each_estimator_is_made_under_each_proposal(runs: Path, tmp_path: Path) -> None:
     small = ["--num-samples", "50", "--limit", "10", "--out", tmp_path]
     flags = ["--estimator", "iwae", "--estimator", "psis", "--proposal", "guide", "--proposal", "defensive"]
     rows = read("evaluate", runs / "vae", *flags, *small)["estimators"]
     assert [(r["proposal"], r["estimator"]) for r in rows] == [
-        ("guide", "iwae"), ("guide", "psis"), ("defensive", "defensive")
+        ("guide", "iwae"), ("guide", "psis"), ("defensive", "defensive"), ("defensive", "defensive psis")
     ]  # fmt: skip
     older = read("evaluate", runs / "vae", *flags[:4], "--estimator", "defensive", *small)["estimators"]
-    assert [r["log_px_mean"] for r in older] == [r["log_px_mean"] for r in rows]
+    assert [r["log_px_mean"] for r in older] == [r["log_px_mean"] for r in rows[:3]]
     two = read("evaluate", runs / "vae", "--proposal", "prior", "--proposal", "qmc", *small)["estimators"]
     assert [r["proposal"] for r in two] == ["prior", "qmc"]
 
@@ -224,7 +224,7 @@ def test_the_tables_of_names_are_those_of_the_code() -> None:
 
     assert list(AXES["likelihoods"]) == list(likelihoods.LIKELIHOODS)
     assert set(AXES["proposals"]) == set(proposals.PROPOSALS)
-    assert set(AXES["estimators"]) == {*estimators.STATISTICS, "ais"}
+    assert set(AXES["estimators"]) == {*estimators.ESTIMATORS, "ais"}
     assert list(AXES["optimizers"]) == list(optimisers.OPTIMIZERS)
     assert list(AXES["schedules"]) == list(schedules.SCHEDULES)
     for network in AXES["networks"]:
