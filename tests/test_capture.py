@@ -64,7 +64,12 @@ def close(one: Tensor, other: Tensor, relative: float = 1e-5) -> None:
     assert float((one - other).norm()) <= relative * float(other.norm()) + 1e-30
 
 
-@pytest.mark.parametrize(("name", "loss"), list(itertools.product(CASES, OBJECTIVES)))
+# every pair under the objectives that ask the most of it, and every objective with each kind of pair
+MANY, FEW = ("elbo", "iwae-dreg"), ("vae", "cvae", "hierarchical", "linear-exact", "made")
+MATRIX = [*itertools.product(CASES, MANY), *itertools.product(FEW, [loss for loss in OBJECTIVES if loss not in MANY])]
+
+
+@pytest.mark.parametrize(("name", "loss"), MATRIX)
 def test_every_pair_and_objective(name: str, loss: str) -> None:
     """Loss and gradients equal the eager ones on the same noise, anew at every replay, at any weight of the KL."""
     case, objective = CASES[name], OBJECTIVES[loss]()
