@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.common.fields import rows
 
 D, L = 4, 2
 W = torch.tensor([[1.0, 0.5], [-0.3, 0.8], [0.2, -1.0], [0.7, 0.1]], dtype=torch.float64)
@@ -136,7 +137,7 @@ def test_missing_entries_go_through_every_entry_point(form: str) -> None:
     assert tree["posterior"]["z"].shape == (1, 3, 12, L)
     assert tree["posterior_predictive"]["x"].shape == (1, 3, 12, D)
     drawn = pv.sample(pair, 5, like=data, seed=0)
-    assert torch.equal(parts(form, drawn)[1], parts(form, pv.fields.rows(data, slice(5)))[1])
+    assert torch.equal(parts(form, drawn)[1], parts(form, rows(data, slice(5)))[1])
     t = pv.terms(pair.model, pair.guide, data, num_samples=2)
     assert t.log_w.shape == (2, 12)
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 import ppl_vae as pv
 from ppl_vae import figures
+from ppl_vae.figures import write as writing
 
 SHAPE = (1, 8, 8)
 
@@ -437,8 +438,8 @@ def test_save_all_depends_on_its_seed_alone(tmp_path: Path) -> None:
 def test_save_all_draws_a_column_for_each_label(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pair, split, _ = case("cvae")
     seen: dict[str, Figure] = {}
-    write = figures._write
-    monkeypatch.setattr(figures, "_write", lambda figure, path: write(seen.setdefault(path.stem, figure), path))
+    write = writing._write
+    monkeypatch.setattr(writing, "_write", lambda figure, path: write(seen.setdefault(path.stem, figure), path))
     figures.save_all(pair, tmp_path, data=split, seed=5)
     assert words(seen["samples"].axes[0].get_xticklabels()) == ["y = 0", "y = 1", "y = 2"]
     x = pv.sample(pair, 24, torch.arange(3).repeat(8), mean=True, seed=5)
