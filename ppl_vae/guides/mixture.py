@@ -17,8 +17,8 @@ class Mixture(nn.Module):
 
     Draws have implicit gradients (:class:`ppl_vae.nn.distributions.GaussianMixture`), so that every gradient is exact.
 
-    Use when the posterior has several modes, or tails that a Gaussian misses. It has no inverse distribution function
-    and is not closed under tempering: the proposals ``qmc`` and ``tempered`` refuse it.
+    Use when the posterior has several modes, or tails that a Gaussian misses. Under the proposal ``tempered`` each
+    component is made wider.
 
     Args:
         features: width of the features.
