@@ -1,6 +1,7 @@
 """Run by `make readme`: every Python block of the README and of the docs runs, page by page, from top to bottom.
 
-Shell blocks of the README run too, but for the ones that install, and those that need data that is not there.
+Shell blocks of the README run too, but for the ones that install, and those that need data that is not there. So do the
+shell blocks of a page whose Python blocks make a file mine.py.
 """
 
 from __future__ import annotations
@@ -32,10 +33,25 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     script.write_text(code)
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    custom = [block for block in blocks(page, "python") if block.startswith("# mine.py\n")]
+    if custom:  # the file that the commands of the page name
+        (tmp_path / "mine.py").write_text("\n".join(custom))
+        lines = commands(page)
+        assert sum("mine.py" in line for line in lines) >= 12
+        run(lines, tmp_path)
 
 
-def commands() -> list[str]:
-    lines = [line for block in blocks(ROOT / "README.md", "(?:bash|sh|shell)") for line in block.splitlines()]
+def run(lines: list[str], folder: Path) -> None:
+    """Run commands in order, in one folder, with those of this environment first on the path."""
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    env.pop("OMP_NUM_THREADS", None)  # as a user types them, on all cores
+    for line in lines:
+        done = subprocess.run(shlex.split(line), cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for block in blocks(page, "(?:bash|sh|shell)") for line in block.splitlines()]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [line.strip() for line in joined.splitlines() if line.strip() and not line.strip().startswith("#")]
 
@@ -43,7 +59,7 @@ def commands() -> list[str]:
 def chains() -> list[list[str]]:
     """Commands that work on the same runs, in order; two chains have no run in common."""
     found: list[list[str]] = []
-    for line in commands():
+    for line in commands(ROOT / "README.md"):
         # MNIST takes minutes: what the README says of it was run by hand, and its figures say how
         if line.startswith(SKIP) or "mnist" in line:
             continue
@@ -55,12 +71,7 @@ def chains() -> list[list[str]]:
 
 @pytest.mark.parametrize("lines", chains(), ids=lambda lines: lines[0])
 def test_shell_blocks_run(lines: list[str], tmp_path: Path) -> None:
-    """In order, in one folder, with the commands of this environment first on the path."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    env.pop("OMP_NUM_THREADS", None)  # as a user types them, on all cores
-    for line in lines:
-        done = subprocess.run(shlex.split(line), cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+    run(lines, tmp_path)
 
 
 def test_the_readme_has_commands() -> None:
