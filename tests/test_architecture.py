@@ -154,3 +154,29 @@ def test_every_public_function_has_an_example() -> None:
         value = getattr(ppl_vae, name)
         if callable(value) and not isinstance(value, type):
             assert ">>>" in (value.__doc__ or ""), name
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_every_public_name_is_on_the_api_page() -> None:
+    page = (DOCS / "api.md").read_text()
+    for name in set(ppl_vae.__all__) - {"__version__"}:
+        assert re.search(rf"(?:ppl_vae\.|py:data:: ){name}\b", page), name
+
+
+def test_the_design_page_has_the_tree_in_its_order() -> None:
+    page = (DOCS / "design.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page.split("## The tree")[1].split("## ")[0], re.MULTILINE) == ORDER
+
+
+@pytest.mark.parametrize("page", ["docs/design.md", "CONTRIBUTING.md"])
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    """Files, folders, and what is in a file, as in ``scoring/inputs.Needs``."""
+    for place, name in re.findall(r"`([\w/]+/\w*)(?:\.(\w+))?`", (DOCS.parent / page).read_text()):
+        file = next((f for f in (PACKAGE / place, DOCS.parent / place) if f.parent.is_dir()), None)
+        assert file is not None, place
+        suffix = name if name in ("", "md", "json") else "py"
+        found = file.with_suffix(f".{suffix}" if suffix else "")
+        assert found.exists(), place
+        assert suffix == name or name in found.read_text(), (place, name)
