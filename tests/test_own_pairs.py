@@ -206,12 +206,9 @@ def test_a_file_that_changed_is_a_warning(place: Path, tmp_path: Path) -> None:
     done = call("evaluate", place / "run", *pair, *FEW, "--out", tmp_path, "--json")
     assert f"warning: {tmp_path}/mine.py has changed since {place}/run was trained" in done.stderr
     assert json.loads(done.stdout)["n"] == 10
-    both = [
-        *pair,
-        "--pair",
-        f"{place}/mine.py:counts",
-    ]  # the unchanged one is taken, and the other is left
-    assert "is the pair of no run here" in call("evaluate", place / "run", *both, *FEW, code=2).stderr
+    both = [*pair, "--pair", f"{place}/mine.py:counts"]  # the unchanged one is taken, and the other is left
+    line = call("evaluate", place / "run", *both, *FEW, code=2).stderr
+    assert "it is neither the pair nor a part of a run here" in line
 
 
 def test_a_run_is_resumed_bit_for_bit(place: Path, tmp_path: Path) -> None:
@@ -263,7 +260,7 @@ def test_a_bad_file_is_one_line(place: Path, tmp_path: Path) -> None:
 def test_a_pair_that_no_run_needs_is_refused(place: Path, mine: list[str], tmp_path: Path) -> None:
     call("train", "linear", "--data", place / "x.npy", *FAST, "--out", tmp_path / "linear")
     line = call("evaluate", tmp_path / "linear", *mine, *FEW, code=2).stderr
-    assert "mine.py:counts: it is the pair of no run here" in line
+    assert "mine.py:counts: it is neither the pair nor a part of a run here" in line
     compared = read("compare", tmp_path / "linear", place / "run", *mine, *FEW)
     assert len(compared["strategies"]) == 2
 

@@ -68,7 +68,7 @@ def load_pairs(runs: Sequence[Path], common: Common) -> list[tuple[Any, dict[str
         config, pair = read_config(run), None
         builder, options = config["pair"]["name"], config["pair"].get("options") or {}
         custom = custom_parts(run, config, common.part or [])
-        if "source" in config["pair"]:
+        if is_custom(config, builder):
             builder = handed_over(run, config, common.pair or [])
         if builder != config["pair"]["name"] or custom:
             used |= {builder, *custom.values()}
@@ -100,48 +100,59 @@ def build_pair(pair: str, data: Any = None, **options: Any) -> Any:
         raise UserError(failure(error, parts(pair)[0])) from error
 
 
+def is_custom(config: dict[str, Any], builder: str) -> bool:
+    """Whether a run's pair is of custom code: recorded as such, or named as FILE.py:NAME in an edited record."""
+    return "source" in config["pair"] or FILE.fullmatch(builder) is not None
+
+
 def handed_over(run: Path, config: dict[str, Any], handed: Sequence[str]) -> str:
-    """Which of the builders that the user names is that of a run; what only the run folder names is not run.
+    """The builder of a run's custom pair among those that the user names; what only the run folder names is not run.
 
     Raises:
-        RunError: none of them; says what to hand over.
+        RunError: none of them; names the option to add.
     """
-    source, name = config["pair"]["source"], config["pair"]["name"]
+    source, name = config["pair"].get("source"), config["pair"]["name"]
+    source = source if isinstance(source, dict) else {}
     named = [text for text in handed if parts(text)[1] == name]
     if not named:
         raise RunError(
             f"{run}: its pair {name!r} was built by custom code, which is not run unless you name it: "
-            f"--pair {quote(str(source.get('builder')))}"
+            f"--pair {quote(str(source.get('builder', name)))}"
         )
     same = [text for text in named if sha256_of(parts(text)[0]) == source.get("sha256")]
     if not same:
-        log.print(f"warning: {parts(named[0])[0]} has changed since {run} was trained", markup=False, soft_wrap=True)
+        warn_changed(named[0], run)
     return (same or named)[0]
 
 
+def warn_changed(text: str, run: Path) -> None:
+    """Warn that the file of FILE.py:NAME is not the one that a run was trained with."""
+    log.print(f"warning: {parts(text)[0]} has changed since {run} was trained", markup=False, soft_wrap=True)
+
+
 def custom_parts(run: Path, config: dict[str, Any], handed: Sequence[str]) -> dict[str, str]:
-    """Which of the functions that the user names are the custom parts of a run's pair, by the option that took them.
+    """The custom parts of a run's pair among the functions that the user names, by the option that took each.
 
     Raises:
-        RunError: one of them was not named; says what to add.
+        RunError: one of them was not named; names the option to add.
     """
     from ..common.choices import record
 
     request = config.get("request")
-    asked = request.get("options", {}) if isinstance(request, dict) else {}
+    asked = request.get("options") if isinstance(request, dict) else None
+    asked = asked if isinstance(asked, dict) else {}
     found, absent = {}, []
     for key, value in (config["pair"].get("options") or {}).items():
-        if not isinstance(value, dict) or "custom" not in value:
+        if not isinstance(value, dict) or not isinstance(about := value.get("custom"), dict):
             continue
-        text = str(asked.get(key) or value["custom"].get("name"))  # FILE.py:NAME, or a dotted name where Python made it
+        text = str(asked.get(key) or about.get("name"))  # FILE.py:NAME, or a dotted name where Python made it
         named = [one for one in handed if parts(one)[1] == re.split(r"[:.]", text)[-1]]
         if not named:
             absent.append((key, f"--part {quote(text)}"))
             continue
         found[key] = named[0]
         if not absent and record(function_of(named[0])) != value:
-            where = parts(named[0])[0]
-            log.print(f"warning: {where} has changed since {run} was trained", markup=False, soft_wrap=True)
+            warn_changed(named[0], run)
     if absent:
         keys, options = " and ".join(k for k, _ in absent), " ".join(o for _, o in absent)
         raise RunError(f"{run}: {keys}: custom code, which is not run unless you name it: {options}")

@@ -20,7 +20,7 @@ from ..pairs.options import convert, flag, help_of, read, takes_parts
 from ..training.config import FitConfig, option
 from .options import JsonOpt, as_parameter, as_switch, positive
 from .output import log, print_json, screen
-from .runs import build_pair, handed_over, load_as
+from .runs import build_pair, handed_over, is_custom, load_as
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def train(
     if handed is not None and _is_given(ctx, "pair") and handed != pair:
         raise UserError(f"the pair is {pair!r}, and --pair is {handed!r}; give one of them")
     builder = absolute(handed or pair)
-    kinds = {name: o.annotation for name, o in read(builder).options.items()}
-    options = {name: absolute(text) if takes_parts(kinds.get(name, "")) else text for name, text in ctx.obj.items()}
+    parts = part_options(builder)
+    options = {name: absolute(text) if name in parts else text for name, text in ctx.obj.items()}
     request: dict[str, Any] = {
         "pair": builder, "options": options,
         **asdict(data), **asdict(loss), **{f.name: getattr(config, f.name) for f in fields(FitConfig)},
@@ -166,7 +166,8 @@ def trained(
     if header_said := said(data.reading):
         log.print(f"table: {header_said}", markup=False)
     options |= {"run_dir": folder, "resume": resume, "record": {"request": request, "data": data.record()}}
-    config = FitConfig(**{f.name: as_given(request[f.name]) for f in fields(FitConfig) if f.name != "objective"})
+    settings = {f.name: request[f.name] for f in fields(FitConfig) if f.name != "objective"}
+    config = FitConfig(**{k: as_given(v) if k in CHOICES else v for k, v in settings.items()})
     try:
         history = fit(pair, data, loss, config=config, **options)
     except KeyboardInterrupt:
@@ -203,18 +204,19 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     """The request of a run that is resumed, with what may change from the new one.
 
     Raises:
-        RunError: the new request disagrees with that of the run, or does not hand over its custom pair.
+        RunError: the new request disagrees with that of the run, or does not name its custom code.
     """
     from ..runs.folder import read_config
 
     config = read_config(folder)
-    then = config.get("request")
-    if not isinstance(then, dict) or not {"pair", "options", "data"} <= set(then):
+    recorded = config.get("request")
+    kinds = {"pair": str, "options": dict, "data": str}
+    if not isinstance(recorded, dict) or any(not isinstance(recorded.get(k), kind) for k, kind in kinds.items()):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
     defaults = {f.name: f.default for kind in (Data, Loss, FitConfig) for f in fields(kind)}
-    then = {**defaults, **then}  # older versions had fewer options
+    then: dict[str, Any] = {**defaults, **recorded}  # older versions had fewer options
     then["capture"] = as_switch("capture", then["capture"])
-    if "source" in config["pair"]:
+    if is_custom(config, then["pair"]):
         handed = [request["pair"]] if FILE.fullmatch(request["pair"]) else []
         then["pair"] = handed_over(folder, config, handed)
     _hand_over(folder, then, request)
@@ -234,29 +236,37 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
 CHOICES = [f.name for f in fields(FitConfig) if f.metadata["choices"]]  # options that take a name, or FILE.py:NAME
 
 
+def part_options(pair: str) -> list[str]:
+    """The options of a pair that take FILE.py:NAME."""
+    return [name for name, option in read(pair).options.items() if takes_parts(option.annotation)]
+
+
 def custom_in(request: dict[str, Any]) -> dict[str, str]:
     """The options of a request that name custom code, as FILE.py:NAME."""
-    kinds = {name: o.annotation for name, o in read(request["pair"]).options.items()}
-    found = {name: text for name, text in request["options"].items() if takes_parts(kinds.get(name, ""))}
-    found |= {name: request[name] for name in ("pair", *CHOICES)}
-    return {name: text for name, text in found.items() if isinstance(text, str) and FILE.fullmatch(text)}
+    named = {name: request["options"].get(name) for name in part_options(request["pair"])}
+    named |= {name: request[name] for name in ("pair", *CHOICES)}
+    return {name: text for name, text in named.items() if isinstance(text, str) and FILE.fullmatch(text)}
 
 
 def _hand_over(folder: Path, then: dict[str, Any], request: dict[str, Any]) -> None:
     """Take custom code from where the new request names it: what only the run folder names is not run.
 
     Raises:
-        RunError: the new request does not name it; says what to add.
+        RunError: the new request does not name it; gives the options to add.
     """
     then_by, now_by = (custom_in({**r, "pair": then["pair"]}) for r in (then, request))
     then_by.pop("pair", None)  # handed over already
-    absent = [n for n, text in then_by.items() if now_by.get(n, "").rpartition(":")[2] != text.rpartition(":")[2]]
+    absent = [
+        name for name, text in then_by.items()
+        if name not in now_by or now_by[name].rpartition(":")[2] != text.rpartition(":")[2]
+    ]  # fmt: skip
     if absent:
-        what = " and ".join(absent)
         again = " ".join(f"{flag(name)} {quote(then_by[name])}" for name in absent)
-        raise RunError(f"{folder}: {what}: custom code, which is not run unless you name it again: {again}")
+        raise RunError(
+            f"{folder}: {' and '.join(absent)}: custom code, which is not run unless you name it again: {again}"
+        )
     for name in then_by:
-        (then["options"] if name in then["options"] else then)[name] = now_by[name]
+        (then if name in CHOICES else then["options"])[name] = now_by[name]
 
 
 def _is_given(ctx: typer.Context, *names: str) -> bool:
