@@ -226,5 +226,5 @@ def test_a_weight_that_is_nan_names_its_datum() -> None:
     pair = pv.build("linear", data_shape=(3,), latent=2)
     x = torch.randn(4, 3)
     x[2] = torch.nan
-    with pytest.raises(pv.DataError, match=r"datum 2 has a missing entry \(NaN\) at site 'x'"):
+    with pytest.raises(pv.DataError, match=r"example 2 has a missing entry \(NaN\) at site 'x'"):
         pv.ais(pair, x, num_chains=2, num_temperatures=3)

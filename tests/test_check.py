@@ -190,7 +190,7 @@ def test_a_guide_without_rsample_is_refused_under_a_pathwise_objective_only(obje
 
 def test_data_outside_the_support_are_refused() -> None:
     pair = pv.build("vae", data_shape=(4,), latent=2, hidden=(3,))
-    with pytest.raises(pv.DataError, match=r"datum 1 lies outside the support of site 'x' \(Bernoulli\)"):
+    with pytest.raises(pv.DataError, match=r"example 1 lies outside the support of site 'x' \(Bernoulli\)"):
         pv.check_pair(pair.model, pair.guide, torch.tensor([[0.0, 1, 0, 1], [0.5, 0, 0, 0], [0, 0, 0, 0]]))
 
 

@@ -236,7 +236,7 @@ def test_what_cannot_be_coded_is_refused_before_any_work() -> None:
     with pytest.raises(pv.PairError, match="this pair has none"):
         pv.compress(pv.build("made", data_shape=(6,), hidden=(5,)), (x > 0.5).float())
     vae = pv.build("vae", data_shape=(6,), latent=2, hidden=(5,))
-    with pytest.raises(pv.DataError, match="datum 0 lies outside"):
+    with pytest.raises(pv.DataError, match="example 0 lies outside"):
         pv.compress(vae, x)
     with pytest.raises(pv.DataError, match="holds no data"):
         pv.compress(vae, x[:0])

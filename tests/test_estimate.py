@@ -393,7 +393,7 @@ def test_zero_weights_are_legal_and_nan_is_named() -> None:
         (lambda p: pv.log_likelihood(p, torch.zeros(3, 5), num_samples=0), "num_samples=0"),
         (lambda p: pv.log_likelihood(p, torch.zeros(0, 5)), "holds no data"),
         (lambda p: pv.log_likelihood(p, torch.zeros(3, 5), torch.zeros(2)), "2 labels for 3 data"),
-        (lambda p: pv.log_likelihood(p, torch.full((3, 5), math.nan)), "datum 0 has a missing entry .NaN. at site 'x'"),
+        (lambda p: pv.log_likelihood(p, torch.full((3, 5), math.nan)), "example 0 has a missing entry .NaN. at"),
     ],
 )
 def test_bad_input_is_one_line(call: Callable[[pv.Pair], Any], message: str) -> None:

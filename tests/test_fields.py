@@ -170,7 +170,7 @@ def test_a_missing_entry_that_the_likelihood_does_not_leave_out_is_named() -> No
     pair = pv.build("linear", data_shape=(D,), latent=2)
     first = int((~seen).any(1).nonzero()[0])
     for call in (lambda d: pv.log_likelihood(pair, d), lambda d: pv.fit(pair, d, epochs=1, progress=False)):
-        with pytest.raises(pv.DataError, match=rf"datum {first} has a missing entry \(NaN\) at site 'x'"):
+        with pytest.raises(pv.DataError, match=rf"example {first} has a missing entry \(NaN\) at site 'x'"):
             call(Forms.nan(x, seen))
 
 

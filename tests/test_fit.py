@@ -401,7 +401,7 @@ def test_options_that_make_no_sense_are_one_line(options: dict[str, Any], messag
 def test_data_outside_the_support_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     pair, x = small()
     x[77, 3] = 0.5
-    with pytest.raises(pv.DataError, match="datum 77 lies outside the support of site 'x'"):
+    with pytest.raises(pv.DataError, match="example 77 lies outside the support of site 'x'"):
         fit(pair, x, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -208,7 +208,7 @@ def test_labels_that_are_none_are_one_line(labels: Any, message: str, entry: str
         (torch.zeros(0, D), "holds no data"),
         (torch.tensor(1.0), "holds no data"),
         (torch.full((2, D), math.inf), "an infinity, first at index 0"),
-        (torch.full((2, D), math.nan), r"datum 0 has a missing entry|NaN"),
+        (torch.full((2, D), math.nan), r"example 0 has a missing entry|NaN"),
         (torch.zeros(4, D + 1), r"fails on x of shape \(4, 4\)|of shape"),
         ({"values": torch.zeros(4, D), "mask": torch.ones(3, D)}, "different numbers of data"),
         ({"values": torch.zeros(4, D), "mask": torch.ones(4, D)}, "fails on x of shapes values|fails on x of type"),

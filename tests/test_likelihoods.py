@@ -213,7 +213,7 @@ def test_every_likelihood_says_what_it_needs() -> None:
 
 def test_pixels_off_the_grid_are_refused() -> None:
     pair = pv.build("vae", data_shape=(4,), latent=1, hidden=(3,), likelihood="discretized")
-    with pytest.raises(pv.DataError, match="datum 1 lies outside"):
+    with pytest.raises(pv.DataError, match="example 1 lies outside"):
         pv.log_likelihood(pair, torch.tensor([[0, 1, 0.2, 0.4], [0.5, 0.0, 0.0, 0.0]]), num_samples=3)
 
 

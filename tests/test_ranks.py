@@ -410,7 +410,7 @@ def outside() -> Any:
 
 
 def test_an_error_on_one_rank_is_that_of_one_process_on_all(two: Run) -> None:
-    with pytest.raises(pv.DataError, match="datum 3 lies outside") as alone:
+    with pytest.raises(pv.DataError, match="example 3 lies outside") as alone:
         outside()
     for error in two(outside):
         assert isinstance(error, pv.DataError)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Mapping
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..common.errors import PairError
 from . import enumeration
-from .kinds import bare, kind, no_density, unscorable
+from .kinds import bare, kind, layers, no_density, unscorable
 from .param_store import Program, own_store, unmoved
 from .support import drawn_in, legal_number
 from .trace import PARTICLES, Values, call_args, sample_sites, trace_program
@@ -60,9 +61,7 @@ def _filled(fn: Any, mask: Any, value: Tensor) -> Tensor:
     Nothing is read from the device.
     """
     hidden = masked_at(fn, mask, value)
-    if hidden is None:
-        return value
-    return torch.where(hidden & value.isnan(), legal_number(fn).to(value), value)
+    return value if hidden is None else torch.where(hidden & value.isnan(), legal_number(fn).to(value), value)
 
 
 def bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
@@ -123,10 +122,8 @@ def score_sites(
 
 
 def sum_of(parts: list[Tensor], zero: Tensor) -> Tensor:
-    total = zero
-    for i, part in enumerate(parts):
-        total = part if i == 0 else total + part
-    return total
+    """The sum of tensors, ``zero`` where there are none."""
+    return reduce(add, parts) if parts else zero
 
 
 def assignments_to(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
@@ -205,16 +202,12 @@ def log_densities(
 def masked_at(fn: Any, mask: Any, value: Tensor) -> Tensor | None:
     """Where a value (K, B, *event) is masked: by ``poutine.mask``, or by the distribution; None where nowhere."""
     found: Tensor | None = None
-    parts = [(mask, value.dim() - len(fn.event_shape))]
-    while fn is not None:
-        if hasattr(fn, "_mask"):
-            parts.append((fn._mask, value.dim() - len(fn.event_shape)))
-        fn = getattr(fn, "base_dist", None)
-    for part, dims in parts:
+    parts = [(mask, fn), *((layer._mask, layer) for layer in layers(fn) if hasattr(layer, "_mask"))]
+    for part, layer in parts:
         if part is None or part is True:
             continue
-        seen = torch.as_tensor(part, device=value.device).bool()
-        wide = seen.reshape(*seen.shape, *(1,) * (value.dim() - dims))
+        shown = torch.as_tensor(part, device=value.device).bool()
+        wide = shown.reshape(*shown.shape, *(1,) * len(layer.event_shape))
         hidden = ~wide.expand(torch.broadcast_shapes(wide.shape, value.shape))  # data have no particles, masks may
         found = hidden if found is None else found | hidden
     return found

@@ -10,7 +10,6 @@ and so on through the observed sites: the parts are marginals of one joint, and 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -46,10 +45,8 @@ def support_values(name: str, fn: Any) -> Tensor:
     one = leaf.enumerate_support(expand=False)
     one = one.reshape(len(one), *leaf.event_shape)
     outer = fn.event_shape[: len(fn.event_shape) - len(leaf.event_shape)].numel()
-    if len(one) ** outer > MOST:
-        raise PairError(_too_many(name, len(one) ** outer))
-    rows = torch.tensor(list(itertools.product(range(len(one)), repeat=outer)), device=one.device)
-    values: Tensor = one[rows]
+    _refuse_many(name, len(one) ** outer)
+    values: Tensor = one[_product([len(one)] * outer).to(one.device)]
     return values.reshape(-1, *fn.event_shape)
 
 
@@ -59,19 +56,23 @@ def assignments(supports: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]
     Raises:
         PairError: there are more than ``MOST``.
     """
-    count = math.prod(len(v) for v in supports.values())
+    sizes = [len(v) for v in supports.values()]
+    _refuse_many(", ".join(supports), math.prod(sizes))
+    rows = _product(sizes)
+    return {n: v[i.to(v.device)] for (n, v), i in zip(supports.items(), rows.unbind(1), strict=True)}, len(rows)
+
+
+def _product(sizes: list[int]) -> Tensor:
+    """Every choice of an index below each size, (choices, sizes) int64."""
+    return torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
+
+
+def _refuse_many(names: str, count: int) -> None:
     if count > MOST:
-        raise PairError(_too_many(", ".join(supports), count))
-    rows = itertools.product(*(range(len(v)) for v in supports.values()))
-    columns = [torch.tensor(column) for column in zip(*rows, strict=True)]
-    return {n: v[i.to(v.device)] for (n, v), i in zip(supports.items(), columns, strict=True)}, count
-
-
-def _too_many(names: str, count: int) -> str:
-    return (
-        f"summing out {names} takes {count:,} assignments, and {MOST:,} are the most; let the guide draw some of them, "
-        f"or train by TraceEnum_ELBO"
-    )
+        raise PairError(
+            f"summing out {names} takes {count:,} assignments, and {MOST:,} are the most; let the guide draw some of "
+            f"them, or train by TraceEnum_ELBO"
+        )
 
 
 def repeated(values: Mapping[str, Tensor], assigned: Mapping[str, Tensor], shape: tuple[int, int]) -> dict[str, Tensor]:

@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions.transforms import ComposeTransform, IndependentTransform
+
+_STRAIGHT_THROUGH = dist.RelaxedBernoulliStraightThrough, dist.RelaxedOneHotCategoricalStraightThrough
+
+
+def layers(distribution: Any) -> Iterator[Any]:
+    """A distribution and those that it wraps, from the outside in."""
+    while distribution is not None:
+        yield distribution
+        distribution = getattr(distribution, "base_dist", None)
+
+
+def _name(distribution: Any) -> str:
+    name = type(distribution).__name__
+    return type(distribution.dist).__name__ if name == "ZukoToPyro" else name
 
 
 def kind(distribution: Any) -> str:
     """The name of a distribution under its wrappers."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    if type(distribution).__name__ == "ZukoToPyro":
-        return type(distribution.dist).__name__
-    return type(distribution).__name__
+    *_, core = layers(distribution)
+    return _name(core)
 
 
 def title(distribution: Any) -> str:
     """The name of a distribution as its user wrote it: without what only masks it or counts its dimensions."""
     while type(distribution).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
         distribution = distribution.base_dist
-    name = type(distribution).__name__
-    if name == "ZukoToPyro":
-        return type(distribution.dist).__name__
-    return (
-        f"{name}({title(distribution.base_dist)})"
-        if name in ("TransformedDistribution", "FoldedDistribution")
-        else name
-    )
+    name = _name(distribution)
+    named_with_base = name in ("TransformedDistribution", "FoldedDistribution")
+    return f"{name}({title(distribution.base_dist)})" if named_with_base else name
 
 
 def quantised(distribution: Any) -> bool:
-    """Whether draws are rounded, and scored as they were before: only the tensor that was drawn knows its density."""
-    while distribution is not None:
-        if isinstance(
-            distribution, dist.RelaxedBernoulliStraightThrough | dist.RelaxedOneHotCategoricalStraightThrough
-        ):
-            return True
-        distribution = getattr(distribution, "base_dist", None)
-    return False
+    """Whether draws are rounded, and scored as they were before: only the tensor that was drawn has its density."""
+    return any(isinstance(layer, _STRAIGHT_THROUGH) for layer in layers(distribution))
 
 
 def has_mask(distribution: Any) -> bool:
     """Whether a distribution is masked under its wrappers."""
-    while distribution is not None:
-        if hasattr(distribution, "_mask"):
-            return True
-        distribution = getattr(distribution, "base_dist", None)
-    return False
+    return any(hasattr(layer, "_mask") for layer in layers(distribution))
 
 
 def bare(distribution: Any) -> Any:
@@ -64,58 +63,59 @@ def bare(distribution: Any) -> Any:
 def mean_of(distribution: Any) -> Tensor | None:
     """The mean of a distribution, else its mode, or None where it has neither in closed form."""
     for name in ("mean", "mode"):
-        try:
+        with suppress(NotImplementedError, AttributeError):
             value: Tensor = getattr(distribution, name)
-        except (NotImplementedError, AttributeError):
-            continue
-        if bool(torch.isfinite(value).all()):
-            return value
+            if bool(torch.isfinite(value).all()):
+                return value
     return None
+
+
+def flow_of(distribution: Any) -> tuple[Any, Any] | None:
+    """The base of a zuko flow and its transform from x to the base, under ``ZukoToPyro``; else None."""
+    inner: Any = getattr(distribution, "dist", None)
+    return (inner.base, inner.transform) if hasattr(inner, "base") and hasattr(inner, "transform") else None
+
+
+def parts_of(transforms: Any) -> Iterator[Any]:
+    """Single transforms, in the order in which they act."""
+    for transform in transforms:
+        if isinstance(transform, ComposeTransform):
+            yield from parts_of(transform.parts)
+        elif isinstance(transform, IndependentTransform):
+            yield from parts_of([transform.base_transform])
+        else:
+            yield transform
 
 
 def no_density(name: str) -> str:
     """Why a ``pyro.factor`` of a model is in no estimate, in a line that names the site."""
     return (
-        f"site {name!r} is a pyro.factor of the model: training counts it, but it is no part of log p(x); leave it out "
-        f"of the model outside training (if self.training: ...), or, if it is a likelihood, write it as a "
-        f"distribution: pyro.sample({name!r}, ..., obs=...)"
+        f"site {name!r} is a pyro.factor of the model, which counts in training and is no part of log p(x); call it in "
+        f"training only (if self.training: ...), or write a likelihood as pyro.sample({name!r}, ..., obs=...)"
     )
-
-
-def flow_of(distribution: Any) -> tuple[Any, Any] | None:
-    """The base of a zuko flow and its transform from x to the base, under ``ZukoToPyro``; else None."""
-    inner = getattr(distribution, "dist", None)
-    if inner is None or not (hasattr(inner, "base") and hasattr(inner, "transform")):
-        return None
-    return inner.base, inner.transform
 
 
 def unscorable(name: str, distribution: Any, value: Tensor) -> str:
     """Why a distribution has no log density of a value that it did not draw, in a line that names the site."""
     culprit = _without_inverse(distribution, value)
-    if culprit is None:
-        why = f"{kind(distribution)} has no log density in closed form"
-    else:
-        why = f"{culprit} has no inverse, so it can't score a value that it did not draw"
+    why = (
+        f"{kind(distribution)} has no log density in closed form"
+        if culprit is None
+        else f"{culprit} has no inverse, so it can't score a value that it did not draw"
+    )
     return (
-        f"site {name!r}: {why}; gradient='path' and proposal='guide' need no such score, and a flow that can be "
-        f"inverted (affine coupling, spline, autoregressive, zuko's) does all"
+        f"site {name!r}: {why}; use gradient='path' and proposal='guide', which need no such score, or a flow with an "
+        f"inverse (affine coupling, spline, autoregressive, zuko's)"
     )
 
 
 def _without_inverse(distribution: Any, value: Tensor) -> str | None:
-    """The name of the first transform, from the value on, that can't be undone."""
-    while distribution is not None:
-        if isinstance(distribution, torch.distributions.TransformedDistribution):
-            for transform in _flat(reversed(distribution.transforms)):
+    """The name of the first transform without an inverse, from the value inwards."""
+    for layer in layers(distribution):
+        if isinstance(layer, torch.distributions.TransformedDistribution):
+            for transform in reversed([*parts_of(layer.transforms)]):
                 try:
                     value = transform._inverse(value)
                 except (KeyError, NotImplementedError):
                     return type(transform).__name__.removeprefix("Conditioned")
-        distribution = getattr(distribution, "base_dist", None)
     return None
-
-
-def _flat(transforms: Any) -> Any:
-    for transform in transforms:
-        yield from _flat(reversed(transform.parts)) if hasattr(transform, "parts") else (transform,)

@@ -1,4 +1,4 @@
-"""What a pair's number is the density of, and whether binarised data are for it: read off a run of its model."""
+"""The density that a pair's number is of, and whether binarised data suit it: read off a run of its model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import constraints
 from torch.utils._pytree import tree_map
 
 from ..common.errors import DataError
 from ..common.rng import forked
 from ..data.sets import Data, Split
 from . import terms, trace
+from .domains import as_set
 from .inputs import Needs, device_and_dtype, evaluating, to_device
 from .kinds import kind
 from .lineage import Lineage
@@ -20,12 +20,14 @@ from .lineage import Lineage
 LOG_PX = "log p(x)"
 
 
-def _looked_at(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
-    """The sites of the model, scored at the first two data, and which of ``x`` and ``y`` each was computed from.
+def _followed(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
+    """The sites of the model, scored at the first two examples, and which of ``x`` and ``y`` each was computed from.
 
-    The latents are drawn from the prior, beforehand: what they were made from is no matter of the densities at them.
+    The latents are drawn from the prior beforehand: what they were computed from is no matter of the densities at them.
     """
-    roots = {name: tree_map(_copied, value) for name, value in (("x", x), ("y", y)) if value is not None}
+    x, y = to_device(pair, x, y, slice(2))
+    given = {name: value for name, value in (("x", x), ("y", y)) if value is not None}
+    roots = {n: tree_map(lambda v: v.clone() if torch.is_tensor(v) else v, value) for n, value in given.items()}
     x, y = roots["x"], roots.get("y")
     with evaluating(pair), forked(device_and_dtype(pair)[0], 0), pyro.validation_enabled(False):
         try:
@@ -40,10 +42,6 @@ def _looked_at(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
     return found, lineage
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if torch.is_tensor(value) else value  # x and y may be views of one tensor
-
-
 def name_of(pair: Any, x: Any, y: Any) -> str:
     """What a pair's weights estimate the log of, by the run of its model.
 
@@ -53,7 +51,7 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
 
     Args:
         pair: a pair.
-        x: data, of which two are looked at.
+        x: data, of which two are used.
         y: labels, or None.
 
     Example:
@@ -62,12 +60,9 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
         >>> name_of(pair, torch.zeros(2, 6), torch.tensor([0, 2]))
         'log p(x | y)'
     """
-    if not trace.takes_labels(pair.model):
+    if not trace.takes_labels(pair.model) or to_device(pair, x, y, slice(2))[1] is None:
         return LOG_PX
-    x, y = to_device(pair, x, y, slice(2))
-    if y is None:
-        return LOG_PX
-    found, lineage = _looked_at(pair, x, y)
+    found, lineage = _followed(pair, x, y)
     observed = set().union(*(lineage.of(site.value) for site in found.observed.values()))
     scored = set().union(*(lineage.of(site.log_p) for site in (*found.observed.values(), *found.sites.values())))
     scored |= lineage.escaped
@@ -78,27 +73,25 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
 
 def is_binary(pair: Any, x: Any, y: Any) -> bool:
     """Whether the model gives the data a likelihood of zeros and ones alone."""
-    found, lineage = _looked_at(pair, *to_device(pair, x, y, slice(2)))
-    return not _others(found, lineage)
+    return not _others(pair, x, y)
 
 
-def _others(found: terms.Terms, lineage: Lineage) -> list[str]:
+def _others(pair: Any, x: Any, y: Any) -> list[str]:
     """The sites that observe the data and whose support is known to be other than {0, 1}: name and distribution."""
+    found, lineage = _followed(pair, x, y)
     sites = {n: s for n, s in found.observed.items() if "x" in lineage.of(s.value)}
     return [f"{n!r} ({kind(s.p)})" for n, s in sites.items() if not _is_binary(s.p)]
 
 
 def _is_binary(distribution: Any) -> bool:
-    """Whether a distribution is of zeros and ones; one that doesn't say what it is of may be."""
+    """Whether a distribution is of zeros and ones; one of unknown support may be."""
     try:
-        support = distribution.support
+        found = as_set(distribution.support)
     except (AttributeError, NotImplementedError):
         return True
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    if isinstance(support, type(constraints.integer_interval(0, 1))):
-        return bool(torch.as_tensor(support.lower_bound == 0).all() and torch.as_tensor(support.upper_bound == 1).all())
-    return isinstance(support, type(constraints.boolean))
+    if found is None or found[0] != "whole":
+        return False
+    return all(bool((torch.as_tensor(end) == i).all()) for i, end in enumerate(found[1:]))
 
 
 def refuse_binarised(pair: Any, data: Any) -> None:
@@ -110,15 +103,13 @@ def refuse_binarised(pair: Any, data: Any) -> None:
     split = data.train if isinstance(data, Data) else data
     if not isinstance(split, Split) or not (split.drawn or split.binarize != "none") or not len(split):
         return
-    others = _others(*_looked_at(pair, *to_device(pair, split.x, split.y, slice(2))))
-    if others:
+    for site in _others(pair, split.x, split.y):
         raise DataError(
-            f"site {others[0]} is no Bernoulli, and the data ({split.name}) are binarised: load them with "
+            f"site {site} is no Bernoulli, and the data ({split.name}) are binarised: load them with "
             f"binarize='none' (--binarize none), or choose likelihood='bernoulli'"
         )
 
 
 def settled(pair: Any, data: Data) -> Data:
     """Data that hold grey values, binarised where they are grey images and the pair's likelihood is Bernoulli."""
-    binary = is_binary(pair, *Needs(pair)(data.train.x, data.train.y))
-    return data.binarized("auto") if binary else data
+    return data.binarized("auto") if is_binary(pair, *Needs(pair)(data.train.x, data.train.y)) else data

@@ -1,4 +1,4 @@
-"""What has no log p(x): refused before the first number."""
+"""What has no log p(x): refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ..common.errors import DataError, NoWeightError
-from . import densities, observed, terms
+from . import observed, terms
 from .coverage import refuse_foreign
+from .densities import masked_at
 from .kinds import kind, no_density, title
-from .support import support_of
 
 
 def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
@@ -22,12 +22,6 @@ def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
     Raises:
         NoWeightError: names the site.
     """
-    _refuse_delta(t)
-    refuse_support(t, cover)
-    refuse_factor(t.observed)
-
-
-def _refuse_delta(t: terms.Terms) -> None:
     auxiliary = any(s.p is None for s in t.sites.values())
     for s in t.sites.values():
         # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
@@ -38,28 +32,30 @@ def _refuse_delta(t: terms.Terms) -> None:
                 f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
                 f"guide with noise"
             )
+    refuse_support(t, cover)
+    refuse_factor(t.observed)
 
 
 def refuse_missing(t: terms.Terms, first: int = 0) -> None:
     """Raise where a missing entry (NaN) of the data is not left out by the likelihood.
 
     Raises:
-        DataError: names the site and the datum.
+        DataError: names the site and the example.
     """
     for name, site in t.observed.items():
-        gap = observed.first_missing(site)
-        if gap is not None:
+        i = observed.first_missing(site)
+        if i is not None:
             raise DataError(
-                f"datum {first + gap} has a missing entry (NaN) at site {name!r}, and {title(site.p)} does not leave "
-                f"it out: repair or drop the datum, or observe it through a mask or a likelihood that skips NaN, such "
-                f"as pyro.distributions.NanMaskedNormal"
+                f"example {first + i} has a missing entry (NaN) at site {name!r}, and {title(site.p)} does not leave "
+                f"it out: repair or drop the example, or observe it through a mask or a likelihood that skips NaN, "
+                f"such as pyro.distributions.NanMaskedNormal"
             )
 
 
 def refuse_support(t: terms.Terms, cover: bool = False) -> None:
     """Raise where a latent's distribution in the guide is no proposal for that in the model.
 
-    Training needs the guide's support inside the model's. An estimate (``cover``) also needs it whole, as
+    Training needs the guide's support inside the model's. An estimate (``cover``) also needs all of the model's, as
     :math:`E_q[w] = p(x, z \\in \\mathrm{supp}\\, q)`; a mixture with the prior has it, whatever the guide.
 
     Raises:
@@ -71,20 +67,15 @@ def refuse_support(t: terms.Terms, cover: bool = False) -> None:
             continue
         q = s.q if s.masks[1] is None else s.q.mask(s.masks[1])  # what is masked has no weight
         refuse_foreign(name, q, s.p, plain, zeros=cover)
-        if cover:
-            _refuse_masks(name, s)
-
-
-def _refuse_masks(name: str, s: terms.Site) -> None:
-    at_p, at_q = (densities.masked_at(fn, mask, s.value) for fn, mask in zip((s.p, s.q), s.masks, strict=True))
-    if s.marginal or (at_p is None and at_q is None):
-        return
-    none = torch.zeros_like(s.value, dtype=torch.bool)
-    if not torch.equal(none if at_p is None else at_p, none if at_q is None else at_q):
-        raise NoWeightError(
-            f"site {name!r}: the model and the guide mask different entries, so that p / q is no weight there; put the "
-            f"same mask on both"
-        )
+        if not cover or s.marginal:
+            continue
+        masked = [masked_at(fn, mask, s.value) for fn, mask in zip((s.p, s.q), s.masks, strict=True)]
+        none = torch.zeros_like(s.value, dtype=torch.bool)
+        if any(at is not None for at in masked) and not torch.equal(*(none if at is None else at for at in masked)):
+            raise NoWeightError(
+                f"site {name!r}: the model and the guide mask different entries, so p / q is no weight there; put the "
+                f"same mask on both"
+            )
 
 
 def refuse_factor(observed: Mapping[str, Any]) -> None:
@@ -103,19 +94,15 @@ def refuse_outside(t: terms.Terms, first: int = 0) -> None:
     """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
 
     Raises:
-        DataError: names the site and the datum.
+        DataError: names the site and the example.
     """
     refuse_missing(t, first)
     for name, site in t.observed.items():
-        if support_of(site.p) is None or not site.value.numel():
-            continue
-        i = observed.first_outside(site)
+        i = observed.first_outside(site) if site.value.numel() else None
         if i is not None:
+            binarise = "binarise it (load_data(..., binarize='static'), split.fixed(seed))"
+            fix = binarise if kind(site.p) == "Bernoulli" else "scale or round the data"
             raise DataError(
-                f"datum {first + i} lies outside the support of site {name!r} ({title(site.p)}): "
-                + (
-                    "binarise it (load_data(..., binarize='static'), split.fixed(seed)), or choose another likelihood"
-                    if kind(site.p) == "Bernoulli"
-                    else "scale or round the data, or choose another likelihood"
-                )
+                f"example {first + i} lies outside the support of site {name!r} ({title(site.p)}): {fix}, or choose "
+                f"another likelihood"
             )
