@@ -117,7 +117,8 @@ class Panel:
         ]
         for r in self.table()[: len(self.rows)]:
             mean, se, mc = ("-" if r[k] is None else f"{r[k]:.3f}" for k in ("log_px_mean", "log_px_se", "mc_error"))
-            mc = f">{mc}" if r["unreliable"] and mc != "-" else mc  # the drawn weights know too little of their own scatter
+            if r["unreliable"] and mc != "-":
+                mc = f">{mc}"  # the weights that were drawn say too little of their own scatter
             bad = "-" if r["unreliable"] is None else str(r["unreliable"])
             size = f"{r['num_samples']}" + (f"x{r['num_temperatures']}" if r["num_temperatures"] else "")
             cells.append((r["estimator"], r["side"], mean, se, mc, bad, size, f"{r['seconds']:.1f}"))
