@@ -229,8 +229,10 @@ def test_mistakes_are_named() -> None:
     x, _ = CASES["vae"].draw(4)
     with pytest.raises(pv.UserError, match="optim: int"):
         pv.SVI(pair.model, pair.guide, 3)  # type: ignore[arg-type]
-    with pytest.raises(pv.UserError, match=r"loss: the class IWAE is not an instance.*pv.IWAE\(\)"):
-        pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), pv.IWAE)  # type: ignore[arg-type]
+    for wrong, what in ((nn.Linear, "the class Linear"), (3, "a int")):
+        with pytest.raises(pv.UserError, match=f"objective: {what} is neither a name, a function of Terms, nor an"):
+            pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), wrong)  # type: ignore[arg-type]
+    assert isinstance(pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), pv.IWAE).loss, pv.IWAE)
     with pytest.raises(pv.UserError, match="objective 'vae' is not known"):
         pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), "vae")
     assert isinstance(pv.SVI(pair.model, pair.guide, torch.optim.Adam(pair.parameters()), "iwae").loss, pv.IWAE)

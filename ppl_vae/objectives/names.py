@@ -42,10 +42,12 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
             what = f"has its own {', '.join(options)}" if options else "is none of ours; hand it to pv.SVI or pv.fit"
             raise UserError(f"objective: this {type(given).__name__} {what}")
         return found
-    if not isinstance(given, str) and not callable(given):
-        raise UserError(f"objective: a {type(given).__name__} is neither a name nor a function of Terms")
+    is_class = isinstance(given, type)
+    if not (isinstance(given, str) or (issubclass(given, ELBO) if is_class else callable(given))):
+        what = f"the class {given.__name__}" if is_class else f"a {type(given).__name__}"
+        raise UserError(f"objective: {what} is neither a name, a function of Terms, nor an objective such as pv.IWAE()")
     name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
-    make: Callable[..., Any] = given if isinstance(given, type) else partial(Objective, given)
+    make: Callable[..., Any] = given if is_class else partial(Objective, given)
     if isinstance(given, str):
         make = resolve("objective", given, OBJECTIVES)
     known = [k for k in inspect.signature(make).parameters if k != "bound"]

@@ -44,7 +44,7 @@ Callback = Callable[[dict[str, Any], Pair], Any]
 def fit(
     pair: Pair,
     data: Any,
-    objective: ELBO | str | None = None,
+    objective: ELBO | str | Callable[..., Any] | None = None,
     *,
     config: FitConfig | None = None,
     valid: Any = None,

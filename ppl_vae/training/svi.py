@@ -77,7 +77,7 @@ class SVI:
         model: Program,
         guide: Program,
         optim: Optimizer | PyroOptim | Callable[[Iterable[Tensor]], Optimizer],
-        loss: ELBO | str | None = None,
+        loss: ELBO | str | Callable[..., Any] | None = None,
         *,
         clip_norm: float | None = None,
         capture: bool = False,
