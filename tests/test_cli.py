@@ -218,6 +218,7 @@ def test_list_prints_every_axis_with_a_line_on_each_name() -> None:
 
 
 def test_the_tables_of_names_are_those_of_the_code() -> None:
+    from ppl_vae.data import readers
     from ppl_vae.likelihood import estimators, proposals
     from ppl_vae.nn import likelihoods
     from ppl_vae.training import optimisers, schedules
@@ -226,6 +227,7 @@ def test_the_tables_of_names_are_those_of_the_code() -> None:
     assert set(AXES["proposals"]) == set(proposals.PROPOSALS)
     assert set(AXES["estimators"]) == {*estimators.ESTIMATORS, "ais"}
     assert list(AXES["optimizers"]) == list(optimisers.OPTIMIZERS)
+    assert set(AXES["datasets"]) == set(readers.NAMED)
     assert list(AXES["schedules"]) == list(schedules.SCHEDULES)
     for network in AXES["networks"]:
         shape = {"conv1d": (1, 8), "conv3d": (1, 8, 8, 8)}.get(network, (1, 8, 8))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 from zipfile import ZipFile
@@ -99,13 +100,7 @@ def _refuse_other_scale(name: str, parts: Parts, wanted: int | None, found: int 
 
 def _read(source: Any, root: Path, download: bool, scale: int | None) -> tuple[str, Parts, int | None]:
     if isinstance(source, str) and source in DATASETS:
-        if source == "digits":
-            bunch = quiet_import("sklearn.datasets").load_digits()
-            x = (bunch.images[:, None] / 16).astype(np.float32)
-            return source, {"all": labelled(x, bunch.target, source)}, 255
-        if source in _IDX_CLASS:
-            return source, _idx_dataset(source, root, download), 255
-        return source, (_omniglot if source == "omniglot" else _cifar10)(root, download), 255
+        return source, NAMED[source](root, download), 255
     if not isinstance(source, str | os.PathLike):
         return "array", *_arrays(source, "array", scale)
     path = Path(source).expanduser()
@@ -220,6 +215,11 @@ def _folder(path: Path) -> Parts:
 # ---- named data sets: torchvision downloads them and owns their layout
 
 
+def _digits(root: Path, download: bool) -> Parts:
+    bunch = quiet_import("sklearn.datasets").load_digits()
+    return {"all": labelled((bunch.images[:, None] / 16).astype(np.float32), bunch.target, "digits")}
+
+
 def _torchvision(name: str, cls: str, files: str, folder: Path, root: Path, **kwargs: Any) -> Any:
     try:
         return getattr(quiet_import("torchvision.datasets"), cls)(root, **kwargs)
@@ -293,3 +293,12 @@ def _cifar10(root: Path, download: bool) -> Parts:
         read = _torchvision("cifar10", "CIFAR10", files, folder, root, train=part == "train", download=download)
         parts[part] = _pixels(read.data.transpose(0, 3, 1, 2)), torch.tensor(read.targets)
     return parts
+
+
+NAMED: dict[str, Callable[[Path, bool], Parts]] = {
+    # name of registry.DATASETS: (root, download) to its parts, as pixels in [0, 1]
+    "digits": _digits,
+    **{name: partial(_idx_dataset, name) for name in _IDX_CLASS},
+    "omniglot": _omniglot,
+    "cifar10": _cifar10,
+}

@@ -1,4 +1,7 @@
 """How a pair is trained: ``SVI``, the step, the loop of ``fit``, schedules, resuming.
 
-May import: ``common``, ``data``, ``pairs``, ``runs``, ``compile``, ``scoring``, ``objectives``.
+May import: ``common``, ``data``, ``pairs``, ``runs``, ``compile``, ``scoring``, ``objectives``. A step runs through
+``loop.py`` (the epochs), ``trainer.py`` (schedules, shards), ``svi.py`` (the step), ``gradients.py`` or
+``step_graph.py`` (the loss and its gradient, eager or captured) and ``step.py`` (the guarded update). An option of
+``fit`` is one line of ``config.py``.
 """
