@@ -52,7 +52,7 @@ def smooth(z: Tensor) -> Tensor:
 
 
 def by_quadrature(q: Any, f: Any, latent: int) -> Tensor:
-    axis = torch.linspace(-12, 12, 4001 if latent == 1 else 801, dtype=torch.float64)
+    axis = torch.linspace(-12, 12, 4001 if latent == 1 else 401, dtype=torch.float64)
     z = torch.cartesian_prod(*[axis] * latent).reshape(-1, latent)
     total: Tensor = (q.log_prob(z).exp() * f(z)).sum() * (axis[1] - axis[0]) ** latent
     return total
