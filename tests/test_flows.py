@@ -11,11 +11,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from captured import assert_captured_weights_agree
 from pyro.distributions import transforms as T
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.compile.capture import Captured
 
 zuko = pytest.importorskip("zuko")
 from pyro.contrib.zuko import ZukoToPyro  # noqa: E402
@@ -172,18 +172,7 @@ def test_dreg_of_a_flow_is_the_gradient_of_the_bound_in_the_mean() -> None:
 
 @pytest.mark.parametrize("name", ["NSF", "MAF"])
 def test_a_zuko_flow_is_captured_to_the_same_numbers(name: str) -> None:
-    pair = made(INVERTIBLE[name])
-
-    def weights(x: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), pyro.validation_enabled(False):
-            return (pv.terms(pair.model, pair.guide, x, num_samples=5).log_w,)
-
-    graph = Captured(weights, compiled=False, modules=[pair.model, pair.guide])
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        (plain,) = weights(X)
-        torch.manual_seed(seed)
-        assert torch.allclose(graph(X)[0], plain, atol=1e-5)
+    assert_captured_weights_agree(made(INVERTIBLE[name]), X)
 
 
 class FlowPrior(nn.Module):

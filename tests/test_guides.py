@@ -13,6 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from captured import assert_captured_weights_agree
 from torch import Tensor, nn
 
 import ppl_vae as pv
@@ -389,20 +390,7 @@ def test_with_guide_says_what_it_needs() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_captured_to_the_same_numbers(family: str) -> None:
-    from ppl_vae.compile.capture import Captured
-
-    pair, (x, _) = built("vae", family), binary()
-
-    def weights(x: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), pyro.validation_enabled(False):
-            return (pv.terms(pair.model, pair.guide, x, num_samples=5).log_w,)
-
-    graph = Captured(weights, compiled=False, modules=[pair.model, pair.guide])
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        (plain,) = weights(x)
-        torch.manual_seed(seed)
-        torch.testing.assert_close(graph(x)[0], plain, rtol=1e-5, atol=1e-5)
+    assert_captured_weights_agree(built("vae", family), binary()[0])
 
 
 def test_quasi_random_draws_of_a_mixture_have_its_moments() -> None:

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import FEW, call, read
 
 import ppl_vae as pv
-from ppl_vae.cli.app import app
 from ppl_vae.pairs.options import read as read_builder
 
 SOURCE = '''
@@ -91,22 +90,7 @@ def secret(*, data_shape, latent=SCALE):
 def clash(*, data_shape, epochs=2):
     """An option that train has."""
 '''
-FEW = ["--num-samples", "20", "--limit", "10", "--device", "cpu"]
 FAST = ["--epochs", "1", "--no-figures", *FEW]
-
-
-def call(*args: Any, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(a) for a in args])
-    assert result.exit_code == code, (args, result.output, result.exception)
-    if code == 2:
-        assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
-        assert "Traceback" not in result.output
-    return result
-
-
-def read(*args: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(call(*args, "--json").stdout)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from commands import FEW, call, read
 
 import ppl_vae as pv
-from ppl_vae.cli.app import app
 from ppl_vae.common import custom
 
 SOURCE = """
@@ -59,20 +57,7 @@ def largest(log_w):
 def doubled(model, guide, x, y, num_samples):
     return pv.terms(model, guide, x, y, num_samples=num_samples)
 """
-FEW = ["--num-samples", "20", "--limit", "10", "--device", "cpu"]
 FAST = ["--epochs", "2", "--no-figures", *FEW]
-
-
-def call(*args: Any, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(a) for a in args])
-    assert result.exit_code == code, (args, result.output, result.exception)
-    assert "Traceback" not in result.output
-    return result
-
-
-def read(*args: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(call(*args, "--json").stdout)
-    return found
 
 
 @pytest.fixture(scope="module")

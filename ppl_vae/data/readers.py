@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..common.errors import DataError
-from ..common.fields import X, device_of, num_data
+from ..common.fields import X, device_of, leaves, num_data
 from ..common.files import reason
 from ..common.registry import DATASETS
 from ..common.rng import quiet_import
@@ -83,13 +83,14 @@ def _shown(source: Any) -> str:
 
 def _refuse_other_scale(name: str, parts: Parts, wanted: int | None, found: int | None) -> None:
     """Refuse new data whose values stand for something else than those of the data that they are to be read like."""
-    top = max(float(x.max()) for x, _ in parts.values())
+    tensors = [t for x, _ in parts.values() for t in leaves(x)]
+    top = max(float(t.max()) for t in tensors)
     if wanted == 255 and top > 1:
         raise DataError(
             f"{name} has values up to {top:g}, and the data it is read like are pixels in [0, 1]: divide it by 255, or "
             f"save it as 8-bit numbers"
         )
-    if wanted == 1 and found != 1 and bool(any(((x != 0) & (x != 1)).any() for x, _ in parts.values())):
+    if wanted == 1 and found != 1 and any(bool(((t != 0) & (t != 1)).any()) for t in tensors):
         raise DataError(f"{name} has grey values, and the data it is read like are bits, 0 or 1: binarise it first")
     if wanted is None and found == 255:
         raise DataError(

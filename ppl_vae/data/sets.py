@@ -395,7 +395,7 @@ def _divide(
         counts["valid"] = default if valid is None else _count(valid, n, f"{where}: valid")
     if sum(counts.values()) >= n:
         raise DataError(f"{where}: {counts} of {n} data leave an empty train split: take fewer, or give more data")
-    whole = {p: Split(*held, name=p, index=torch.arange(len(held[0]))) for p, held in parts.items() if p != "all"}
+    whole = {p: Split(*held, name=p, index=torch.arange(num_data(held[0]))) for p, held in parts.items() if p != "all"}
     if not counts:
         return whole
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_for(seed, "split"))).to(device_of(x))

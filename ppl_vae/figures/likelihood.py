@@ -206,4 +206,5 @@ def sandwich(found: Sandwich) -> Figure:
 
 
 def bins(n: int) -> int:
+    """Bars of a histogram of n numbers: three times the cube root of n, between 5 and 60."""
     return min(60, max(5, math.ceil(3 * math.cbrt(n))))

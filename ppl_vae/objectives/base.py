@@ -25,15 +25,13 @@ Beta = float | Tensor
 
 
 def gradient_only(surrogate: Tensor) -> Tensor:
+    """Zero, with the gradient of ``surrogate``."""
     return surrogate - surrogate.detach()
 
 
-def _is_one(scale: float | Tensor) -> bool:
-    return not torch.is_tensor(scale) and scale == 1.0
-
-
 def times(value: Tensor, scale: float | Tensor) -> Tensor:
-    return value if _is_one(scale) else value * scale
+    """The product; a scale that is the number 1 costs no operation."""
+    return value if not torch.is_tensor(scale) and scale == 1.0 else value * scale
 
 
 def log_ratio(site: Site) -> Tensor:
@@ -42,6 +40,11 @@ def log_ratio(site: Site) -> Tensor:
 
 
 def less_factors(bound: Tensor, t: Terms) -> Tensor:
+    """A bound (B,) or (K, B) in nats, less what the guide observes: its factors count in Pyro's ELBO.
+
+    Raises:
+        PairError: a factor does not say whether it is reparameterised.
+    """
     for s in t.factors.values():
         if kind(s.q) == "Unit" and "has_rsample" not in vars(s.q) and is_validation_enabled():
             raise PairError(
@@ -53,6 +56,11 @@ def less_factors(bound: Tensor, t: Terms) -> Tensor:
 
 
 def needs_rsample(site: Site, objective: str) -> None:
+    """Refuse a site whose draws carry no gradient, for an objective that differentiates through them.
+
+    Raises:
+        PairError: names the site.
+    """
     if not site.has_rsample:
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
@@ -204,6 +212,11 @@ class _Loss(ELBOModule):
 
 
 def choose(gradient: str, choices: tuple[str, ...]) -> Any:
+    """The option ``gradient``, where an objective has it.
+
+    Raises:
+        UserError: it is another.
+    """
     if gradient not in choices:
         raise UserError(f"gradient={gradient!r}: choose one of {', '.join(map(repr, choices))}")
     return gradient

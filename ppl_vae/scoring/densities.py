@@ -33,6 +33,11 @@ def batch_shape(site: Any, particles: int) -> tuple[int, int]:
 
 
 def log_prob_of(site: Any, shape: tuple[int, int]) -> Tensor:
+    """The log density of a site, (K, B) in nats, under its mask and without its scale.
+
+    Raises:
+        PairError: the data or the density have another shape, or the distribution can't score them.
+    """
     fn, value = site["fn"], site["value"]
     wanted = (shape[1], *fn.event_shape)
     if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
@@ -70,6 +75,11 @@ def bare_log_prob(site: Any, shape: tuple[int, int]) -> Tensor:
 
 
 def of_shape(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A log density, where it has the shape (K, B).
+
+    Raises:
+        PairError: it has another; names the site.
+    """
     if log_p.shape != shape:
         raise PairError(
             f"site {name!r} has a log density of shape {tuple(log_p.shape)} where (particles, data) = {shape} is "
@@ -127,6 +137,7 @@ def sum_of(parts: list[Tensor], zero: Tensor) -> Tensor:
 
 
 def assignments_to(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """All joint values of the sites that are summed out, by name, and how many there are."""
     return enumeration.assignments({n: enumeration.support_values(n, sites[n]["fn"]) for n in summed})
 
 
