@@ -12,8 +12,9 @@ from torch import Tensor
 
 import ppl_vae as pv
 from ppl_vae.common.files import digest
+from ppl_vae.nn.convolutions import grid
 from ppl_vae.nn.likelihoods import LIKELIHOODS
-from ppl_vae.nn.networks import Decoder, Encoder, grid
+from ppl_vae.nn.networks import Decoder, Encoder
 
 Shape = tuple[int, ...]
 SHAPES: list[Shape] = [(), (1,), (7,), (2, 9), (5, 4), (1, 1, 1), (2, 3, 4), (1, 2, 3, 2)]
@@ -160,10 +161,10 @@ def test_nothing_is_cropped_away(network: str, shape: Shape, on: Shape, multiple
     [
         ("conv", (), (4,), "network='conv' needs data of one to three sizes"),
         ("conv", (1, 2, 3, 4, 5), (4,), "network='conv' needs data of one to three sizes"),
-        ("conv1d", (1, 8, 8), (4,), r"found data_shape=\(1, 8, 8\), which network='conv2d' or 'conv3d' or 'mlp' takes"),
+        ("conv1d", (1, 8, 8), (4,), r"found data_shape=\(1, 8, 8\): use network='conv2d' or 'conv3d' or 'mlp'"),
         ("conv3d", (8, 8), (4,), r"found data_shape=\(8, 8\)"),
-        ("conv", (8,), (), "at least one hidden layer"),
-        ("conv", (8,), (4, 0), "hidden holds 0: each number of channels must be at least 1"),
+        ("conv", (8,), (), "network='conv' needs channels, each at least 1; hidden holds none"),
+        ("conv", (8,), (4, 0), "each at least 1; hidden holds 0"),
         ("conv4d", (8,), (4,), "choose one of mlp, conv, resnet, conv1d"),
         ("mlp", (0,), (4,), r"data_shape=\(0,\): each size must be at least 1"),
         ("conv", (1, 0, 8), (4,), "each size must be at least 1"),

@@ -52,13 +52,16 @@ LIKELIHOODS: dict[str, tuple[str, str]] = {
 NETWORKS: dict[str, tuple[str, str]] = {
     "mlp": ("ppl_vae.nn.networks:mlp", "data of any shape: hidden holds the widths of the layers"),
     "conv": (
-        "ppl_vae.nn.networks:conv",
+        "ppl_vae.nn.convolutions:conv",
         "series, images and volumes: hidden holds channels, each layer halves the sizes",
     ),
-    "resnet": ("ppl_vae.nn.networks:resnet", "the same with residual blocks: deeper, for images with much structure"),
-    "conv1d": ("ppl_vae.nn.networks:conv1d", "the same over the last dimension"),
-    "conv2d": ("ppl_vae.nn.networks:conv2d", "the same over the last two dimensions"),
-    "conv3d": ("ppl_vae.nn.networks:conv3d", "the same over the last three dimensions"),
+    "resnet": (
+        "ppl_vae.nn.convolutions:resnet",
+        "the same with residual blocks: deeper, for images with much structure",
+    ),
+    "conv1d": ("ppl_vae.nn.convolutions:conv1d", "the same over the last dimension"),
+    "conv2d": ("ppl_vae.nn.convolutions:conv2d", "the same over the last two dimensions"),
+    "conv3d": ("ppl_vae.nn.convolutions:conv3d", "the same over the last three dimensions"),
 }
 
 ACTIVATIONS: dict[str, tuple[str, str]] = {

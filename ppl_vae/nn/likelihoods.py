@@ -20,7 +20,7 @@ class Likelihood(nn.Module):
     """p(x|z) for data of one shape, from decoder output h of shape (*, multiple, *data_shape).
 
     Args:
-        data_shape: shape of one datum; where it is left out, a pair's builder fills it in.
+        data_shape: shape of one example; where it is left out, a pair's builder fills it in.
         options: what else it was made with.
 
     Attributes:
@@ -180,7 +180,7 @@ def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likeli
     Args:
         given: a name of ``registry.LIKELIHOODS``, with options or without; a callable ``data_shape -> Likelihood``; or
             a Likelihood, made with a shape or without.
-        data_shape: shape of one datum.
+        data_shape: shape of one example.
         sigma: the standard deviation of a Gaussian one that names none of its own.
 
     Raises:

@@ -33,7 +33,7 @@ class Pair(nn.Module):
         guide: ``guide(x, y=None)``.
         name: what tables call it.
         config: the arguments it was built from, where :func:`build` made it.
-        data_shape: shape of one datum, needed to sample from a model that can't run with ``x=None``; a pair that has
+        data_shape: shape of one example, needed to sample from a model that can't run with ``x=None``; a pair that has
             seen data (``fit``, ``log_likelihood``) knows it.
 
     Example:
@@ -239,7 +239,7 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
 
 
 def checked_shape(value: Any) -> tuple[int, ...]:
-    """The shape of one datum, as a tuple of Python's ints.
+    """The shape of one example, as a tuple of Python's ints.
 
     Raises:
         UserError: not a sequence of whole numbers from 1 on.

@@ -96,7 +96,7 @@ def linear(
     """Probabilistic PCA; ``pair.model.evidence(x)`` and ``pair.model.posterior(x)`` are exact.
 
     Args:
-        data_shape: shape of one datum.
+        data_shape: shape of one example.
         data_mean: mean of the training data, where m starts.
         latent: latent dimensions.
         sigma: where s starts.

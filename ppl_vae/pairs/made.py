@@ -99,7 +99,7 @@ def made(
     """An autoregressive model of binary data, in raster order.
 
     Args:
-        data_shape: shape of one datum.
+        data_shape: shape of one example.
         data_mean: mean of the training data; sets the output bias.
         hidden: widths of the layers.
         activation: tanh, relu, gelu, silu, softplus or leaky_relu.

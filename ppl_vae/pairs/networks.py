@@ -22,7 +22,7 @@ class Networks:
     """An encoder, its mirror the decoder, and p(x | z).
 
     Args:
-        data_shape: shape of one datum.
+        data_shape: shape of one example.
         data_mean: mean of the training data; sets the output bias, which is worth about 1 nat on MNIST.
         hidden: widths (or channels) from the data inwards; the decoder mirrors them.
         likelihood: bernoulli, gaussian, gaussian_learned, gaussian_diagonal, gaussian_network, continuous_bernoulli,

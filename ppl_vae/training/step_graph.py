@@ -68,34 +68,25 @@ class StepGraphs:
         values: list[Any] = []
         form = each(values.append, (tuple(args), dict(kwargs)))  # the structure of the arguments, without their leaves
         live = [p for p in params if p.requires_grad]
-        kinds = tuple((v.shape, v.stride(), v.dtype) if torch.is_tensor(v) else (type(v), v) for v in values)
+        kinds = tuple(map(_kind, values))
         settings = tuple([(k, v) for k, v in vars(o).items() if k != "_beta" and isinstance(v, _CONSTANTS)])
-        key = (kinds, repr(form), add, tuple(map(id, live)), settings, o.bound, _autocast())
-        try:
-            found = self._graphs.get(key)
-        except TypeError:
-            found = None
+        autocast = [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]
+        key = (kinds, repr(form), add, tuple(map(id, live)), settings, o.bound, *autocast)
+        found = self._graphs.get(key)
         if found is None:
             if len(self._graphs) == MOST:
                 raise UncapturableError(f"more than {MOST} graphs: its arguments keep changing")
             found = self._graph(values, form, live, add)
-        if torch.is_tensor(o.beta):
-            self.beta.copy_(o.beta)
-        else:
-            self.beta.fill_(o.beta)
+        self.beta.fill_(o.beta)
         graph, moved = found
         loss, norm, *grads = graph(*[v for v in values if torch.is_tensor(v)])
         self._graphs[key] = found
         for p, g in zip(moved, grads, strict=True):
-            p.grad = g if p.grad is None and not add else g.clone() if p.grad is None else p.grad.add_(g)
+            p.grad = p.grad.add_(g) if p.grad is not None else g.clone() if add else g
         return (loss.clone() if loss.is_cuda else loss), norm, moved  # a CUDA graph writes its results over the last
 
     def _graph(self, values: list[Any], form: Any, params: list[Tensor], add: bool) -> tuple[Captured, list[Tensor]]:
         """A function of the tensors among the arguments: loss, norm of the gradient, gradients."""
-        strange = [v for v in values if not isinstance(v, (Tensor, *_CONSTANTS))]
-        if strange:
-            what = ", ".join(type(v).__name__ for v in strange)
-            raise UncapturableError(f"among its arguments are neither tensors nor constants: {what}")
         if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in params):
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
         self._validate(*filled(form, iter(values)))
@@ -125,19 +116,24 @@ class StepGraphs:
         return Captured(run, self.compiled, self.modules), moved
 
     def _validate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Ask the objective whether it can train the pair; leaves noise and tensors as they were."""
+        """Refuse a pair that the objective can't train; leaves noise and tensors as they were."""
         if type(self.objective).validate is Objective.validate:
             return
         held = Held(readable=True)
         try:
-            with forked(self.guard.stop.device), held:
+            with forked(self.guard.stop.device), held, own_store(), pyro.validation_enabled(False):
                 self.objective.validate(*self.programs, *(self.prepare(*args, **kwargs) if self.prepare else args))
         finally:
             held.give_back()
 
 
-def _autocast() -> tuple[bool, ...]:
-    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+def _kind(value: Any) -> tuple[Any, ...]:
+    """What a graph is made for: the form of a tensor, the value of a constant."""
+    if torch.is_tensor(value):
+        return value.shape, value.stride(), value.dtype
+    if not isinstance(value, _CONSTANTS):
+        raise UncapturableError(f"among its arguments are neither tensors nor constants: {type(value).__name__}")
+    return type(value), value
 
 
 def _unshared(gradients: list[Tensor]) -> list[Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -26,6 +27,9 @@ from ..scoring.param_store import Program, constants_beside, own_store, unmoved,
 from . import gradients
 from .step import Guard, clip, update
 from .step_graph import StepGraphs
+
+Gradient = tuple[Tensor, list[Tensor], Tensor | None]
+"""The loss, the parameters to update, and the norm of the gradient where a graph has checked it."""
 
 READ_EVERY = 50  # steps between two reads of the device, for which the host waits
 
@@ -124,8 +128,9 @@ class SVI:
             PairError: see the class.
         """
         args = self._given(args)
-        with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
-            loss, params, norm = self._gradient(args, kwargs)
+        found = self._captured(args, kwargs)
+        with nullcontext() if found else self._store():  # a graph needs none of Pyro's state
+            loss, params, norm = found or self._eager(args, kwargs)
             self._update(loss, params, norm)
         return self._count(loss)
 
@@ -155,11 +160,11 @@ class SVI:
             >>> svi.step_parts((x,) for x in torch.randn(8, 5).split(4)).shape
             torch.Size([])
         """
-        with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
+        with self._store():
             loss: Tensor | None = None
             params = self._held() or []
             for args in map(self._given, parts):
-                part, params, _ = self._gradient(args, {}, add=True)
+                part, params, _ = self._captured(args, {}, add=True) or self._eager(args, {})
                 loss = part if loss is None else loss + part
             loss = self._sum_over_ranks(loss, params)
             self._update(loss, params)
@@ -202,19 +207,15 @@ class SVI:
             return None
         return [p for group in self._optim.param_groups for p in group["params"]]
 
-    def _gradient(self, args: Any, kwargs: Any, add: bool = False) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Leave gradients on the parameters, with ``add`` beside those that are there.
+    @contextmanager
+    def _store(self) -> Iterator[None]:
+        """Pyro's parameter store with bare parameters alone, and validation in the first step alone."""
+        with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
+            yield
 
-        Returns:
-            The loss, the parameters to update, and the gradient's norm where a graph has checked it.
-        """
+    def _eager(self, args: Any, kwargs: Any) -> Gradient:
+        """Leave gradients on the parameters, beside those that are there."""
         held = self._held()
-        if self.capture and self.steps > 0 and self.eager_because is None:
-            try:
-                return self._captured_gradient(held, args, kwargs, add)
-            except UncapturableError as why:
-                self.eager_because = str(why)
-                warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
         with products(self.precision):
             if self.prepare is not None:
                 args, kwargs = self.prepare(*args, **kwargs), {}
@@ -222,25 +223,27 @@ class SVI:
                 return gradients.eager(self.objective, self.model, self.guide, held, args, kwargs), held, None
             return *gradients.stock(self.loss, self.objective, self.model, self.guide, held, args, kwargs), None
 
-    def _captured_gradient(
-        self, held: list[Tensor] | None, args: Any, kwargs: Any, add: bool
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """As :meth:`_gradient`, by a graph.
-
-        Raises:
-            UncapturableError: why there can be none.
-        """
-        if self.objective is None:
-            raise UncapturableError(f"Pyro computes the loss {type(self.loss).__name__}, and reads values")
-        if held is None:
-            raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
-        parts = (self.objective, self.model, self.guide, self.precision, self.prepare)
-        if self._graphs is None or any(map(operator.is_not, parts, self._graphed)):
-            dtype = torch.promote_types(held[0].dtype, torch.float32)
-            guard, programs = self._guard_on(held[0].device), (self.model, self.guide)
-            self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare, dtype=dtype)
-            self._graphed = parts
-        loss, norm, moved = self._graphs(held, args, kwargs, add=add)
+    def _captured(self, args: Any, kwargs: Any, add: bool = False) -> Gradient | None:
+        """As :meth:`_eager`, by a graph; None where the step runs as it is."""
+        if not self.capture or self.steps == 0 or self.eager_because is not None:
+            return None
+        held = self._held()
+        try:
+            if self.objective is None:
+                raise UncapturableError(f"Pyro computes the loss {type(self.loss).__name__}, and reads values")
+            if held is None:
+                raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
+            parts = (self.objective, self.model, self.guide, self.precision, self.prepare)
+            if self._graphs is None or any(map(operator.is_not, parts, self._graphed)):
+                dtype = torch.promote_types(held[0].dtype, torch.float32)
+                guard, programs = self._guard_on(held[0].device), (self.model, self.guide)
+                self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare, dtype=dtype)
+                self._graphed = parts
+            loss, norm, moved = self._graphs(held, args, kwargs, add=add)
+        except UncapturableError as why:
+            self.eager_because = str(why)
+            warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
+            return None
         return (loss, held, None) if add else (loss, moved, norm)
 
     def _guard_on(self, device: torch.device) -> Guard:
