@@ -18,12 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-import ppl_vae.data.sets as data_module
 from ppl_vae.common.errors import DataError
 from ppl_vae.common.registry import DATASETS
 from ppl_vae.common.rng import forked, seed_for
+from ppl_vae.data import binarisation, sets, splits
+from ppl_vae.data.binarisation import visit
 from ppl_vae.data.epochs import Batches
-from ppl_vae.data.sets import Data, Split, as_split, load_data, visit
+from ppl_vae.data.sets import load_data
+from ppl_vae.data.splits import Data, Split, as_split
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPLITS = ("train", "valid", "test")
@@ -470,8 +472,8 @@ def test_npz_with_splits_of_its_own(tmp_path, rows):
     assert [len(data.split(name)) for name in SPLITS] == [30, 30, 40]
     assert len(load_data(two).valid) == 5
     assert set(data.test.x[:, 0].tolist()) <= {0.0, 1.0}
-    fails("test split of its own", two, test=0.2)
-    fails("valid split of its own", tmp_path / "three.npz", valid=0.2)
+    fails("test split already", two, test=0.2)
+    fails("valid split already", tmp_path / "three.npz", valid=0.2)
     fails("no y_test: label", three)
     fails(r"one shape", {"x_train": x, "x_test": x[:, :1]})
     fails(r"array \(test\).*outside", {"x_train": x, "x_test": x + 1}, binarize="static")
@@ -612,7 +614,7 @@ def test_a_small_mnist(tmp_path, name, folder):
     assert sorted((everything(data)[:24, 0, 5, 5] * 255).round().tolist()) == list(range(24))
     assert torch.equal((data.train.x[:, 0, 9, 9] * 255).round().long() % 10, data.train.y)
     assert len(load_data(name, root=tmp_path, valid=10).valid) == 10
-    fails("test split of its own", name, root=tmp_path, test=3)
+    fails("test split already", name, root=tmp_path, test=3)
 
 
 def test_small_mnist_agrees_with_torchvision(tmp_path):
@@ -757,6 +759,6 @@ def test_mnist_itself():
 
 
 def test_examples_in_the_docstrings():
-    results = doctest.testmod(data_module)
-    assert results.attempted >= 8
-    assert not results.failed
+    results = [doctest.testmod(module) for module in (sets, splits, binarisation)]
+    assert sum(r.attempted for r in results) >= 8
+    assert not any(r.failed for r in results)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..common.errors import NoWeightError
 from ..common.files import writable, write_json, write_text
-from ..data.sets import WHOLE
+from ..data.convert import WHOLE
 from ..likelihood.estimate import log_likelihood
 from ..objectives.elbo import Elbo
 from ..scoring.inputs import Needs, evaluating, to_device

@@ -142,7 +142,7 @@ def trained(
 
     from ..common import ranks
     from ..common.rng import forked, seed_for
-    from ..data.tables import said
+    from ..data.tables import header_of
     from ..objectives.names import objective
     from ..scoring.quantity import settled
     from ..training.loop import fit
@@ -163,8 +163,8 @@ def trained(
     folder = out or ranks.broadcast_object(lambda: _fresh(Path("runs") / f"{pair.name}-{Path(request['data']).stem}"))
     log.print(f"training {pair.name} on {request['data']} ({len(data.train)} examples), run folder {folder}")
     log.print(f"binarisation: {data.binarize}{' (auto)' if auto else ''}")
-    if header_said := said(data.reading):
-        log.print(f"table: {header_said}", markup=False)
+    if header := header_of(data.reading):
+        log.print(f"table: {header}", markup=False)
     options |= {"run_dir": folder, "resume": resume, "record": {"request": request, "data": data.record()}}
     settings = {f.name: request[f.name] for f in fields(FitConfig) if f.name != "objective"}
     config = FitConfig(**{k: as_given(v) if k in CHOICES else v for k, v in settings.items()})

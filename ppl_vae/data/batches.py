@@ -1,4 +1,4 @@
-"""Where batches come from: tensors on the device, or a loader; addressed by epoch and position."""
+"""Batches, from tensors on the device or from a loader; addressed by epoch and position."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..common.files import digest
 from ..common.rng import reseed, seed_for
 from . import lazy
 from .epochs import Batches
-from .sets import Split, as_split
+from .splits import Split, as_split
 
 
 class Needs(Protocol):
-    """What a pair takes, see ``scoring.inputs.Needs``: it makes data and labels of what was read."""
+    """The form of data that a pair takes, see ``scoring.inputs.Needs``, which converts what was read to it."""
 
     def scale_of(self, raw: Any) -> int | None: ...
 
@@ -30,7 +30,7 @@ class Needs(Protocol):
 
 
 class Batch(NamedTuple):
-    """Data and labels of a step: all of them, or the rows ``at`` an index of a whole split, for the step to select."""
+    """Data and labels of a step: themselves, or a whole split with the rows ``at`` an index for the step to select."""
 
     x: X
     y: Tensor | None
@@ -60,12 +60,12 @@ def selected(x: X, y: Tensor | None, index: Tensor | None) -> tuple[X, Tensor | 
 
 
 class Feed:
-    """The batches of an epoch.
+    """The batches of each epoch.
 
     Attributes:
-        length: batches in an epoch, or None where a loader doesn't say.
-        batch_size: data in a full batch, or None where a loader doesn't say.
-        binarize: what a visit does to the data, see ``data.visit``.
+        length: batches in an epoch; None for a loader without a length.
+        batch_size: examples in a full batch; None for a loader without one.
+        binarize: how each visit binarises the data, see ``data.binarisation.visit``.
     """
 
     binarize = "none"
@@ -73,11 +73,11 @@ class Feed:
     batch_size: int | None = None
 
     def num_data(self) -> int:
-        """Data in an epoch; a loader knows it at the epoch's end."""
+        """Examples in an epoch; of a loader, known at the epoch's end."""
         return 0
 
     def identity(self) -> Any:
-        """What tells these data from others, for JSON: a digest of tensors, the sizes of a loader."""
+        """What identifies the data, for JSON: a digest of tensors, the sizes of a loader."""
         return None
 
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -120,7 +120,7 @@ class TensorFeed(Feed):
 
 
 class LoaderFeed(Feed):
-    """Any ``DataLoader``: data that do not fit, or that are made on the way."""
+    """Any ``DataLoader``: data that do not fit in memory, or are made on demand."""
 
     def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> None:
         self.loader = loader
@@ -142,7 +142,7 @@ class LoaderFeed(Feed):
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         self.seen = 0
         seed = seed_for(self.seed, "epoch", epoch)
-        reseed(seed)  # a loader shuffles from torch's global generator, if it has none of its own
+        reseed(seed)  # a loader without a generator shuffles from torch's global one
         for owner in (self.loader, getattr(self.loader, "sampler", None)):
             if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
                 generator.manual_seed(seed)
@@ -171,10 +171,10 @@ class LoaderFeed(Feed):
 
 
 def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> Feed:
-    """Whatever holds training data, as a feed.
+    """Training data of any form, as a feed.
 
     Raises:
-        DataError: it holds none.
+        DataError: there are none.
     """
     if isinstance(data, DataLoader):
         return LoaderFeed(data, seed, device, dtype, needs)
