@@ -436,3 +436,11 @@ def test_a_mask_of_pyros_is_one_line_and_the_mend_that_it_names_leaves_out_the_m
         pv.log_likelihood(pv.Pair(Model("pyro"), Guide()), x, num_samples=2)
     found = pv.log_likelihood(pv.Pair(Model("mask"), Guide()), x, num_samples=2).log_px
     assert torch.allclose(found, torch.tensor([0.3, 0.7, 1.0], dtype=torch.float64).log(), atol=1e-6)
+
+
+def test_new_data_and_splits_of_several_fields_are_read_whole() -> None:
+    x = {"a": torch.rand(40, 3), "m": torch.ones(40, 3, dtype=torch.bool)}
+    new = pv.load_split(x, like=pv.load_data(x, binarize="none"))
+    assert torch.equal(new.x["a"], x["a"])
+    parts = pv.load_data({"x_train": x, "x_test": x}, binarize="none")
+    assert parts.test.index.tolist() == list(range(40))
