@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..common.errors import DataError
 from ..common.fields import X, device_of, each, filled, leaves, named, num_data
-from ..common.files import digest
+from ..common.files import digest, reason
 from ..common.rng import reseed, seed_for
 from . import lazy
 from .epochs import Batches
@@ -59,7 +60,7 @@ def selected(x: X, y: Tensor | None, index: Tensor | None) -> tuple[X, Tensor | 
     return each(lambda t: t.index_select(0, index), x), None if y is None else y.index_select(0, index)
 
 
-class Feed:
+class Feed(Protocol):
     """The batches of each epoch.
 
     Attributes:
@@ -68,21 +69,20 @@ class Feed:
         binarize: how each visit binarises the data, see ``data.binarisation.visit``.
     """
 
-    binarize = "none"
+    binarize: str = "none"
     length: int | None
-    batch_size: int | None = None
+    batch_size: int | None
 
     def num_data(self) -> int:
         """Examples in an epoch; of a loader, known at the epoch's end."""
-        return 0
+        ...
 
     def identity(self) -> Any:
         """What identifies the data, for JSON: a digest of tensors, the sizes of a loader."""
-        return None
 
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from position ``start`` on."""
-        raise TypeError(epoch, start)
+        ...
 
 
 class TensorFeed(Feed):
@@ -114,9 +114,7 @@ class TensorFeed(Feed):
             if device_of(held.x) == self.device:
                 yield Batch(held.x, held.y, self.batches.index(epoch, i))
             else:
-                x, y = self.batches.get(epoch, i)
-                moved = None if y is None else y.to(self.device, non_blocking=True)
-                yield Batch(each(lambda t: t.to(self.device, non_blocking=True), x), moved)
+                yield moved(*self.batches.get(epoch, i), self.device)
 
 
 class LoaderFeed(Feed):
@@ -147,27 +145,18 @@ class LoaderFeed(Feed):
             if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
                 generator.manual_seed(seed)
         batches = iter(self.loader)
-        i = 0
-        while True:
+        for i in itertools.count():
             reseed(seed_for(self.seed, "load", epoch, i))
             try:
                 batch = next(batches, None)
             except (TypeError, RuntimeError) as error:  # of torch's collation, mostly
-                what = " ".join(str(error).split())[:150]
-                raise DataError(
-                    f"the loader makes no batch of its items: {what}; let them be tensors of one shape"
-                ) from error
+                raise DataError(f"the loader makes no batch of its items: {lazy.COLLATE} ({reason(error)})") from error
             if batch is None:
                 return
             x, y = lazy.unpacked(batch, self.needs.scale_of)
             self.seen += num_data(x)
             if i >= start:
-                x, y = cast(*self.needs(x, y), self.dtype)
-                yield Batch(each(self._moved, x), None if y is None else self._moved(y))
-            i += 1
-
-    def _moved(self, t: Tensor) -> Tensor:
-        return t.to(self.device, non_blocking=True)
+                yield moved(*cast(*self.needs(x, y), self.dtype), self.device)
 
 
 def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> Feed:
@@ -189,6 +178,12 @@ def cast(x: X, y: Tensor | None, dtype: torch.dtype) -> tuple[X, Tensor | None]:
     """Data and labels in the floating type of a pair; whole numbers stay."""
     y = y.to(dtype) if y is not None and y.is_floating_point() else y
     return each(lambda t: t.to(dtype) if t.is_floating_point() else t, x), y
+
+
+def moved(x: X, y: Tensor | None, device: torch.device) -> Batch:
+    """A batch on the device, without waiting for the copy."""
+    x = each(lambda t: t.to(device, non_blocking=True), x)
+    return Batch(x, None if y is None else y.to(device, non_blocking=True))
 
 
 def fitting(split: Split, device: torch.device) -> Split:

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from ..common.errors import DataError
 from ..common.fields import X, each, joined, num_data
+from ..common.files import reason
 from . import convert
 
+COLLATE = "give tensors of one shape"
 ScaleOf = Callable[[Any], int | None]
 
 
@@ -75,10 +77,7 @@ def _batch(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
     try:
         return collate(items)
     except (TypeError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:150]
-        raise DataError(
-            f"the items of the data set can't be joined to a batch: {what}; let it return tensors"
-        ) from error
+        raise DataError(f"the items of the data set can't be joined to a batch: {COLLATE} ({reason(error)})") from error
 
 
 def unpacked(batch: Any, scale_of: ScaleOf) -> tuple[X, Tensor | None]:
