@@ -33,7 +33,7 @@ SPLITS = ("train", "valid", "test")
 
 @pytest.fixture
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
-    """100 distinct data in [0, 1]; the label is the place of the datum."""
+    """100 distinct examples in [0, 1]; the label is the place of the example."""
     y = torch.arange(100)
     return torch.stack([y / 100, 1 - y / 100], dim=1), y
 
@@ -271,7 +271,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(rows):
     assert tuple(range(100)) not in orders.values()
 
 
-def test_batches_go_on_from_anywhere(rows):
+def test_batches_resume_from_anywhere(rows):
     batches = Batches(Split(*rows), 16, seed=7)
     straight = [batches.get(epoch, i)[0] for epoch in range(3) for i in range(len(batches))]
     fresh = Batches(Split(*rows), 16, seed=7)
@@ -351,10 +351,10 @@ def test_a_record_is_json_and_its_fingerprint_sees_everything(rows):
     assert expected.items() <= record.items()
     assert record["sizes"] == {"train": 70, "valid": 10, "test": 20}
     prints = {record["sha256"]}
-    for datum in (0, 50, 99):
+    for example in (0, 50, 99):
         pixel, label = x.clone(), y.clone()
-        pixel[datum, 0] += 1e-6
-        label[datum] += 1
+        pixel[example, 0] += 1e-6
+        label[example] += 1
         prints |= {load_data(d, seed=4, binarize="none").record()["sha256"] for d in ((pixel, y), (x, label))}
     for same_bytes in ((x.reshape(100, 1, 2), y), (x, None)):
         prints.add(load_data(same_bytes, seed=4, binarize="none").record()["sha256"])
@@ -430,7 +430,7 @@ def test_the_first_value_that_is_not_finite_is_named(tmp_path, value, binarize):
     x = np.full((30, 2, 2), 0.5)
     x[13, 1, 0] = x[20] = value
     np.save(tmp_path / "bad.npy", x)
-    if np.isnan(value) and binarize == "none":  # a missing entry: the likelihood has to know what to make of it
+    if np.isnan(value) and binarize == "none":  # a missing entry: the likelihood has to allow for it
         data = load_data(tmp_path / "bad.npy", binarize=binarize)
         assert int(everything(data).isnan().sum()) == int(np.isnan(x).sum())
         assert "missing" in repr(as_split(x))
