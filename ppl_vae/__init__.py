@@ -15,7 +15,8 @@ _NAMES = {
     "compression.codec": ("compress", "decompress"),
     "compression.description_length": ("DescriptionLength", "description_length"),
     "data.epochs": ("Batches",),
-    "data.sets": ("Data", "Split", "load_data", "load_split"),
+    "data.sets": ("load_data", "load_split"),
+    "data.splits": ("Data", "Split"),
     "draws.arviz": ("to_arviz",),
     "draws.generation": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "draws.posterior": ("Posterior", "posterior"),
@@ -70,7 +71,8 @@ if TYPE_CHECKING:
         description_length as description_length,
     )
     from .data.epochs import Batches as Batches
-    from .data.sets import Data as Data, Split as Split, load_data as load_data, load_split as load_split
+    from .data.sets import load_data as load_data, load_split as load_split
+    from .data.splits import Data as Data, Split as Split
     from .draws.arviz import to_arviz as to_arviz
     from .draws.generation import (
         Encoding as Encoding,

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import ppl_vae as pv
 from ppl_vae.cli.app import app
-from ppl_vae.data.sets import Data
+from ppl_vae.data.splits import Data
 from ppl_vae.nn.likelihoods import LIKELIHOODS
 from ppl_vae.scoring.quantity import is_binary, settled
 

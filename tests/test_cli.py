@@ -227,7 +227,7 @@ def test_the_tables_of_names_are_those_of_the_code() -> None:
     assert set(AXES["proposals"]) == set(proposals.PROPOSALS)
     assert set(AXES["estimators"]) == {*estimators.ESTIMATORS, "ais"}
     assert list(AXES["optimizers"]) == list(optimisers.OPTIMIZERS)
-    assert set(AXES["datasets"]) == set(readers.NAMED)
+    assert set(AXES["datasets"]) == set(readers.READERS)
     assert list(AXES["schedules"]) == list(schedules.SCHEDULES)
     for network in AXES["networks"]:
         shape = {"conv1d": (1, 8), "conv3d": (1, 8, 8, 8)}.get(network, (1, 8, 8))
@@ -310,8 +310,8 @@ def test_the_options_of_a_run_are_its_own_when_it_is_resumed(runs: Path, tmp_pat
     assert "the run has lr=0.001, you ask for 0.5" in result.stderr
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """A process of its own is interrupted; the same command goes on in another, as one that was not cut does it all."""
+def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """An interrupted process, resumed in another one, gives the weights and figures of an uninterrupted one."""
     args = ["train", "vae", *FAST, "--epochs", "40", "--no-figures"]
     whole = read(*args, "--out", tmp_path / "whole")
     command = [sys.executable, "-m", "ppl_vae", *args, "--json", "--out", tmp_path / "cut"]
@@ -378,7 +378,7 @@ def test_a_likelihood_given_labels_is_called_so(runs: Path) -> None:
     assert "compare like with like" in result.stderr
 
 
-def test_a_run_on_a_file_is_judged_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_file_is_evaluated_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     np.savez("data.npz", x=(np.random.default_rng(0).random((80, 6)) > 0.5).astype(np.float32))

@@ -18,12 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-import ppl_vae.data.sets as data_module
 from ppl_vae.common.errors import DataError
 from ppl_vae.common.registry import DATASETS
 from ppl_vae.common.rng import forked, seed_for
+from ppl_vae.data import binarisation, sets, splits
+from ppl_vae.data.binarisation import visit
 from ppl_vae.data.epochs import Batches
-from ppl_vae.data.sets import Data, Split, as_split, load_data, visit
+from ppl_vae.data.sets import load_data
+from ppl_vae.data.splits import Data, Split, as_split
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SPLITS = ("train", "valid", "test")
@@ -31,7 +33,7 @@ SPLITS = ("train", "valid", "test")
 
 @pytest.fixture
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
-    """100 distinct data in [0, 1]; the label is the place of the datum."""
+    """100 distinct examples in [0, 1]; the label is the place of the example."""
     y = torch.arange(100)
     return torch.stack([y / 100, 1 - y / 100], dim=1), y
 
@@ -269,7 +271,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(rows):
     assert tuple(range(100)) not in orders.values()
 
 
-def test_batches_go_on_from_anywhere(rows):
+def test_batches_resume_from_anywhere(rows):
     batches = Batches(Split(*rows), 16, seed=7)
     straight = [batches.get(epoch, i)[0] for epoch in range(3) for i in range(len(batches))]
     fresh = Batches(Split(*rows), 16, seed=7)
@@ -349,10 +351,10 @@ def test_a_record_is_json_and_its_fingerprint_sees_everything(rows):
     assert expected.items() <= record.items()
     assert record["sizes"] == {"train": 70, "valid": 10, "test": 20}
     prints = {record["sha256"]}
-    for datum in (0, 50, 99):
+    for example in (0, 50, 99):
         pixel, label = x.clone(), y.clone()
-        pixel[datum, 0] += 1e-6
-        label[datum] += 1
+        pixel[example, 0] += 1e-6
+        label[example] += 1
         prints |= {load_data(d, seed=4, binarize="none").record()["sha256"] for d in ((pixel, y), (x, label))}
     for same_bytes in ((x.reshape(100, 1, 2), y), (x, None)):
         prints.add(load_data(same_bytes, seed=4, binarize="none").record()["sha256"])
@@ -428,7 +430,7 @@ def test_the_first_value_that_is_not_finite_is_named(tmp_path, value, binarize):
     x = np.full((30, 2, 2), 0.5)
     x[13, 1, 0] = x[20] = value
     np.save(tmp_path / "bad.npy", x)
-    if np.isnan(value) and binarize == "none":  # a missing entry: the likelihood has to know what to make of it
+    if np.isnan(value) and binarize == "none":  # a missing entry: the likelihood has to allow for it
         data = load_data(tmp_path / "bad.npy", binarize=binarize)
         assert int(everything(data).isnan().sum()) == int(np.isnan(x).sum())
         assert "missing" in repr(as_split(x))
@@ -470,8 +472,8 @@ def test_npz_with_splits_of_its_own(tmp_path, rows):
     assert [len(data.split(name)) for name in SPLITS] == [30, 30, 40]
     assert len(load_data(two).valid) == 5
     assert set(data.test.x[:, 0].tolist()) <= {0.0, 1.0}
-    fails("test split of its own", two, test=0.2)
-    fails("valid split of its own", tmp_path / "three.npz", valid=0.2)
+    fails("test split already", two, test=0.2)
+    fails("valid split already", tmp_path / "three.npz", valid=0.2)
     fails("no y_test: label", three)
     fails(r"one shape", {"x_train": x, "x_test": x[:, :1]})
     fails(r"array \(test\).*outside", {"x_train": x, "x_test": x + 1}, binarize="static")
@@ -612,7 +614,7 @@ def test_a_small_mnist(tmp_path, name, folder):
     assert sorted((everything(data)[:24, 0, 5, 5] * 255).round().tolist()) == list(range(24))
     assert torch.equal((data.train.x[:, 0, 9, 9] * 255).round().long() % 10, data.train.y)
     assert len(load_data(name, root=tmp_path, valid=10).valid) == 10
-    fails("test split of its own", name, root=tmp_path, test=3)
+    fails("test split already", name, root=tmp_path, test=3)
 
 
 def test_small_mnist_agrees_with_torchvision(tmp_path):
@@ -757,6 +759,6 @@ def test_mnist_itself():
 
 
 def test_examples_in_the_docstrings():
-    results = doctest.testmod(data_module)
-    assert results.attempted >= 8
-    assert not results.failed
+    results = [doctest.testmod(module) for module in (sets, splits, binarisation)]
+    assert sum(r.attempted for r in results) >= 8
+    assert not any(r.failed for r in results)

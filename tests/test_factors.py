@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae.cli.report import evaluate
-from ppl_vae.data.sets import Split
+from ppl_vae.data.splits import Split
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)
 Y = torch.tensor([0, 1, 2, 0, 1, 2])

@@ -185,7 +185,7 @@ def test_every_form_of_the_same_labels_trains_to_the_same_weights(form: str) -> 
         (torch.tensor([0, 1, -1, 2, 1, 0]), "-1 at index 2 is no class"),
         (torch.tensor([0, 1, 0.5, 2, 1, 0]), "0.5 at index 2 is no class"),
         (torch.tensor([0, 1, math.nan, 2, 1, 0]), "a NaN or an infinity, first at index 2"),
-        (torch.zeros(6, 4), r"shape \(6, 4\): this pair takes a class for each datum"),
+        (torch.zeros(6, 4), r"shape \(6, 4\): this pair takes a class for each example"),
         (torch.zeros(5), "5 labels for 6 data"),
         (3j, "complex"),
         (object(), "is a object|are a object|is of object|Python objects"),
@@ -213,7 +213,7 @@ def test_labels_that_are_none_are_one_line(labels: Any, message: str, entry: str
         ({"values": torch.zeros(4, D), "mask": torch.ones(3, D)}, "different numbers of data"),
         ({"values": torch.zeros(4, D), "mask": torch.ones(4, D)}, "fails on x of shapes values|fails on x of type"),
         ({}, "holds no data"),
-        ((torch.zeros(4, D), torch.ones(4, D)), "several fields of a datum are one dictionary"),
+        ((torch.zeros(4, D), torch.ones(4, D)), "several fields of .* are one dictionary"),
     ],
 )  # fmt: skip
 def test_data_that_are_none_are_one_line(data: Any, message: str, entry: str) -> None:

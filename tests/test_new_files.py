@@ -1,4 +1,4 @@
-"""A new file is used whole: every datum, in the file's order, under the file's row numbers, as the run's data were."""
+"""A new file is used whole: every example, with the order and row numbers of the file, read as the run's data were."""
 
 from __future__ import annotations
 

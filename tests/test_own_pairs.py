@@ -1,4 +1,4 @@
-"""A pair of a file of the user's, on the command line: FILE.py:NAME, and nothing runs that was not handed over."""
+"""A custom pair on the command line, as FILE.py:NAME; nothing runs that the user does not name."""
 
 from __future__ import annotations
 

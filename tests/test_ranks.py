@@ -31,8 +31,9 @@ from ppl_vae.cli.app import app
 from ppl_vae.common import ranks
 from ppl_vae.common.rng import forked, reseed, seed_for
 from ppl_vae.compile import products
+from ppl_vae.data.binarisation import visit
 from ppl_vae.data.epochs import Batches
-from ppl_vae.data.sets import Split, visit
+from ppl_vae.data.splits import Split
 from ppl_vae.likelihood import streaming
 
 Flat = dict[str, Tensor]

@@ -447,7 +447,7 @@ def test_the_command_line_says_and_takes_the_header_and_names_of_labels(tmp_path
     assert drawn[0] == drawn[1] != drawn[2]
     for label in ("cow", "3", "-1"):
         line = call("sample", out, f"--label={label}", "--device", "cpu", code=2).stderr
-        assert f"error: --label {label}: this run knows cat, dog, emu" in line
+        assert f"error: --label {label}: this run has the classes cat, dog, emu" in line
     line = call("evaluate", out, "--no-header", *FEW, code=2).stderr
     assert "--header and --no-header are for a file that --data names" in line
     bare = tmp_path / "bare"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import ppl_vae as pv
-from ppl_vae.data.sets import visit
+from ppl_vae.data.binarisation import visit
 
 from ..images import probabilities, test_images
 from ..job import HIDDEN, LATENT, LR, SHAPE, Job, Loop, Play

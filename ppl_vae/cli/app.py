@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and what becomes of their errors."""
+"""The command line: its commands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """What the user can fix is one line on standard error and exit code 2; what they can't, exit code 1."""
+    """Report an error that the user can fix in one line on standard error, with exit code 2; any other, with 1."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""compare: which difference between runs is real."""
+"""compare: which differences between runs are real."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compare(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json. [not written]")] = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Compare runs on the same data: which difference is real."""
+    """Compare runs on the same data: which differences are real."""
     from ..common import ranks
     from ..common.files import writable, write_json
     from ..strategies.compare import compare as compare_pairs
@@ -40,21 +40,15 @@ def compare(
     options = {"num_samples": estimating.num_samples, "seed": common.seed, **estimating.switches()}
     table = compare_pairs({name: each.pair for name, each in opened.items()}, part, progress=not json_, **options)
     rows = [
-        {
-            "run": name,
-            **{k: report.finite(float(table[k][i])) for k in NUMBERS},
-            "verdict": str(table.verdict.values[i]),
-        }
+        {"run": name}
+        | {k: report.finite(float(table[k][i])) for k in NUMBERS}
+        | {"verdict": str(table.verdict.values[i])}
         for i, name in enumerate(names)
     ]
     result = {
-        "quantity": str(table.attrs["quantity"]),
-        "n": len(part),
-        "split": part.name,
-        "num_samples": estimating.num_samples,
-        "seed": common.seed,
-        "strategies": rows,
-    }
+        "quantity": str(table.attrs["quantity"]), "n": len(part), "split": part.name,
+        "num_samples": estimating.num_samples, "seed": common.seed, "strategies": rows,
+    }  # fmt: skip
     if out is not None:
         ranks.broadcast_object(lambda: write_json(writable(out) / "comparison.json", result))
     if json_:
@@ -64,7 +58,7 @@ def compare(
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """What the runs are called: the names of their folders, or the paths where two are the same.
+    """Names for the runs: those of their folders, or the paths where two are the same.
 
     Raises:
         UserError: there is only one, or one is given twice.
@@ -79,7 +73,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def refuse_different(records: dict[str, dict[str, Any]], data: str | None) -> None:
-    """Refuse runs whose figures would be of different data; ``data`` is what is read instead of the runs' own."""
+    """Refuse runs that were made on different data; ``data`` is what is read in place of their data."""
     if data is None and len({record["sha256"] for record in records.values()}) > 1:
         keys = ("name", "seed", "binarize", "shape", "sizes", "reading")
         differ = [k for k in keys if len({str(r.get(k)) for r in records.values()}) > 1] or ["name"]
@@ -95,12 +89,12 @@ def refuse_different(records: dict[str, dict[str, Any]], data: str | None) -> No
 
 
 def as_values(reading: dict[str, Any] | None) -> dict[str, Any]:
-    """How numbers of a source are taken, whatever the form of the file that held them."""
+    """How the numbers of a source are read, whatever the form of its file."""
     return {k: v for k, v in (reading or {}).items() if k not in ("header", "whole")}
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table on the screen, and what its columns mean."""
+    """Print the table, and what its columns mean."""
     from . import report
 
     rows, quantity, k = result["strategies"], result["quantity"], result["num_samples"]

@@ -52,35 +52,28 @@ def evaluate(
     rows = [as_given(name) for name in estimator or ["iwae"]]
     target = writable(out or run)  # before minutes are spent
     [opened] = open_runs([run], common, source, estimating.limit)
-    if not (estimator or further or draw):
-        result, estimate = evaluated(opened, estimating, common.seed, first)
-        ranks.broadcast_object(
-            lambda: report.record(target, result, estimate, opened.part, suffix(run, opened, source, out))
-        )
-        if json_:
-            print_json(result)
-        else:
-            screen.print(report.table(result))
-        return
-    from ..likelihood.panel import panel
+    found = None
+    if estimator or further or draw:
+        from ..likelihood.panel import panel
 
-    try:
-        found = panel(
-            opened.pair, opened.part, None, rows, estimating.num_samples,
-            proposals=[first, *further], num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
-            progress=True, resume=target, **estimating.switches(),
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        log.print("stopped; the same command resumes from here")
-        raise typer.Exit(1) from None
-    result, estimate = report.of_panel(opened.name, opened.data, opened.part, found)
-    if draw:
-        result["figures"] = trust_figures(opened, target / "figures", estimating.num_samples, common.seed, found)
-    ranks.broadcast_object(
-        lambda: report.record(target, result, estimate, opened.part, suffix(run, opened, source, out))
-    )
-    if json_:
-        print_json(result)
+        try:
+            found = panel(
+                opened.pair, opened.part, None, rows, estimating.num_samples,
+                proposals=[first, *further], num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
+                progress=True, resume=target, **estimating.switches(),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            log.print("stopped; the same command resumes from here")
+            raise typer.Exit(1) from None
+        result, estimate = report.of_panel(opened.name, opened.data, opened.part, found)
+        if draw:
+            result["figures"] = trust_figures(opened, target / "figures", estimating.num_samples, common.seed, found)
+    else:
+        result, estimate = evaluated(opened, estimating, common.seed, first)
+    end = suffix(run, opened, source, out)
+    ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part, end))
+    if json_ or found is None:
+        print_json(result) if json_ else screen.print(report.table(result))
         return
     screen.print(report.panel_table(found))
     typer.echo("\n".join([*found.left_out(), *found.sentences(), *result.get("figures", [])]))

@@ -1,4 +1,4 @@
-"""sample, reconstruct and figures: what a run's model draws."""
+"""sample, reconstruct and figures: draws from a run's model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def class_of(run: Path, pair: Any, config: dict[str, Any], label: str) -> int:
     """The class that a label stands for: by the name in the run's table, or by its number.
 
     Raises:
-        UserError: there is no such class; names those that there are.
+        UserError: there is no such class; lists the classes.
     """
     count = getattr(pair.model, "num_classes", None)
     if count is None:
@@ -53,10 +53,10 @@ def class_of(run: Path, pair: Any, config: dict[str, Any], label: str) -> int:
     names = ((config.get("data") or {}).get("reading") or {}).get("classes") or []
     if label in names:
         return int(names.index(label))
-    numbered = not any(name.isdigit() for name in names)  # else 1 may be meant for the name of a class
+    numbered = not any(name.isdigit() for name in names)  # else 1 may be the name of a class
     if numbered and label.isdigit() and int(label) < count:
         return int(label)
-    known = f"this run knows {', '.join(names)}" if names else f"this pair knows the labels 0 to {count - 1}"
+    known = f"this run has the classes {', '.join(names)}" if names else f"this pair takes the labels 0 to {count - 1}"
     raise UserError(f"--label {label}: {known}")
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, each spelt once, as fields of dataclasses."""
+"""Options that several commands share, each defined once, as fields of dataclasses."""
 # ruff: noqa: RUF009 (each default is a field)
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ TYPES: dict[str, Any] = {"list[str]": list[str], "Path": Path, "int": int, "floa
 
 @dataclass(frozen=True)
 class Source:
-    """Which data are read, where a command reads a run."""
+    """The data that a command reads for a run."""
 
     data: str | None = option(None, f"{', '.join(DATASETS)}, or a path. [that of the run]")
     data_root: Path | None = option(None, "Folder of downloaded data sets. [that of the run]")
     split: str | None = option(None, "train, valid or test, of data that have splits. [test; a file: all]")
-    header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [told by it]")
+    header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [found from it]")
 
 
 @dataclass(frozen=True)
 class Common:
-    """What every command that reads a run takes."""
+    """The options of every command that reads a run."""
 
     pair: list[str] | None = option(
         None, "FILE.py:NAME, the builder of the run's custom pair; once for each of several."
@@ -59,7 +59,7 @@ class Estimating:
     precision: str = option("float32", "Of matrix products: float32 or bf16.")
 
     def switches(self) -> dict[str, Any]:
-        """The options of `log_likelihood` that say how its work is run."""
+        """The options of `log_likelihood` for how its work is run."""
         return {"capture": self.capture, "precision": self.precision}
 
 
@@ -79,7 +79,7 @@ def as_switch(name: str, value: bool | str) -> bool | str:
 
 
 def positive(**counts: int | None) -> None:
-    """Refuse counts below 1, before the work that they are needed after.
+    """Refuse counts below 1, before the work that precedes their use.
 
     Raises:
         UserError: names the first of them.
@@ -103,7 +103,7 @@ def as_parameter(name: str, kind: str, default: Any, help: str) -> inspect.Param
 
 
 def _value(field: dataclasses.Field[Any], given: Any) -> Any:
-    """What was given for a field: a switch as True or False, and FILE.py:NAME as the function, where it has names."""
+    """The value of a field: a switch as True or False, and FILE.py:NAME as the function, where it has names."""
     if is_switch(str(field.type)):
         return as_switch(field.name, given)
     return as_given(given) if field.metadata["choices"] else given

@@ -1,4 +1,4 @@
-"""Where a command writes: the screen, one JSON object, files."""
+"""The output of a command: the screen, one JSON object, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation as it is reported: the keys, the table on the screen, the files."""
+"""The report of an evaluation: its keys, its table on the screen, its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..common.errors import NoWeightError
 from ..common.files import writable, write_json, write_text
-from ..data.sets import WHOLE
+from ..data.convert import WHOLE
 from ..likelihood.estimate import log_likelihood
 from ..objectives.elbo import Elbo
 from ..scoring.inputs import Needs, evaluating, to_device
@@ -83,12 +83,12 @@ def write_csv(folder: Path, estimate: Any, part: Any, suffix: str = "") -> Path:
 
 
 def side(result: dict[str, Any]) -> str:
-    """Which side of the truth a figure lies on."""
+    """Exact, or a lower bound."""
     return "exact" if result["khat_exact"] == result["n"] else "a lower bound in expectation"
 
 
 def which(result: dict[str, Any]) -> str:
-    """How many examples of which split."""
+    """The number of examples and their split, for messages."""
     n, split = result["n"], result["split"]
     return f"all {n} examples" if split == WHOLE else f"{n} {split} examples"
 
@@ -124,7 +124,7 @@ def table(result: dict[str, Any], figures: int = 0) -> Table:
         elif r["khat_exact"]:
             shown.add_row("Pareto k", "exact", bad)
         else:
-            shown.add_row("Pareto k", "none", "too few samples to say how far to trust this")
+            shown.add_row("Pareto k", "none", "too few samples to estimate it")
     if "run" in r:
         shown.add_row("run folder", r["run"], "")
         shown.add_row("figures", f"{r['run']}/figures" if figures else "none", f"{figures} files" if figures else "")

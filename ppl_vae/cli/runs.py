@@ -27,7 +27,7 @@ class Opened:
 
     @property
     def name(self) -> str:
-        """What the pair is called."""
+        """The name of the pair."""
         return str(self.config["pair"]["name"])
 
 
@@ -85,7 +85,7 @@ def build_pair(pair: str, data: Any = None, **options: Any) -> Any:
     """A pair by its name, or by FILE.py:NAME, which runs the file.
 
     Raises:
-        UserError: there is no such pair, file or function, or it fails; says in which line.
+        UserError: there is no such pair, file or function, or it fails; gives the line.
     """
     from ..pairs.base import build
 
@@ -159,12 +159,17 @@ def custom_parts(run: Path, config: dict[str, Any], handed: Sequence[str]) -> di
     return found
 
 
+def is_other(source: Source, request: dict[str, Any]) -> bool:
+    """Whether the user names data to read as a whole, not the data set of a run."""
+    return source.data is not None and not (source.data in DATASETS and source.data == request["data"])
+
+
 def suffix(run: Path, opened: Opened, source: Source, out: Path | None) -> str:
-    """What files of other data than the test data of a run have at the end of their names, to stand beside its own."""
+    """The end of the names of files of other data than the test data of a run, which has files in the same folder."""
     if out is not None and out.resolve() != run.resolve():
         return ""
-    if source.data is not None and not (source.data in DATASETS and source.data == opened.config["request"]["data"]):
-        return f"-{Path(source.data).stem}" + (f"-{source.split}" if source.split else "")
+    if is_other(source, opened.config["request"]):
+        return f"-{Path(str(source.data)).stem}" + (f"-{source.split}" if source.split else "")
     return "" if source.split in (None, "test") else f"-{source.split}"
 
 
@@ -179,8 +184,8 @@ def _part_of(run: Path, config: dict[str, Any], source: Source, limit: int | Non
         raise UserError("--header and --no-header are for a file that --data names; that of the run is read as then")
     try:
         root = source.data_root or request["data_root"]
-        if source.data is not None and not (source.data in DATASETS and source.data == request["data"]):
-            part = load_split(source.data, split=source.split, like=record, root=root, header=source.header)
+        if is_other(source, request):
+            part = load_split(str(source.data), split=source.split, like=record, root=root, header=source.header)
             return part.limit(limit)
         loaded = load_as({**request, "data_root": root, "binarize": record.get("binarize", request["binarize"])})
         if loaded.record()["sha256"] != record.get("sha256"):
@@ -196,16 +201,11 @@ def load_as(request: dict[str, Any]) -> Any:
     """The data that a request of `train` names."""
     from ..data.sets import load_data
 
+    table: dict[str, Any] = {name: request.get(name) for name in ("columns", "label", "header")}
     return load_data(
-        request["data"],
-        root=request["data_root"],
-        binarize=str(request["binarize"]),
-        seed=request["seed"],
-        valid=as_share(request["valid"]),
-        columns=request.get("columns"),
-        label=request.get("label"),
-        header=request.get("header"),
-    )
+        request["data"], root=request["data_root"], binarize=str(request["binarize"]), seed=request["seed"],
+        valid=as_share(request["valid"]), **table,
+    )  # fmt: skip
 
 
 def as_share(text: str | None) -> float | int | None:

@@ -25,14 +25,14 @@ from .runs import build_pair, handed_over, is_custom, load_as
 
 @dataclass(frozen=True)
 class Data:
-    """Which data are trained on, and how they are read."""
+    """The training data, and how they are read."""
 
     data: str = option("digits", f"{', '.join(DATASETS)}, or a path.")
     data_root: Path = option(Path("data"), "Folder of downloaded data sets.")
     binarize: str = option("auto", "auto (grey images, for a Bernoulli likelihood), dynamic, static or none.")
     columns: str | None = option(None, "Of a table: the columns to take, as a,b,c. [all]")
     label: str | None = option(None, "Of a table: the column of labels.")
-    header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [told by it]")
+    header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [found from it]")
     valid: str | None = option(None, "Validation data: a share or a count.")
 
 
@@ -49,7 +49,7 @@ class Loss:
 
 
 class TrainCommand(TyperCommand):
-    """`train`, with an option for each option of our pairs, and of another pair that its arguments name."""
+    """`train`, with an option for each option of the registered pairs, and of another pair that is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         others = installed()
@@ -142,7 +142,7 @@ def trained(
 
     from ..common import ranks
     from ..common.rng import forked, seed_for
-    from ..data.tables import said
+    from ..data.tables import header_of
     from ..objectives.names import objective
     from ..scoring.quantity import settled
     from ..training.loop import fit
@@ -163,8 +163,8 @@ def trained(
     folder = out or ranks.broadcast_object(lambda: _fresh(Path("runs") / f"{pair.name}-{Path(request['data']).stem}"))
     log.print(f"training {pair.name} on {request['data']} ({len(data.train)} examples), run folder {folder}")
     log.print(f"binarisation: {data.binarize}{' (auto)' if auto else ''}")
-    if header_said := said(data.reading):
-        log.print(f"table: {header_said}", markup=False)
+    if header := header_of(data.reading):
+        log.print(f"table: {header}", markup=False)
     options |= {"run_dir": folder, "resume": resume, "record": {"request": request, "data": data.record()}}
     settings = {f.name: request[f.name] for f in fields(FitConfig) if f.name != "objective"}
     config = FitConfig(**{k: as_given(v) if k in CHOICES else v for k, v in settings.items()})
@@ -193,7 +193,7 @@ def _finished(pair: Any, request: dict[str, Any], test: Any, history: Any, folde
     return result, len(ranks.broadcast_object(lambda: save_all(pair, folder / "figures", **about)))
 
 
-# what may be another when a run is resumed; the data are compared by their checksum
+# may change when a run is resumed; the data are compared by their checksum
 CHANGEABLE = {
     "epochs", "device", "data", "data_root", "num_samples", "limit", "figures",
     *(f.name for f in fields(FitConfig) if not f.compare),

@@ -1,4 +1,5 @@
-"""Small things that all use: errors, numbers, seeds, files, fields of data, ranks, progress.
+"""What all folders share: errors, numbers, seeds, files, fields of data, ranks, progress, the registry of names.
 
-May import: nothing else of the package. Add here only what at least two other folders need.
+May import: nothing else of the package. A name and its line of help are added to ``registry.py``; anything else only
+where at least two folders need it.
 """

@@ -22,18 +22,18 @@ Choice: TypeAlias = Any  # str | Mapping[str, Any] | Callable[..., Any] | nn.Mod
 def construct(
     what: str, given: Choice, *args: Any, fallback: Mapping[str, Any] | None = None, instance: bool = True
 ) -> Any:
-    """The object that an option stands for.
+    """The object of an option.
 
     Args:
         what: a key of ``registry.TABLES``: guide, likelihood, network or activation.
         given: a name (``"gaussian"``), a name with options (``"gaussian:sigma=0.5"``, or
             ``{"name": "gaussian", "sigma": 0.5}``), a callable of ``args`` that makes the object, or the object.
-        args: what every such callable is given.
-        fallback: options for a name that takes them and does not set them.
-        instance: whether one module may serve here.
+        args: the arguments of every such callable.
+        fallback: defaults of options, for a name that takes them.
+        instance: whether a module itself may be given.
 
     Raises:
-        UserError: a name or an option that is not known, a value of another type, or a module where none may serve.
+        UserError: a name or an option that is not known, a value of another type, or a module where none may be given.
 
     Example:
         >>> construct("activation", "leaky_relu:negative_slope=0.2")
@@ -75,8 +75,8 @@ def named(what: str, given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
     else:
         if "custom" in given:
             raise UserError(
-                f"{what}: {given['custom'].get('name', 'it')} is custom, and a record does not hold it; build the pair "
-                f"with it and hand it over: pv.load(run_dir, pair=yours)"
+                f"{what}: {given['custom'].get('name', 'it')} is custom code, which a record does not hold; build the "
+                f"pair with it: pv.load(run_dir, pair=yours)"
             )
         options = {str(k): v for k, v in given.items() if k != "name"}
         name = str(given.get("name"))
@@ -109,7 +109,7 @@ def _literal(text: str) -> Any:
 
 
 def checked(owner: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the types that a signature asks for.
+    """Options as the types of a signature.
 
     Raises:
         UserError: an option that the signature does not have, or a value of another type.
@@ -128,7 +128,7 @@ def checked(owner: str, known: Mapping[str, inspect.Parameter], options: Mapping
 
 
 def record(value: Choice) -> Any:
-    """A choice as JSON holds it: what has a name by its name and options, what is custom by its description.
+    """A choice as JSON holds it: its name and options, or the description of custom code.
 
     Example:
         >>> from ppl_vae.nn.likelihoods import Gaussian

@@ -40,7 +40,7 @@ def parts(text: str) -> tuple[Path, str]:
 
 
 def function_of(text: str) -> Callable[..., Any]:
-    """The function or class NAME of FILE.py. It runs the file: for what a user names, never for what a record names.
+    """The function or class NAME of FILE.py, which is run: only for a text of the user's, never for one of a record.
 
     Raises:
         UserError: there is no such file or function, or the file fails.
@@ -53,7 +53,7 @@ def function_of(text: str) -> Callable[..., Any]:
 
 
 def as_given(value: Any) -> Any:
-    """What a user wrote for a choice: a text FILE.py:NAME is the function or class, any other value is itself.
+    """A choice as an object: a text FILE.py:NAME of the user's is the function or class, any other value is itself.
 
     Example:
         >>> as_given("iwae")
@@ -63,7 +63,7 @@ def as_given(value: Any) -> Any:
 
 
 def absolute(value: Any) -> Any:
-    """A text FILE.py:NAME that means the same in every folder; any other value is itself."""
+    """A text FILE.py:NAME with its absolute path; any other value is itself."""
     if not isinstance(value, str) or not FILE.fullmatch(value):
         return value
     path, name = parts(value)
@@ -72,7 +72,7 @@ def absolute(value: Any) -> Any:
 
 @functools.cache
 def _run(path: Path, sha256: str) -> ModuleType:
-    """The module of a file, run once for each of its contents, so that its classes are the same in every option."""
+    """The module of a file, run once for each content, so that its classes are the same in every option."""
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # as `python FILE` does, for the files beside it
     spec = importlib.util.spec_from_file_location(f"ppl_vae_file_{path.stem}", path)
@@ -82,13 +82,13 @@ def _run(path: Path, sha256: str) -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses look for the annotations of a class
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a custom file raises
+    except Exception as error:  # of any kind
         raise UserError(failure(error, path)) from error
     return module
 
 
 def failure(error: Exception, path: Path) -> str:
-    """What a custom file raised, and in which of its lines."""
+    """The error of a custom file, with its line."""
     lines, trace = [], error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
@@ -103,7 +103,7 @@ def sha256_of(path: Path) -> str:
 
 
 def origin(function: Callable[..., Any]) -> dict[str, Any]:
-    """Where a function was written, for a record: FILE.py:NAME and the sha256 of the file, None where there is none.
+    """The source of a function, for a record: FILE.py:NAME and the sha256 of the file, None where there is none.
 
     Example:
         >>> origin(parts)["builder"].endswith("custom.py:parts")
@@ -130,7 +130,7 @@ def kind_of(default: Any) -> str:
 
 
 def annotation_of(parameter: inspect.Parameter) -> str:
-    """The type that a parameter asks for, as text: its annotation, or else that of its default."""
+    """The type of a parameter, as text: its annotation, or else the type of its default."""
     kind = parameter.annotation
     if kind is parameter.empty:
         return kind_of(parameter.default)

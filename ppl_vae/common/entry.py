@@ -1,4 +1,4 @@
-"""What a user's program raised on the data that it was given, in one line that says which program and which data."""
+"""An error of a user's program as one line, with the program and the shapes of its data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARK = "_ppl_vae_program"  # on an exception: the program that raised it, and it
 
 @contextmanager
 def marked(program: Any, args: tuple[Any, ...]) -> Iterator[None]:
-    """Note on whatever is raised inside which program raised it, and on what; the exception stays what it is."""
+    """Note on an exception raised inside which program raised it, and on which arguments; it stays what it is."""
     try:
         yield
     except UserError:
@@ -33,10 +33,10 @@ def marked(program: Any, args: tuple[Any, ...]) -> Iterator[None]:
 
 
 def entry_point(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that users call: it takes numbers of NumPy, and says in one line what their program raised.
+    """A function that users call: it takes numbers of NumPy, and reports an error of their program in one line.
 
-    What a user's program raised becomes one PairError, with the cause behind it. An error of this package, or of a
-    machine that ran out of memory, stays what it is.
+    An exception of a user's program becomes a PairError, with the cause behind it. An error of this package, or for
+    lack of memory, stays what it is.
     """
 
     @functools.wraps(function)
@@ -56,7 +56,7 @@ def entry_point(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | None = None) -> str:
-    """The line: which program, on what, what it said, and what is usually the matter."""
+    """The line: the program, the shapes of its data, its error, and the usual cause."""
     what = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     name = getattr(program, "__qualname__", type(program).__qualname__)
     x, y = (*args, None, None)[:2]
@@ -75,7 +75,7 @@ def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | N
             "with def expand(self, shape, _=None): return type(self)(self.dist.expand(torch.Size(shape)))"
         )
     elif _has_missing(x):
-        hint = "x has missing entries (NaN), which it may not leave out: fill them in, and tell it which they are"
+        hint = "x has missing entries (NaN), which it may not allow for: fill them in, and pass it a mask of them"
     elif len(args) == 1:
         hint += "; if it needs labels, pass y"
     return f"{role or name} fails{given}: {what}; {hint}"

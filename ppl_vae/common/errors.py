@@ -1,10 +1,10 @@
-"""What a user can mend: one line that says what is wrong, where, and how to mend it."""
+"""Errors that a user can fix: one line with what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """The input is at fault, not the library; the command line prints it and exits with 2."""
+    """A fault of the input, not of the library; the command line prints it and exits with 2."""
 
     def __str__(self) -> str:
         # always one line: Pyro appends the shapes of a trace to whatever is raised inside a program
@@ -20,7 +20,7 @@ class PairError(UserError):
 
 
 class NoWeightError(PairError):
-    """A pair that keeps its contract, and has no importance weights: there is no log p(x) to estimate."""
+    """A pair that keeps its contract but has no importance weights, so no log p(x) to estimate."""
 
 
 class RunError(UserError):
@@ -32,4 +32,4 @@ class NonFiniteError(UserError):
 
 
 class RankError(RuntimeError):
-    """Another process of the job was lost, or left the common path; the input is not at fault."""
+    """Another process of the job was lost, or does other work; not a fault of the input."""

@@ -1,7 +1,7 @@
-"""Data that are one tensor, or a dictionary or tuple of tensors with one leading size: the few operations on both.
+"""Operations on data that are one tensor, or a dictionary or tuple of tensors with one leading size.
 
 Values with their mask, counts with their library size, series with their lengths, several modalities: ``x`` is then
-``{"values": (N, D), "mask": (N, D)}``. Its ``len`` is the number of fields, so that the number of data has a function.
+``{"values": (N, D), "mask": (N, D)}``. Its ``len`` is the number of fields: the number of examples is :func:`num_data`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def num_data(x: X) -> int:
 
 
 def device_of(x: X) -> torch.device:
-    """Where the tensors of x are."""
+    """The device of the tensors of x."""
     return leaves(x)[0].device
 
 
@@ -79,12 +79,12 @@ def joined(parts: list[X], dim: int = 0) -> X:
 
 
 def size_of(x: X) -> int:
-    """Numbers in one datum, over all fields."""
+    """Numbers in one example, over all fields."""
     return sum(math.prod(t.shape[1:]) for t in leaves(x))
 
 
 def shape_of(x: X) -> Any:
-    """The shape of one datum, without the leading size: a tuple, or the structure of x with tuples in it."""
+    """The shape of one example, without the leading size: a tuple, or the structure of x with tuples in it."""
     return each(lambda t: tuple(t.shape[1:]), x)
 
 

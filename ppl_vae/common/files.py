@@ -1,4 +1,4 @@
-"""Files: written atomically, checked when read, never able to run code."""
+"""Files: written atomically and checked when read; none of their formats can run code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reason(error: BaseException) -> str:
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made where it is absent, before time is spent on what goes there.
+    """The folder, made where it is absent; called before the work whose results it takes.
 
     Raises:
         RunError: it is a file, or can't be made or written to.
@@ -53,10 +53,10 @@ def writable(folder: Path) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file to write to, which gets its name when it is whole: an interruption leaves the old file or the new.
+    """A binary file to write to, renamed once it is whole: an interruption leaves the old file or the new one.
 
     Raises:
-        RunError: the disk is full, or the folder can't be written to; what was there is still there.
+        RunError: the disk is full, or the folder can't be written to; the old file is kept.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -98,7 +98,7 @@ def as_json(value: Any) -> str:
     """JSON of facts; numbers of NumPy and torch, arrays and tensors, tuples and paths as plain ones.
 
     Raises:
-        UserError: something that JSON can't hold; says what.
+        UserError: a value that JSON can't hold; names it.
 
     Example:
         >>> import numpy as np
@@ -146,7 +146,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the CPU and the facts beside them.
 
     Raises:
-        RunError: the file is missing, truncated, edited, or made by something else.
+        RunError: the file is missing, truncated, edited, or not of this package.
     """
     if not path.is_file():
         raise RunError(f"{path} is missing; the run was not finished, or is not one")
@@ -166,7 +166,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
-    """The sha256 of named tensors and of a text; what is no tensor yet, or none at all, counts by its name."""
+    """The sha256 of named tensors and of a text; a lazy tensor, or another object, counts by its name."""
     h = hashlib.sha256(facts.encode())
     for name in sorted(tensors):
         value = tensors[name]

@@ -1,4 +1,4 @@
-"""What was asked for, in full: objectives, optimisers, schedules and functions as facts that JSON holds."""
+"""The identity of what was asked for: objectives, optimisers, schedules and functions as facts that JSON can hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import inspect
 import math
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,13 +21,23 @@ from torch import nn
 
 from .numbers import plain
 
-_KNOWN = {"builtins", "math", "cmath", "operator", "functools", "numpy", "torch", "pyro", "ppl_vae"}  # told by version
-_CHANGES = {"append", "extend", "insert", "pop", "clear", "add", "update", "setdefault"}  # what is held, in place
-_HINTS = {"max_plate_nesting", "max_iarange_nesting"}  # what Pyro counts by itself in the first step
+_KNOWN = {
+    "builtins",
+    "math",
+    "cmath",
+    "operator",
+    "functools",
+    "numpy",
+    "torch",
+    "pyro",
+    "ppl_vae",
+}  # identified by version
+_CHANGES = {"append", "extend", "insert", "pop", "clear", "add", "update", "setdefault"}  # a value in place
+_HINTS = {"max_plate_nesting", "max_iarange_nesting"}  # set by Pyro in the first step
 
 
 def describe(value: Any) -> Any:
-    """A value as JSON-able facts: equal facts mean the same work, whichever process says so.
+    """A value as JSON-able facts: equal facts mean the same work, in any process.
 
     Numbers and texts are themselves. A function is its qualified name, the sha256 of its source (without comments and
     layout), and what it holds: defaults, closure, and the globals that it reads: numbers, texts, lists and dictionaries
@@ -44,7 +55,7 @@ def describe(value: Any) -> Any:
 
 
 def difference(then: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Where two descriptions differ first: the path, what was and what is; None where they do not.
+    """Where two descriptions differ first: the path, the value then and now; None where they do not.
 
     Example:
         >>> difference({"name": "Elbo", "beta": 1.0}, {"name": "Elbo", "beta": 4.0}, "objective")
@@ -53,7 +64,7 @@ def difference(then: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | No
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*then, *now)):
             one, other = then.get(key), now.get(key)
-            if key == "holds" and isinstance(other, Mapping):  # of which older versions told fewer: the source is one
+            if key == "holds" and isinstance(other, Mapping):  # older versions recorded fewer names
                 other = {k: v for k, v in other.items() if k in (one or {})} or None
             found = difference(one, other, f"{path}.{key}" if path else str(key))
             if found is not None:
@@ -76,8 +87,6 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
         return value
     if id(value) in above:  # a function that holds itself
         return {"name": "itself"}
-    if isinstance(value, _Typed):
-        return {"type": _name(value.type)}
     above = (*above, id(value))
     if isinstance(value, tuple | list):
         return [_described(v, above) for v in value]
@@ -121,7 +130,7 @@ def _name(thing: Any) -> str:
 
 
 def _is_known(thing: Any) -> bool:
-    """Whether a name and the versions of a run say it all."""
+    """Whether a name and the versions of a run identify it."""
     package = str(getattr(thing, "__module__", None)).split(".")[0]
     return package in _KNOWN and "<lambda>" not in getattr(thing, "__qualname__", "")
 
@@ -138,26 +147,24 @@ def _class(cls: type) -> dict[str, Any]:
 
 
 def _function(function: FunctionType, above: tuple[int, ...]) -> dict[str, Any]:
-    if _is_known(function):
-        about: dict[str, Any] = {"name": _name(function)}
-    else:
-        about = {"name": _name(function), "sha256": _sha256(_source(function))}
-    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    if defaults and not _is_known(function):
-        about["defaults"] = _described(defaults, above)
-    code = function.__code__
-    # what it sets itself, such as a counter, says nothing of what it is
+    is_known, code = _is_known(function), function.__code__
+    about: dict[str, Any] = {"name": _name(function)}
+    if not is_known:
+        about["sha256"] = _sha256(_source(function))
+        if defaults := [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]:
+            about["defaults"] = _described(defaults, above)
+    # what a function sets itself, such as a counter, is not part of its identity
     writes = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "STORE_GLOBAL")}
     writes |= _grown(code)
     held = {}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        try:
+        with suppress(ValueError):  # not filled yet
             held[name] = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-    if not _is_known(function):
+    if not is_known:
         around = {n: function.__globals__[n] for n in _names(code) if n in function.__globals__}
-        held |= {n: v if _tells(v) else _Typed(v) for n, v in around.items() if not _is_said(v)}
+        held |= {
+            n: v if _has_value(v) else {"type": _name(type(v))} for n, v in around.items() if not _is_identified(v)
+        }
     held = {k: held[k] for k in sorted(held) if k not in writes}
     if held:
         about["holds"] = _described(held, above)
@@ -170,35 +177,28 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _grown(code: CodeType) -> set[str]:
-    """The names of what a function changes in place, such as a record of its calls."""
+    """The names of the values that a function changes in place, such as a record of its calls."""
     steps = list(dis.get_instructions(code))
     loads = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
     return {a.argval for a, b in pairwise(steps) if a.opname in loads and b.argval in _CHANGES}
 
 
-def _is_said(value: Any) -> bool:
-    """Whether a global is told by the code and the versions of a run: a module, a class, or a known function."""
+def _is_identified(value: Any) -> bool:
+    """Whether the code and the versions of a run identify a global: a module, a class, or a known function."""
     if isinstance(value, ModuleType | type | BuiltinFunctionType):
         return True
     return isinstance(value, FunctionType) and _is_known(value)
 
 
-def _tells(value: Any) -> bool:
-    """Whether the value of a global that a function reads is part of what it is; of others, the type is."""
+def _has_value(value: Any) -> bool:
+    """Whether the value of a global is part of the identity of a function that reads it; of others, the type is."""
     if isinstance(value, FunctionType):
         return True
     if isinstance(value, Mapping):
-        return all(map(_tells, value.values()))
+        return all(map(_has_value, value.values()))
     if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_tells, value))
+        return all(map(_has_value, value))
     return value is None or isinstance(value, bool | int | float | str | np.generic)
-
-
-class _Typed:
-    """A value that stands for its type alone."""
-
-    def __init__(self, value: Any) -> None:
-        self.type = type(value)
 
 
 def _source(function: FunctionType) -> str:
@@ -224,7 +224,7 @@ def _within(node: ast.expr, position: Any) -> bool:
 
 
 def _code(code: CodeType) -> str:
-    """What a function does where there is no source."""
+    """The code of a function without source."""
     constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
     return repr((code.co_code.hex(), constants, code.co_names, code.co_varnames))
 

@@ -1,4 +1,4 @@
-"""Where tensors lie in memory: what they free on a CPU is kept, and what shares a place is written once."""
+"""Memory of tensors: freed blocks are kept on a CPU, and elements that share a place are written once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 def keep_freed() -> None:
     """Let glibc keep up to 62 MiB of freed memory, as it does in any program that has freed one block of 31 MiB.
 
-    It gives back what is free beyond twice the largest block (of at most 32 MiB) that was ever freed. The tensors of a
-    chunk come and go together, so in a process whose blocks are small, all of their pages are given back, asked for
-    and zeroed again at every chunk.
+    It returns what is free beyond twice the largest block (of at most 32 MiB) that was ever freed. The tensors of a
+    sample chunk are freed together, so in a process whose blocks are small all their pages would be returned,
+    requested and zeroed again at every chunk.
 
     Example:
         >>> keep_freed()
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)  # never written: it costs no memory
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # never written, so it takes no memory
 
 
 def assign(target: Tensor, value: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Numbers as people have them (NumPy's, 0-d arrays and tensors) as Python's own."""
+"""Numbers of NumPy and torch, 0-d arrays and 0-d tensors as numbers of Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def plain(value: Any) -> Any:
     """NumPy scalars, 0-d arrays and 0-d tensors as a Python int, float, bool or str; all else as it is.
 
-    Lists, tuples and dictionaries are gone through.
+    Also those inside lists, tuples and dictionaries.
 
     Example:
         >>> import numpy as np, torch
@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
 def convert(value: Any, annotation: str) -> Any:
     """A value as the type that an annotation writes: int, float, bool, str, Sequence of them, or one of several.
 
-    Whole floats are ints; True and False are no numbers; arrays and tensors of one dimension are sequences.
+    Whole floats are ints; True and False are not numbers; arrays and tensors of one dimension are sequences.
 
     Raises:
         ValueError: it is not of that type.
@@ -65,7 +65,7 @@ def convert(value: Any, annotation: str) -> Any:
         if kind.startswith("Sequence["):
             if isinstance(items, list | tuple | range):
                 return tuple(convert(v, kind[len("Sequence[") : -1]) for v in items)
-        elif fits.get(kind, True):  # what is no number is the function's own business
+        elif fits.get(kind, True):  # other types are not checked
             return int(value) if kind == "int" else bool(value) if kind == "bool" else value
     raise ValueError(f"{value!r} is not of the type {annotation}")
 
@@ -74,7 +74,7 @@ NEEDED = {"int": "a whole number", "float": "a number", "bool": "True or False",
 
 
 def needed(name: str, value: Any, kind: str) -> Any:
-    """:func:`convert` of an argument, refused in one line that names it.
+    """:func:`convert` of an argument, with an error that names it.
 
     Raises:
         UserError: it is not of that type.
@@ -87,7 +87,7 @@ def needed(name: str, value: Any, kind: str) -> Any:
 
 
 def plainly(function: F) -> F:
-    """Let a function take NumPy's and torch's numbers wherever its signature asks for a number.
+    """Let a function accept NumPy's and torch's numbers wherever its signature has a number.
 
     Raises:
         UserError: on a call, a fraction, a boolean or a text where a number is needed.
@@ -105,7 +105,7 @@ def plainly(function: F) -> F:
     signature = inspect.signature(function)
     kinds = {name: str(p.annotation) for name, p in signature.parameters.items()}
     kinds = {name: kind for name, kind in kinds.items() if set(kind.split(" | ")) & set(NEEDED)}
-    choices = {name for name, kind in kinds.items() if "str" in kind.split(" | ")}  # the function says what it takes
+    choices = {name for name, kind in kinds.items() if "str" in kind.split(" | ")}  # the function checks the names
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Progress bars, on standard error, for work that takes long."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def bar(enabled: bool) -> Progress:
-    """A bar with a count, the time left, and a text; silent where not enabled, and on all ranks but the first."""
+    """A bar with a count, the time left, and a text; only rank 0 shows it, and only where enabled."""
     quiet_import("rich.console")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

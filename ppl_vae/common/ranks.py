@@ -1,9 +1,8 @@
-"""Which part of the work this rank does, and how the parts are put together, where several processes share it.
+"""Work that several processes share: the part of each rank, and how the parts are combined.
 
 A rank is one of N processes, as ``torchrun`` starts them. Work is shared inside :func:`joined` and nowhere else, so
-that a program that uses ``torch.distributed`` for work of its own meets nothing of this; with one rank every function
-here is the plain thing. Units of work (shards of a batch, blocks of data) have seeds of their own, so who does one
-does not matter.
+other uses of ``torch.distributed`` in a program are not affected; with one rank no function here sends a message.
+Each unit of work (a shard of a batch, a block of data) has its seed, so results do not depend on the rank that does it.
 
 Tensors go by ``all_reduce`` and ``broadcast``. Results and errors go by ``all_gather_object``, which pickles: they come
 from processes of this job, which run the same program; no file is read so.
@@ -28,7 +27,9 @@ from .errors import RankError, UserError
 from .files import first_line
 from .memory import assign
 
-TIMEOUT = timedelta(hours=1)  # for a rank that hangs: as long as a block of data may take; a dead one is seen at once
+TIMEOUT = timedelta(
+    hours=1
+)  # for a rank that hangs: as long as a block of data may take; the loss of a rank is detected at once
 T = TypeVar("T")
 
 _sharing = False  # inside joined(), with more than one rank, and not alone()
@@ -55,7 +56,7 @@ def first() -> bool:
 
 
 def local_units(units: Sequence[T]) -> Sequence[T]:
-    """The units of work that this rank does: every N-th, so that long and short ones mix.
+    """The units of work of this rank: every N-th, so that each rank has long and short ones.
 
     Example:
         >>> local_units(range(3))
@@ -71,7 +72,7 @@ def joined() -> Iterator[None]:
     Training, validation and estimates inside are shared; the rest is done by every rank alike. Ranks communicate
     through the process group that is there already, or through one that is made for the time: gloo for tensors on the
     CPU, NCCL for those on a GPU, where rank r of a machine gets GPU r. SIGTERM, by which ``torchrun`` ends the others
-    where one is lost, is taken like Ctrl-C.
+    where one is lost, is handled like Ctrl-C.
 
     Raises:
         RankError: the ranks did not find each other; inside, one was lost.
@@ -111,8 +112,8 @@ def started() -> bool:
 def _init_process_group() -> None:
     if not dist.is_available():
         raise RankError("this build of torch has no torch.distributed; start one process")
-    # its defaults hold the group that is there when it is imported, which an optimiser does in passing: the threads of
-    # the group would then outlive the interpreter, and end the process by abort() now and then
+    # its defaults keep the group that exists when it is imported, which an optimiser may do: the threads of the group
+    # would then outlive the interpreter, and sometimes end the process by abort()
     importlib.import_module("torch.distributed.nn")
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     backend = "gloo"
@@ -139,7 +140,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this rank does all of its work itself, and waits for no other."""
+    """Inside, this rank does all of the work, without messages to others."""
     global _sharing
     before, _sharing = _sharing, False
     try:
@@ -197,7 +198,7 @@ def _flat_message(message: Callable[[Tensor], Any], tensors: Sequence[Tensor]) -
 
 
 def all_reduce_any(*flags: bool) -> tuple[bool, ...]:
-    """Each flag, true where it is true on any rank; for decisions that all ranks must take alike.
+    """Each flag, true where it is true on any rank; for decisions that must be the same on all ranks.
 
     Raises:
         RankError: a rank was lost.
@@ -214,16 +215,16 @@ def all_reduce_any(*flags: bool) -> tuple[bool, ...]:
 
 
 def each(work: Callable[[int], T], units: Sequence[int], track: Callable[[Sequence[int]], Any] = iter) -> list[T]:
-    """``work(unit)`` of every unit, in their order; each rank does its own, and gets them all.
+    """``work(unit)`` of every unit, in their order, on all ranks; each rank does its part.
 
     Args:
-        work: gives what can be sent to other processes: numbers, texts, tensors on the CPU. No messages inside.
-        units: what is to be done, the same on all ranks.
-        track: goes over this rank's units, such as a progress bar's.
+        work: returns what can be sent to other processes: numbers, texts, tensors on the CPU. No messages inside.
+        units: the same on all ranks.
+        track: iterates over the units of this rank, such as a progress bar's.
 
     Raises:
         Exception: that of the first unit that failed, on all ranks: the one that a single process would have met.
-        RankError: a rank was lost, or failed by what is no error of the user's.
+        RankError: a rank was lost, or failed by an error that is not the user's.
 
     Example:
         >>> each(lambda unit: 10 * unit, range(3))
@@ -232,20 +233,19 @@ def each(work: Callable[[int], T], units: Sequence[int], track: Callable[[Sequen
     if count() == 1:
         return [work(unit) for unit in track(units)]
     done: dict[int, T] = {}
-    at = rank()
-    failed: tuple[int, Exception] | None = None
-    try:
+
+    def position() -> int:
+        return rank() + count() * len(done)
+
+    with _caught(position) as failed:
         for unit in track(local_units(units)):
-            done[at] = work(unit)
-            at += count()
-    except Exception as error:
-        failed = at, error
+            done[position()] = work(unit)
     whole = {n: value for part in _exchange(f"{len(units)} units", done, failed) for n, value in part.items()}
     return [whole[n] for n in range(len(units))]
 
 
 def broadcast_object(work: Callable[[], T]) -> T:
-    """What ``work()`` gives on rank 0, which does it :func:`alone` while the others wait; for writing, and choosing.
+    """The result of ``work()``, which rank 0 does :func:`alone` while the others wait; for writing and for choices.
 
     Raises:
         Exception: that of rank 0, on all ranks.
@@ -257,20 +257,17 @@ def broadcast_object(work: Callable[[], T]) -> T:
     """
     if count() == 1:
         return work()
-    value: Any = None
-    failed: tuple[int, Exception] | None = None
-    if first():
-        try:
+    values: list[T] = []
+    with _caught(rank) as failed:
+        if first():
             with alone():
-                value = work()
-        except Exception as error:
-            failed = 0, error
-    found: T = _exchange("broadcast_object", value, failed)[0]
+                values.append(work())
+    found: T = _exchange("broadcast_object", values, failed)[0][0]
     return found
 
 
 def after_first(work: Callable[[], T]) -> T:
-    """``work()`` on every rank, on rank 0 before the others: it may leave files that they find.
+    """``work()`` on every rank, on rank 0 before the others, for which it may leave files.
 
     Raises:
         Exception: that of rank 0, on all ranks.
@@ -295,11 +292,8 @@ def raise_together() -> Iterator[None]:
     if count() == 1:
         yield
         return
-    failed: tuple[int, Exception] | None = None
-    try:
+    with _caught(rank) as failed:
         yield
-    except Exception as error:
-        failed = rank(), error
     _exchange("raise_together", None, failed)
 
 
@@ -313,7 +307,7 @@ def assert_same(what: str, facts: Mapping[str, Any]) -> None:
         >>> assert_same("data", {"sha256": "0a1b"})
     """
     if count() > 1:
-        found = _exchange("assert_same", dict(facts), None)
+        found = _exchange("assert_same", dict(facts), [])
         odd = [key for key in facts if any(f != found[0] and f.get(key) != found[0].get(key) for f in found)]
         if odd:
             raise UserError(
@@ -322,18 +316,28 @@ def assert_same(what: str, facts: Mapping[str, Any]) -> None:
             )
 
 
-def _exchange(what: str, value: Any, failed: tuple[int, Exception] | None) -> list[Any]:
+@contextmanager
+def _caught(position: Callable[[], int]) -> Iterator[list[tuple[int, Exception]]]:
+    """The failure of the work inside, if any, with its position in the order of a single process."""
+    failed: list[tuple[int, Exception]] = []
+    try:
+        yield failed
+    except Exception as error:
+        failed.append((position(), error))
+
+
+def _exchange(what: str, value: Any, failed: list[tuple[int, Exception]]) -> list[Any]:
     """The values of all ranks, in their order; the first failure of any is raised on all."""
-    if failed is not None and isinstance(failed[1], RankError):
-        raise failed[1]  # the others are no longer where they could hear of it
-    sent = None if failed is None else (failed[0], rank(), _portable(failed[1]))
+    for _, error in failed:
+        if isinstance(error, RankError):
+            raise error  # the other ranks no longer take part
     gathered: list[Any] = [None] * count()
     with _lost_rank():
-        dist.all_gather_object(gathered, (what, value, sent))
-    failures = [failure for _, _, failure in gathered if failure is not None]
+        dist.all_gather_object(gathered, (what, value, [(at, rank(), _portable(error)) for at, error in failed]))
+    failures = [failure for _, _, sent in gathered for failure in sent]
     if failures:
         _, origin, error = min(failures, key=lambda f: f[:2])
-        raise failed[1] if failed is not None and origin == rank() else error
+        raise failed[0][1] if origin == rank() else error
     calls = [call for call, _, _ in gathered]
     if set(calls) != {what}:
         raise RankError(f"the ranks do different things ({', '.join(calls)}); give all the same work")
@@ -341,7 +345,7 @@ def _exchange(what: str, value: Any, failed: tuple[int, Exception] | None) -> li
 
 
 def _portable(error: Exception) -> Exception:
-    """An error as other ranks can raise it."""
+    """An error in a form that other ranks can raise."""
     if isinstance(error, UserError | OSError):
         return error
     return RankError(f"rank {rank()} failed: {type(error).__name__}: {first_line(error)}")
@@ -349,7 +353,7 @@ def _portable(error: Exception) -> Exception:
 
 @contextmanager
 def _lost_rank() -> Iterator[None]:
-    """A message that fails is a rank that is gone."""
+    """A message that fails means that a rank was lost."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What has a name, with one line on when to use it. Strings only, so that --help and list need no torch.
+"""The tables of names, with a line on when to use each. Strings only, so that --help and list need no torch.
 
 An entry is ``name: ("module:attribute", use when)`` where :func:`resolve` imports it, else ``name: use when``.
 """
@@ -25,7 +25,7 @@ PAIRS: dict[str, tuple[str, str]] = {
 
 GUIDES: dict[str, tuple[str, str]] = {
     # name: (module:family, use when)
-    "diagonal": ("ppl_vae.guides.diagonal:Diagonal", "the usual one: independent Gaussians, cheap and stable"),
+    "diagonal": ("ppl_vae.guides.diagonal:Diagonal", "the default: independent Gaussians, cheap and stable"),
     "full": ("ppl_vae.guides.full:Full", "the posterior is correlated: a Gaussian with every covariance"),
     "flow": ("ppl_vae.guides.flow:Flow", "the posterior is skewed or curved: a spline flow of zuko (extra: flows)"),
     "mixture": ("ppl_vae.guides.mixture:Mixture", "the posterior has several modes: a mixture of diagonal Gaussians"),
@@ -34,14 +34,8 @@ GUIDES: dict[str, tuple[str, str]] = {
 LIKELIHOODS: dict[str, tuple[str, str]] = {
     "bernoulli": ("ppl_vae.nn.likelihoods:Bernoulli", "x is 0 or 1"),
     "gaussian": ("ppl_vae.nn.likelihoods:Gaussian", "x is real and its noise is known: sigma is fixed"),
-    "gaussian_learned": (
-        "ppl_vae.nn.likelihoods:GaussianLearned",
-        "x is real: one sigma is learned for all coordinates",
-    ),
-    "gaussian_diagonal": (
-        "ppl_vae.nn.likelihoods:GaussianDiagonal",
-        "x is real: a sigma is learned for each coordinate",
-    ),
+    "gaussian_learned": ("ppl_vae.nn.likelihoods:GaussianLearned", "x is real: one sigma is learned for x"),
+    "gaussian_diagonal": ("ppl_vae.nn.likelihoods:GaussianDiagonal", "x is real: a sigma is learned for each number"),
     "gaussian_network": ("ppl_vae.nn.likelihoods:GaussianNetwork", "x is real and its noise depends on z"),
     "continuous_bernoulli": ("ppl_vae.nn.likelihoods:ContinuousBernoulli", "x lies in [0, 1]"),
     "poisson": ("ppl_vae.nn.likelihoods:Poisson", "x is counts"),
@@ -51,13 +45,10 @@ LIKELIHOODS: dict[str, tuple[str, str]] = {
 
 NETWORKS: dict[str, tuple[str, str]] = {
     "mlp": ("ppl_vae.nn.networks:mlp", "data of any shape: hidden holds the widths of the layers"),
-    "conv": (
-        "ppl_vae.nn.convolutions:conv",
-        "series, images and volumes: hidden holds channels, each layer halves the sizes",
-    ),
+    "conv": ("ppl_vae.nn.convolutions:conv", "series, images, volumes: hidden holds channels, each layer halves sizes"),
     "resnet": (
         "ppl_vae.nn.convolutions:resnet",
-        "the same with residual blocks: deeper, for images with much structure",
+        "the same with residual blocks, for images with much structure",
     ),
     "conv1d": ("ppl_vae.nn.convolutions:conv1d", "the same over the last dimension"),
     "conv2d": ("ppl_vae.nn.convolutions:conv2d", "the same over the last two dimensions"),
@@ -79,12 +70,9 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "elbo": ("ppl_vae.objectives.elbo:Elbo", "the one to start with: the evidence lower bound (Trace_ELBO)"),
     "analytic_kl": (
         "ppl_vae.objectives.analytic_kl:AnalyticKL",
-        "for less noise: the ELBO with the KL in closed form (TraceMeanField_ELBO)",
+        "for less noise: the KL in closed form (TraceMeanField_ELBO)",
     ),
-    "iwae": (
-        "ppl_vae.objectives.iwae:IWAE",
-        "for a better model: the importance-weighted bound",
-    ),
+    "iwae": ("ppl_vae.objectives.iwae:IWAE", "for a better model: the importance-weighted bound"),
 }
 
 FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
@@ -92,7 +80,7 @@ FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
 ESTIMATORS: dict[str, tuple[str, str]] = {
     # name: (which side of log p(x) it lies on in expectation, when to use it)
     "elbo": ("lower", "the mean log weight: use it to compare with a training loss"),
-    "iwae": ("lower", "the log of the mean weight, the K-sample bound: use it for the number that is reported"),
+    "iwae": ("lower", "the log of the mean weight, the K-sample bound: use it for the reported number"),
     "psis": ("neither", "the same with the largest weights smoothed by a Pareto law: use it where their tail is heavy"),
     "jvi1": ("neither", "the K-sample bound less its bias of order 1/K, by the jackknife: use it where K is small"),
     "jvi2": ("neither", "the same to order 1/K^2, for K <= 1000: use it where K is very small"),
@@ -102,13 +90,13 @@ ESTIMATORS: dict[str, tuple[str, str]] = {
 PROPOSALS: dict[str, tuple[str, str]] = {
     # name: (the side of the K-sample bound under it, when to use it)
     "guide": ("lower", "draws from the guide: use it where Pareto k is good"),
-    "prior": ("lower", "draws from the prior: use it to see what the guide is worth"),
+    "prior": ("lower", "draws from the prior: use it to measure the gain by the guide"),
     "defensive": ("lower", "a tenth of the draws from the prior, so weights are bounded: use it under a narrow guide"),
     "tempered": ("lower", "draws from the guide made wider: use it where the guide is somewhat too narrow"),
     "qmc": ("lower", "quasi-random draws from the guide: use it for a smaller Monte Carlo error"),
 }
 
-# what a row of a panel may be called: an estimator, the K-sample bound under another proposal, or annealing
+# the rows of a panel: an estimator, the K-sample bound under another proposal, or annealing
 ROWS: dict[str, tuple[str, str]] = {
     **ESTIMATORS,
     **{name: facts for name, facts in PROPOSALS.items() if name != "guide"},
@@ -116,14 +104,14 @@ ROWS: dict[str, tuple[str, str]] = {
 }
 
 OPTIMIZERS: dict[str, str] = {
-    "adam": "the usual one",
-    "adamw": "weights are to decay",
+    "adam": "the default",
+    "adamw": "with weight decay",
     "sgd": "with a tuned rate: the loss is a sum over the batch",
     "adagrad": "gradients are sparse",
 }
 
 SCHEDULES: dict[str, str] = {
-    "constant": "short runs, and runs that are to be made longer later",
+    "constant": "short runs, and runs that may be extended later",
     "linear": "runs of a known length: the learning rate falls to 0",
     "cosine": "the same, slow at both ends",
     "iwae": "reproductions: the eight stages of Burda et al. 2015",
@@ -146,13 +134,13 @@ AXES: dict[str, Mapping[str, Any]] = {
 
 
 def installed() -> dict[str, tuple[str, str]]:
-    """Pairs of installed packages, which declare the entry point ``ppl_vae.pairs``: name to (target, package)."""
+    """Pairs of installed packages, by the entry points ``ppl_vae.pairs``: name to (target, package)."""
     points = metadata.entry_points(group=GROUP)
     return {p.name: (p.value, p.dist.name if p.dist else "?") for p in points if p.name not in PAIRS}
 
 
 def pairs() -> dict[str, tuple[str, str]]:
-    """Every pair with a name: ours, then those of installed packages."""
+    """Every registered pair: those of this package, then those of installed packages."""
     return {**PAIRS, **installed()}
 
 
@@ -160,7 +148,7 @@ def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:
     """The object that a name of a table stands for.
 
     Raises:
-        UserError: the table has no such name (lists those that it has), or an installed package fails to give it.
+        UserError: the table has no such name (lists its names), or an installed package can't provide it.
 
     Example:
         >>> resolve("objective", "iwae", OBJECTIVES).__name__

@@ -1,4 +1,4 @@
-"""Randomness: every unit of work has a seed of its own, so results do not depend on what ran before."""
+"""Randomness: every unit of work has its seed, so results do not depend on what ran before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
 
     Args:
         seed: the user's seed.
-        purpose: what the unit is for, such as ``"train"``; purposes never share a stream.
+        purpose: the kind of unit, such as ``"train"``; two purposes share no stream.
         counters: the position of the unit, such as (block of data, chunk of samples); the last one counts.
 
     Raises:
@@ -54,7 +54,7 @@ def _hashed(*unit: int | str) -> int:
 
 
 def reseed(seed: int, device: torch.device | str = "cpu") -> None:
-    """Seed torch's generator on the CPU and on ``device``, and no other; a GPU is not waited for."""
+    """Seed torch's generator on the CPU and on ``device``, and no other; without waiting for a GPU."""
     torch.default_generator.manual_seed(seed)
     device = torch.device(device)
     if device.type == "cuda":
@@ -63,7 +63,7 @@ def reseed(seed: int, device: torch.device | str = "cpu") -> None:
 
 
 def uniform(like: Tensor, key: Tensor) -> Tensor:
-    r"""Uniform numbers in [0, 1), multiples of 2^-24, that are a function of a key and of nothing else.
+    r"""Uniform numbers in [0, 1), multiples of 2^-24, that are a function of a key alone.
 
     Philox 4x32-10: the same numbers on every device, in a compiled graph as outside, and faster there than torch's own.
 
@@ -103,7 +103,7 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Ten
 
 @contextmanager
 def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Iterator[None]:
-    """Leave the generators of the CPU and of ``device`` as they came in; inside, start from ``seed`` if given.
+    """Restore the generators of the CPU and of ``device`` at the end; inside, start from ``seed`` if given.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -121,9 +121,9 @@ def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Itera
 
 
 def quiet_import(module: str) -> Any:
-    """Import a module without moving Python's global generator, from which some libraries draw when they load.
+    """Import a module and restore Python's global generator, from which some libraries draw when they load.
 
-    What it warns of on loading is not shown: it is for those who wrote the import.
+    Its warnings on loading are not shown: they concern its developers.
     """
     state = random.getstate()
     try:

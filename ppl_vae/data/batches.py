@@ -1,7 +1,8 @@
-"""Where batches come from: tensors on the device, or a loader; addressed by epoch and position."""
+"""Batches, from tensors on the device or from a loader; addressed by epoch and position."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -12,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..common.errors import DataError
 from ..common.fields import X, device_of, each, filled, leaves, named, num_data
-from ..common.files import digest
+from ..common.files import digest, reason
 from ..common.rng import reseed, seed_for
 from . import lazy
 from .epochs import Batches
-from .sets import Split, as_split
+from .splits import Split, as_split
 
 
 class Needs(Protocol):
-    """What a pair takes, see ``scoring.inputs.Needs``: it makes data and labels of what was read."""
+    """The form of data that a pair takes, see ``scoring.inputs.Needs``, which converts what was read to it."""
 
     def scale_of(self, raw: Any) -> int | None: ...
 
@@ -30,7 +31,7 @@ class Needs(Protocol):
 
 
 class Batch(NamedTuple):
-    """Data and labels of a step: all of them, or the rows ``at`` an index of a whole split, for the step to select."""
+    """Data and labels of a step: themselves, or a whole split with the rows ``at`` an index for the step to select."""
 
     x: X
     y: Tensor | None
@@ -59,30 +60,29 @@ def selected(x: X, y: Tensor | None, index: Tensor | None) -> tuple[X, Tensor | 
     return each(lambda t: t.index_select(0, index), x), None if y is None else y.index_select(0, index)
 
 
-class Feed:
-    """The batches of an epoch.
+class Feed(Protocol):
+    """The batches of each epoch.
 
     Attributes:
-        length: batches in an epoch, or None where a loader doesn't say.
-        batch_size: data in a full batch, or None where a loader doesn't say.
-        binarize: what a visit does to the data, see ``data.visit``.
+        length: batches in an epoch; None for a loader without a length.
+        batch_size: examples in a full batch; None for a loader without one.
+        binarize: how each visit binarises the data, see ``data.binarisation.visit``.
     """
 
-    binarize = "none"
+    binarize: str = "none"
     length: int | None
-    batch_size: int | None = None
+    batch_size: int | None
 
     def num_data(self) -> int:
-        """Data in an epoch; a loader knows it at the epoch's end."""
-        return 0
+        """Examples in an epoch; of a loader, known at the epoch's end."""
+        ...
 
     def identity(self) -> Any:
-        """What tells these data from others, for JSON: a digest of tensors, the sizes of a loader."""
-        return None
+        """What identifies the data, for JSON: a digest of tensors, the sizes of a loader."""
 
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from position ``start`` on."""
-        raise TypeError(epoch, start)
+        ...
 
 
 class TensorFeed(Feed):
@@ -114,13 +114,11 @@ class TensorFeed(Feed):
             if device_of(held.x) == self.device:
                 yield Batch(held.x, held.y, self.batches.index(epoch, i))
             else:
-                x, y = self.batches.get(epoch, i)
-                moved = None if y is None else y.to(self.device, non_blocking=True)
-                yield Batch(each(lambda t: t.to(self.device, non_blocking=True), x), moved)
+                yield moved(*self.batches.get(epoch, i), self.device)
 
 
 class LoaderFeed(Feed):
-    """Any ``DataLoader``: data that do not fit, or that are made on the way."""
+    """Any ``DataLoader``: data that do not fit in memory, or are made on demand."""
 
     def __init__(self, loader: Any, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> None:
         self.loader = loader
@@ -142,39 +140,30 @@ class LoaderFeed(Feed):
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         self.seen = 0
         seed = seed_for(self.seed, "epoch", epoch)
-        reseed(seed)  # a loader shuffles from torch's global generator, if it has none of its own
+        reseed(seed)  # a loader without a generator shuffles from torch's global one
         for owner in (self.loader, getattr(self.loader, "sampler", None)):
             if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
                 generator.manual_seed(seed)
         batches = iter(self.loader)
-        i = 0
-        while True:
+        for i in itertools.count():
             reseed(seed_for(self.seed, "load", epoch, i))
             try:
                 batch = next(batches, None)
             except (TypeError, RuntimeError) as error:  # of torch's collation, mostly
-                what = " ".join(str(error).split())[:150]
-                raise DataError(
-                    f"the loader makes no batch of its items: {what}; let them be tensors of one shape"
-                ) from error
+                raise DataError(f"the loader makes no batch of its items: {lazy.COLLATE} ({reason(error)})") from error
             if batch is None:
                 return
             x, y = lazy.unpacked(batch, self.needs.scale_of)
             self.seen += num_data(x)
             if i >= start:
-                x, y = cast(*self.needs(x, y), self.dtype)
-                yield Batch(each(self._moved, x), None if y is None else self._moved(y))
-            i += 1
-
-    def _moved(self, t: Tensor) -> Tensor:
-        return t.to(self.device, non_blocking=True)
+                yield moved(*cast(*self.needs(x, y), self.dtype), self.device)
 
 
 def feed(data: Any, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype, needs: Needs) -> Feed:
-    """Whatever holds training data, as a feed.
+    """Training data of any form, as a feed.
 
     Raises:
-        DataError: it holds none.
+        DataError: there are none.
     """
     if isinstance(data, DataLoader):
         return LoaderFeed(data, seed, device, dtype, needs)
@@ -189,6 +178,12 @@ def cast(x: X, y: Tensor | None, dtype: torch.dtype) -> tuple[X, Tensor | None]:
     """Data and labels in the floating type of a pair; whole numbers stay."""
     y = y.to(dtype) if y is not None and y.is_floating_point() else y
     return each(lambda t: t.to(dtype) if t.is_floating_point() else t, x), y
+
+
+def moved(x: X, y: Tensor | None, device: torch.device) -> Batch:
+    """A batch on the device, without waiting for the copy."""
+    x = each(lambda t: t.to(device, non_blocking=True), x)
+    return Batch(x, None if y is None else y.to(device, non_blocking=True))
 
 
 def fitting(split: Split, device: torch.device) -> Split:

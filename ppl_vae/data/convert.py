@@ -1,29 +1,36 @@
-"""What people have, as the tensors that a pair takes: arrays, lists, tables, sparse matrices, labels of any form.
+"""Arrays, lists, tables, sparse matrices and labels of any form, as the tensors that a pair takes.
 
-Every entry point turns its data into tensors here, so that the same data give the same numbers everywhere.
+Every entry point converts its data here, so that the same data give the same numbers everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..common.errors import DataError
-from ..common.fields import X, leaves, named
+from ..common.fields import X, device_of, leaves, named, num_data
 
+Array: TypeAlias = Tensor | npt.NDArray[Any]
+Labelled: TypeAlias = tuple[X, Tensor | None]  # x (N, *shape), y (N,)
+Parts: TypeAlias = dict[str, Labelled]  # WHOLE, or the splits that a source has
+
+SPLITS = ("train", "valid", "test")
+WHOLE = "all"  # the part of a source without splits
 _REAL = "give a tensor or a NumPy array of real numbers"
 _TOO_LARGE = "has a whole number outside the range of int64, -2^63 to 2^63 - 1: give smaller or floating numbers"
 
 
 def refuse(bad: Tensor, what: str, fix: str) -> None:
-    """Raise where anything is bad, (N, *shape) bool: what it is, the index of the first, and how to fix it.
+    """Raise where any entry is bad, (N, *shape) bool: what is wrong, the index of the first, and how to fix it.
 
     Raises:
-        DataError: something is.
+        DataError: an entry is bad.
     """
     if bool(bad.any()):
         index = int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
@@ -31,10 +38,10 @@ def refuse(bad: Tensor, what: str, fix: str) -> None:
 
 
 def tensor(value: Any, where: str) -> Tensor:
-    """Numbers of any form as a dense tensor without gradient, of the type that they have; never a view of an array.
+    """Numbers of any form as a dense tensor without gradient, in their own type; never a view of an array.
 
     Raises:
-        DataError: they are none; says what they are.
+        DataError: they are not numbers; names their type.
 
     Example:
         >>> tensor([[1, 2], [3, 4]], "x").dtype
@@ -116,10 +123,10 @@ def _of_objects(array: Any, where: str) -> Any:
 def data(value: Any, where: str = "x", scale: int | None = None) -> X:
     """Data as tensors (N, *shape): one, or a dictionary or tuple of them with one leading size.
 
-    Bytes are pixels: divided by 255 unless none exceeds 1, or as ``scale`` (255, or 1 for bits) says; (N, H, W)
+    Bytes are pixels: divided by 255 unless none exceeds 1, or by ``scale`` (255, or 1 for bits); (N, H, W)
     becomes (N, 1, H, W). In a dictionary, bytes (N,) or (N, D) are whole numbers.
     Whole numbers stay whole (int64), booleans become 0 and 1, but stay what they are in a dictionary, where they are
-    masks. NaN is a missing entry, which the likelihood has to know about; an infinity is refused.
+    masks. NaN is a missing entry, which the likelihood has to allow for; an infinity is refused.
 
     Raises:
         DataError: no data, not numbers, an infinity, or fields of different lengths.
@@ -154,9 +161,7 @@ def _part(value: Any, where: str, scale: int | None) -> X:
 def _field(value: Any, where: str, scale: int | None, inside: bool = False) -> Tensor:
     t = tensor(value, where)
     if t.ndim < 1 or not t.numel():
-        raise DataError(
-            f"{where} has shape {tuple(t.shape)}, which holds no data: give (N, *shape), with at least one datum"
-        )
+        raise DataError(f"{where} has shape {tuple(t.shape)}, which holds no data: give (N, *shape), with N >= 1")
     if t.dtype == torch.uint8 and not (inside and t.ndim < 3):  # pixels, and no count, mask or covariate
         if scale == 1 and t.max() > 1:
             raise DataError(
@@ -166,7 +171,7 @@ def _field(value: Any, where: str, scale: int | None, inside: bool = False) -> T
         t = t.unsqueeze(1) if t.ndim == 3 else t
         return t.to(torch.get_default_dtype()) / (scale or byte_scale(t) or 1)
     if t.is_floating_point():
-        refuse(t.isinf(), f"{where} has an infinity", "repair or drop that datum")
+        refuse(t.isinf(), f"{where} has an infinity", "repair or drop that example")
         return t
     return t if t.dtype == torch.bool else t.long()
 
@@ -213,8 +218,10 @@ def labels(value: Any, n: int, where: str = "labels", device: torch.device | Non
     if not y.is_floating_point():
         y = _column(y.long())
     if len(y) != n:
-        raise DataError(f"{where}: {len(y)} labels for {n} data, of shape {tuple(y.shape)}; give one label a datum")
-    refuse(~y.isfinite(), f"{where}: a NaN or an infinity", "repair or drop that datum")
+        raise DataError(
+            f"{where}: {len(y)} labels for {n} data, of shape {tuple(y.shape)}; give one label for each example"
+        )
+    refuse(~y.isfinite(), f"{where}: a NaN or an infinity", "repair or drop that example")
     return y if device is None else y.to(device)
 
 
@@ -224,7 +231,7 @@ def _column(y: Tensor) -> Tensor:
 
 
 def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
-    """Labels of a pair that knows the classes 0 ... C - 1, as int64 (N,): from numbers, a column, or one-hot rows.
+    """Labels of a pair with the classes 0 ... C - 1, as int64 (N,): from numbers, a column, or one-hot rows.
 
     Raises:
         DataError: a label that is no such class; names the first.
@@ -238,7 +245,7 @@ def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
         return y.argmax(1)
     if y.ndim != 1:
         raise DataError(
-            f"{where} have shape {tuple(y.shape)}: this pair takes a class for each datum, (N,) or one-hot "
+            f"{where} have shape {tuple(y.shape)}: this pair takes a class for each example, (N,) or one-hot "
             f"(N, {num_classes})"
         )
     whole = y.long()
@@ -250,3 +257,9 @@ def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
             f"{num_classes - 1}"
         )
     return whole
+
+
+def labelled(x: Any, y: Any, where: str, scale: int | None = None) -> Labelled:
+    """Data and labels as tensors, checked, of one length; bytes divided by ``scale``, or 255 unless bits."""
+    found = data(x, where, scale)
+    return found, labels(y, num_data(found), f"{where} (labels)", device_of(found))

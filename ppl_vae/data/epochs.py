@@ -8,12 +8,12 @@ from torch import Tensor
 from ..common.errors import DataError
 from ..common.fields import device_of, rows
 from ..common.rng import seed_for
-from .readers import Labelled
-from .sets import Split
+from .convert import Labelled
+from .splits import Split
 
 
 class Batches:
-    """Shuffled batches of a split, addressed by (epoch, i), so that a run can go on from anywhere.
+    """Shuffled batches of a split, addressed by (epoch, i), so that a run can resume from any of them.
 
     The order of an epoch is a permutation by (seed, epoch), drawn on the device of the data; it differs between types
     of device. Nothing is binarised here (see `visit`), and nothing is read back to the host.
@@ -36,7 +36,7 @@ class Batches:
         if batch_size < 1:
             raise DataError(f"a batch size of {batch_size}: give 1 or more")
         if not len(split):
-            raise DataError(f"{split.name} holds no data: give at least one datum")
+            raise DataError(f"{split.name} holds no data: give at least one example")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self._epoch: int | None = None
         self._order: tuple[Tensor, ...] = ()

@@ -1,4 +1,4 @@
-"""Data that stay where they are, in a ``Dataset`` or behind a ``DataLoader``, and are read block by block."""
+"""Data that are not held in memory, in a ``Dataset`` or behind a ``DataLoader``: read block by block."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from ..common.errors import DataError
 from ..common.fields import X, each, joined, num_data
+from ..common.files import reason
 from . import convert
 
+COLLATE = "give tensors of one shape"
 ScaleOf = Callable[[Any], int | None]
 
 
 class Lazy:
-    """The rows of a data set, in its own order; nothing is held but the data set.
+    """The rows of a data set, in its order; only the data set itself is held.
 
     Args:
         dataset: has a length and items x, or (x, y).
@@ -49,12 +51,12 @@ def is_lazy(data: Any) -> bool:
 
 
 def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
-    """A data set or a loader as rows to be read later; what can only be read through is read now.
+    """A data set or a loader as rows to be read later; an iterable data set is read now.
 
     A loader's order and its dropped remainder are for training: the rows are those of its data set, in its order.
 
     Raises:
-        DataError: it has no rows, or what it gives is no x or (x, y).
+        DataError: it has no rows, or its items are not x or (x, y).
     """
     loader = data if isinstance(data, DataLoader) else None
     dataset = data if loader is None else loader.dataset
@@ -62,11 +64,11 @@ def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
         batches = loader if loader is not None else DataLoader(dataset, batch_size=256)
         parts = [unpacked(batch, scale_of) for batch in batches]
         if not parts:
-            raise DataError("the data set gave no data; give at least one datum")
+            raise DataError("the data set gave no data; give at least one example")
         ys = [y for _, y in parts if y is not None]
         return joined([x for x, _ in parts]), joined(ys) if ys else None
     if not len(dataset):  # type: ignore[arg-type]
-        raise DataError("the data set holds no data; give at least one datum")
+        raise DataError("the data set holds no data; give at least one example")
     plain = loader is None or loader.batch_size is None or loader.collate_fn is None
     return Lazy(dataset, scale_of) if plain else Lazy(dataset, scale_of, loader.collate_fn)  # type: ignore[union-attr]
 
@@ -75,10 +77,7 @@ def _batch(items: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
     try:
         return collate(items)
     except (TypeError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:150]
-        raise DataError(
-            f"the items of the data set can't be joined to a batch: {what}; let it return tensors"
-        ) from error
+        raise DataError(f"the items of the data set can't be joined to a batch: {COLLATE} ({reason(error)})") from error
 
 
 def unpacked(batch: Any, scale_of: ScaleOf) -> tuple[X, Tensor | None]:
@@ -88,15 +87,13 @@ def unpacked(batch: Any, scale_of: ScaleOf) -> tuple[X, Tensor | None]:
         DataError: it is none of these.
     """
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-    if len(parts) not in (1, 2):
+    is_data = isinstance(parts[0], Mapping | tuple) or hasattr(parts[0], "shape") if parts else False
+    if len(parts) not in (1, 2) or not is_data:
         kinds = ", ".join(type(p).__name__ for p in parts)
         raise DataError(
-            f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y); several fields of a datum are one "
-            f"dictionary, ({{'values': ..., 'mask': ...}}, y)"
+            f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y); several fields of an example are "
+            f"one dictionary, ({{'values': ..., 'mask': ...}}, y)"
         )
-    if not isinstance(parts[0], Mapping | tuple) and not hasattr(parts[0], "shape"):
-        kinds = ", ".join(type(p).__name__ for p in parts)
-        raise DataError(f"a batch of the loader is ({kinds}); it must be a tensor x, or (x, y)")
     x = convert.data(parts[0], "a batch of the loader", scale_of(parts[0]))
     y = parts[1] if len(parts) == 2 else None
     return x, convert.labels(y, num_data(x), "labels of the loader")

@@ -108,12 +108,12 @@ def read_table(
     return x, y, {"scale": None, **reading, "header": header, "whole": whole}
 
 
-def said(reading: Mapping[str, Any]) -> str:
-    """What was taken for the header of a text table; nothing of other data.
+def header_of(reading: Mapping[str, Any]) -> str:
+    """What was taken for the header of a text table, for messages; nothing for other data.
 
     Example:
-        >>> said({"columns": ["a", "b"], "header": True}), said({"columns": ["0"], "header": False}), said({})
-        ('header a, b', 'no header', '')
+        >>> header_of({"columns": ["a", "b"], "header": True}), header_of({"columns": ["0"], "header": False})
+        ('header a, b', 'no header')
     """
     if reading.get("header") is None:
         return ""
@@ -127,7 +127,7 @@ def _columns(
     """The columns to take, and whether the column of labels is there."""
     has = f"it has {_listed(names)}{hint}"
     if doubled := sorted({n for n in names if names.count(n) > 1}):
-        raise DataError(f"{where} has more than one column {doubled[0]!r}: give each a name of its own")
+        raise DataError(f"{where} has more than one column {doubled[0]!r}: rename all but one")
     if label is not None and label not in names and not is_new:
         raise DataError(f"{where} has no column {label!r} for the label: {has}")
     columns = [c.strip() for c in columns.split(",")] if isinstance(columns, str) else columns
@@ -196,7 +196,7 @@ def _read_text(path: Path, text_column: str | None, header: bool | None) -> tupl
     unnamed = header and not names[0] and len(names) > 1  # as pandas and R head the numbers of the rows
     if not all(names[unnamed:]):
         raise DataError(f"{path}: column {names.index('', int(unnamed)) + 1} has no name: name it in the header")
-    unique = [f"{i}" for i in range(len(names))]  # pyarrow refuses doubled names with a line of its own
+    unique = [f"{i}" for i in range(len(names))]  # pyarrow refuses doubled names
     types = {unique[names.index(text_column)]: arrow.string()} if text_column in names else {}
     block = min(max(path.stat().st_size + 1, 1 << 20), (1 << 31) - 1)  # one: the type of a column is that of all of it
     try:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..common.errors import RunError
-from ..data.sets import Split
+from ..data.splits import Split
 from ..draws import generation
 from ..likelihood.result import Estimate
 from ..pairs.base import Pair

@@ -16,7 +16,7 @@ from ..common.entry import entry_point
 from ..common.errors import DataError, RunError, UserError
 from ..common.registry import ROWS
 from ..common.rng import forked
-from ..data.sets import Split
+from ..data.splits import Split
 from ..scoring import programs, trace
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, to_device
 from ..scoring.quantity import refuse_binarised

@@ -16,7 +16,7 @@ from ..common.files import digest
 from ..common.rng import forked
 from ..data.convert import byte_scale, classes, data, labels
 from ..data.lazy import Lazy, as_floating, is_lazy, opened
-from ..data.sets import Data, Split
+from ..data.splits import Data, Split
 from ..data.tables import in_order, is_table, named_only, names_of
 from . import terms
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from ..common.errors import DataError
 from ..common.rng import forked
-from ..data.sets import Data, Split
+from ..data.splits import Data, Split
 from . import terms, trace
 from .domains import as_set
 from .inputs import Needs, device_and_dtype, evaluating, to_device

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..common.errors import NonFiniteError
 from ..common.fields import X
-from ..data.sets import visit
+from ..data.binarisation import visit
 from ..pairs.base import Pair
 from ..scoring import terms, trace
 from ..scoring.param_store import own_store, unmoved

@@ -19,7 +19,7 @@ from ..common.identity import describe
 from ..common.rng import reseed, seed_for
 from ..compile.capture import worthwhile
 from ..data.batches import Batch, Feed, TensorFeed, selected
-from ..data.sets import visit
+from ..data.binarisation import visit
 from ..pairs.base import Pair
 from ..scoring import trace
 from . import optimisers

@@ -14,7 +14,7 @@ from ..common.errors import DataError, UserError
 from ..common.rng import reseed, seed_for
 from ..data.batches import fitting
 from ..data.lazy import Lazy
-from ..data.sets import Data, Split
+from ..data.splits import Data, Split
 from ..objectives.elbo import elbo as elbo_of
 from ..pairs.base import Pair
 from ..scoring import terms, trace
