@@ -21,12 +21,14 @@ _NAMES = {
     "draws.generation": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "draws.posterior": ("Posterior", "posterior"),
     "likelihood.annealing": ("ais", "bdmc"),
-    "likelihood.bounds": ("Sandwich", "eubo"),
+    "likelihood.bounds": ("eubo",),
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
     "likelihood.curves": ("Curve", "bound_curve"),
     "likelihood.estimate": ("log_likelihood", "log_weights"),
     "likelihood.panel": ("Panel", "panel"),
+    "likelihood.refine": ("refine",),
     "likelihood.result": ("Estimate",),
+    "likelihood.sandwich": ("Sandwich",),
     "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
     "objectives.base": ("Objective",),
     "objectives.elbo": ("Elbo",),
@@ -83,7 +85,7 @@ if TYPE_CHECKING:
     )
     from .draws.posterior import Posterior as Posterior, posterior as posterior
     from .likelihood.annealing import ais as ais, bdmc as bdmc
-    from .likelihood.bounds import Sandwich as Sandwich, eubo as eubo
+    from .likelihood.bounds import eubo as eubo
     from .likelihood.curves import Curve as Curve, bound_curve as bound_curve
     from .likelihood.diagnostics import (
         ess as ess,
@@ -93,7 +95,9 @@ if TYPE_CHECKING:
     )
     from .likelihood.estimate import log_likelihood as log_likelihood, log_weights as log_weights
     from .likelihood.panel import Panel as Panel, panel as panel
+    from .likelihood.refine import refine as refine
     from .likelihood.result import Estimate as Estimate
+    from .likelihood.sandwich import Sandwich as Sandwich
     from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
     from .objectives.base import Objective as Objective
     from .objectives.elbo import Elbo as Elbo

@@ -94,6 +94,11 @@ PROPOSALS: dict[str, tuple[str, str]] = {
     "defensive": ("lower", "a tenth of the draws from the prior, so weights are bounded: use it under a narrow guide"),
     "tempered": ("lower", "draws from the guide made wider: use it where the guide is somewhat too narrow"),
     "qmc": ("lower", "quasi-random draws from the guide: use it for a smaller Monte Carlo error"),
+    "refined": ("lower", "a Gaussian fitted to each example: use it where Pareto k of the guide is bad"),
+    "auto": (
+        "lower",
+        "the guide where its k is good, else refined, else annealed: use it for the reported number",
+    ),
 }
 
 # the rows of a panel: an estimator, the K-sample bound under another proposal, or annealing

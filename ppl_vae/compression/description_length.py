@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.rng import forked, reseed, seed_for
-from ..likelihood.estimate import mean_size
+from ..likelihood.result import mean_size
 from ..scoring import observed, terms
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.quantity import LOG_PX, name_of

@@ -11,10 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..likelihood.bounds import Sandwich
 from ..likelihood.curves import Curve
 from ..likelihood.diagnostics import khat_threshold
 from ..likelihood.result import Estimate
+from ..likelihood.sandwich import Sandwich
 from .style import (
     BLUE,
     COLORS,

@@ -32,11 +32,10 @@ from ..scoring.inputs import as_data, device_and_dtype, evaluating, fingerprint,
 from ..scoring.quantity import name_of, refuse_binarised
 from ..scoring.validity import refuse_outside
 from .accumulator import Running, weights_of
-from .bounds import Sandwich
-from .estimate import mean_size
 from .estimators import log_mean
 from .hmc import ACCEPT, LEAPFROG, Path, move
-from .result import Estimate
+from .result import Estimate, mean_size
+from .sandwich import Sandwich
 
 
 def _sigmoid(done: Tensor) -> Tensor:

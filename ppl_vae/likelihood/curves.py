@@ -54,7 +54,7 @@ def bound_curve(
         >>> pv.bound_curve(pair, torch.zeros(3, 5), num_samples=100).sizes
         (1, 2, 5, 10, 20, 50, 100)
     """
-    plan = make_plan(pair, x, y, num_samples, proposal, seed)
+    plan = make_plan(pair, x, y, num_samples, proposal, seed, progress=progress)
     if sizes is None:
         steps = [m * 10**e for e in range(12) for m in (1, 2, 5)]
         steps = [2**e for e in range(40)] if plan.proposal.nets else steps  # a power of two of a net is a net

@@ -14,13 +14,15 @@ from ..common.entry import entry_point
 from ..common.errors import UserError
 from ..common.identity import describe
 from ..compile.products import choose
+from ..guides.refined import Refined
 from ..runs.partial import Ledger
 from ..scoring.inputs import device_and_dtype, fingerprint
 from ..scoring.quantity import name_of
 from .estimators import ESTIMATORS, log_mean_exp
 from .proposals import PROPOSALS
 from .records import Estimator, EstimatorLike, Proposal, ProposalLike, resolve
-from .result import Estimate
+from .result import Estimate, mean_size
+from .staged import staged
 from .streaming import Plan, plan as make_plan
 
 
@@ -105,9 +107,19 @@ def estimates(
 ) -> list[Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass."""
     asked = [resolve(Estimator, one, ESTIMATORS) for one in estimators]
-    plan = make_plan(pair, x, y, num_samples, **setting)
+    source = resolve(Proposal, setting.get("proposal", "guide"), PROPOSALS)
     for one in asked:
-        refuse_mismatch(one, plan.proposal, num_samples)
+        refuse_mismatch(one, source, num_samples)
+    if source.stages:
+        options = {k: setting[k] for k in ("seed", "capture")} | {"progress": progress, "resume": resume}
+        rest: dict[str, Any] = {**setting, **options, "proposal": "guide"}
+
+        def by_guide(pair: Any, x: Any, y: Tensor | None, num_samples: int, seed: int) -> Estimate:
+            return estimates(pair, x, y, num_samples, ("iwae",), **{**rest, "seed": seed})[0]
+
+        return [staged(by_guide, pair, x, y, num_samples, **options)]
+    plan = make_plan(pair, x, y, num_samples, progress=progress, resume=resume, **setting)
+    pair = plan.pair
     made_by = {"estimators": [describe(one) for one in asked], "proposal": describe(plan.proposal)}
     about = {"work": "log_likelihood", **plan.setting, **made_by, "precision": plan.precision}
     if resume is not None:
@@ -132,6 +144,7 @@ def estimates(
         "precision": plan.precision,
         "scramblings": math.ceil(num_samples / plan.chunk) if plan.proposal.nets else 0,
         "name": name_of(pair, plan.x, plan.y),
+        "refined": pair.guide.summary() if isinstance(pair.guide, Refined) else {},
     }
     return [
         Estimate(
@@ -172,6 +185,8 @@ def refuse_mismatch(estimator: Estimator, proposal: Proposal, num_samples: int) 
         UserError: says why.
     """
     name, least, most = estimator.name, estimator.least, estimator.most
+    if proposal.stages and estimator.function is not log_mean_exp:
+        raise UserError(f"proposal={proposal.name!r} gives the K-sample bound, not estimator={name!r}: use 'refined'")
     scatter_serves = not proposal.nets or estimator.function is log_mean_exp
     if (estimator.independent and not proposal.independent) or not scatter_serves:
         raise UserError(
@@ -212,11 +227,5 @@ def log_weights(
         >>> bool(torch.allclose(pv.ess(log_w), est.ess))
         True
     """
-    plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block)
+    plan = make_plan(pair, x, y, num_samples, proposal, seed, chunk, block, progress=progress)
     return torch.cat(plan.each("weights", progress, plan.weights_at), 1)
-
-
-def mean_size(num_dims: Tensor) -> float | int:
-    """Numbers observed of an example, on average; whole where it is."""
-    mean = float(num_dims.mean())
-    return int(mean) if mean.is_integer() else mean

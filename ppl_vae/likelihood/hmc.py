@@ -73,7 +73,7 @@ class Path:
                     f"from"
                 )
 
-    def _latents(self, values: dict[str, Tensor]) -> dict[str, programs.TracedSite]:
+    def latents(self, values: dict[str, Tensor]) -> dict[str, programs.TracedSite]:
         """The latent sites of the model, in its order, at given values."""
         chains = next(iter(values.values())).shape[0]
         found = programs.sites(self.pair.model, self.model_args, num_samples=chains, values=values)
@@ -85,7 +85,7 @@ class Path:
         Raises:
             PairError: names the site.
         """
-        for name, draw in self._latents(self.values).items():
+        for name, draw in self.latents(self.values).items():
             if not bool(holds(draw.fn, values[name]).all()):
                 raise PairError(
                     f"site {name!r}: the guide draws values outside the support of the model's {title(draw.fn)}, where "
@@ -94,7 +94,7 @@ class Path:
 
     def unconstrained(self, values: dict[str, Tensor]) -> Tensor:
         """Latents by site to u (C, B, n)."""
-        sites = self._latents(values)
+        sites = self.latents(values)
         parts = [unconstraining(n, sites[n].fn).inv(values[n]) for n in self.shapes]
         return torch.cat([p.reshape(*p.shape[:2], -1) for p in parts], -1)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from ..scoring.terms import Terms
 from ..scoring.trace import call_args
 from . import quantiles
 from .records import Proposal
+from .refine import refine
 from .tempering import tempered as tempered_distribution
 
 SHARE = 0.1  # of the defensive mixture's draws that come from the prior
@@ -102,6 +105,34 @@ def tempered(temperature: float = TEMPERATURE) -> Proposal:
     return Proposal(f"tempered({temperature:g})", draw)
 
 
+def refined(**options: Any) -> Proposal:
+    """A Gaussian fitted to each example by :func:`ppl_vae.refine`, from which fresh draws are made.
+
+    Args:
+        options: of :func:`ppl_vae.refine`: ``family``, ``steps``, ``num_particles``, ``rounds``, ``widen``, ``df`` and
+            ``block``.
+
+    Raises:
+        UserError: an option that it does not take.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> x = torch.randn(2, 5)
+        >>> est = pv.log_likelihood(pair, x, num_samples=99, proposal=pv.proposals.refined(family="diagonal"))
+        >>> est.proposal, est.refined["family"]
+        ("refined(family='diagonal')", 'diagonal')
+    """
+    known = [name for name, p in inspect.signature(refine).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    ours = [name for name in known if name not in ("seed", "progress", "resume", "capture")]
+    for name in options:
+        if name not in ours:
+            raise UserError(f"refined has no option {name!r}: choose from {', '.join(ours)}")
+    shown = ", ".join(f"{k}={v!r}" for k, v in options.items())
+    fit = partial(refine, **options) if options else refine
+    return Proposal(f"refined({shown})" if options else "refined", guide, reach="guide", fit=fit)
+
+
 def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
     """z ~ q(z|x) from quasi-random points: one scrambled Sobol sequence through the guide's inverse distribution.
 
@@ -143,5 +174,7 @@ PROPOSALS = {
         _named("defensive", defensive, reach="prior", independent=False),
         _named("tempered", tempered().function),
         _named("qmc", qmc, reach="guide", independent=False, nets=True),
+        _named("refined", guide, reach="guide", fit=refine),
+        _named("auto", guide, stages=("guide", "refined", "ais")),
     )
 }

@@ -86,6 +86,9 @@ class Proposal:
         independent: whether the draws are independent of each other.
         nets: whether each call gives one randomised point set: the error then comes from the scatter of the calls,
             which serves the mean weight alone.
+        fit: what makes another guide for the data before the first draw: (pair, x, y, seed=, progress=, resume=,
+            capture=) to a guide; None where that of the pair serves.
+        stages: proposals to try in turn, for the examples whose Pareto k is not good under those before.
         reach: where draws can fall, which decides whether equal weights prove an estimate exact: ``"prior"``, wherever
             the prior's do; ``"guide"``, where the guide's do; ``""``, not known.
         use_when: one sentence.
@@ -101,6 +104,8 @@ class Proposal:
     nets: bool = False
     reach: str = ""
     use_when: str = ""
+    fit: Callable[..., Any] | None = None
+    stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_side(self.name, self.side)

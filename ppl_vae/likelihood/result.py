@@ -22,6 +22,9 @@ SIDES = {
 }
 
 
+SOURCES = ("guide", "refined", "ais")  # the stages of the proposal "auto"
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """log p(x) of each example, in nats, with its error and its diagnostics; all (N,) float64 on the CPU.
@@ -50,6 +53,8 @@ class Estimate:
         num_temperatures: of annealing; 0 without.
         precision: of the matrix products, see :func:`~ppl_vae.log_likelihood`.
         scramblings: independent point sets, from whose scatter ``std_error`` comes; 0 where draws are independent.
+        refined: of a refined guide, its family and the steps that were spent.
+        source: (N,) where the draws of each example come from under ``"auto"``: the place of the name in ``SOURCES``.
         custom: what identifies a custom estimator or proposal: its qualified name and the digest of its source.
     """
 
@@ -72,6 +77,8 @@ class Estimate:
     precision: str = "float32"
     scramblings: int = 0
     custom: dict[str, Any] = field(default_factory=dict)
+    refined: dict[str, Any] = field(default_factory=dict)
+    source: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -88,8 +95,16 @@ class Estimate:
 
     @property
     def unreliable(self) -> Tensor:
-        """(N,) bool: examples whose k is not below the threshold for this K; exact ones never are."""
-        return ~(self.khat < khat_threshold(self.num_samples))
+        """(N,) bool: examples whose k is not below the threshold for this K; exact and annealed ones never are."""
+        bad = ~(self.khat < khat_threshold(self.num_samples))
+        return bad if self.source is None else bad & (self.source != SOURCES.index("ais"))
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """How many examples were estimated by each proposal, under ``"auto"``."""
+        if self.source is None:
+            return {}
+        return {name: n for i, name in enumerate(SOURCES) if (n := int((self.source == i).sum()))}
 
     @property
     def side(self) -> str:
@@ -149,6 +164,8 @@ class Estimate:
             "khat_fraction_unreliable": float(self.unreliable.double().mean()),
             "khat_exact": int((self.khat == -math.inf).sum()),
         }
+        found |= {"refined": self.refined} if self.refined else {}
+        found |= {"sources": self.sources} if self.sources else {}
         found |= {} if self.precision == "float32" else {"precision": self.precision}
         return found | ({"custom": self.custom} if self.custom else {})
 
@@ -172,3 +189,9 @@ class Estimate:
         listed = f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
         threshold = khat_threshold(self.num_samples)
         return f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f}){listed}"
+
+
+def mean_size(num_dims: Tensor) -> float | int:
+    """Numbers observed of an example, on average; whole where it is."""
+    mean = float(num_dims.mean())
+    return int(mean) if mean.is_integer() else mean

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pyro
@@ -204,6 +205,8 @@ def plan(
     block: int | None = None,
     capture: bool | str = "auto",
     precision: str = "float32",
+    progress: bool = False,
+    resume: str | Path | None = None,
 ) -> Plan:
     """Fix what an estimate is made of, and refuse what can't be; the arguments are those of ``log_likelihood``.
 
@@ -216,6 +219,9 @@ def plan(
     source = resolve(Proposal, proposal, PROPOSALS)
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
+    if source.fit is not None:
+        found = source.fit(pair, x, y, seed=seed, progress=progress, resume=resume, capture=capture)
+        pair = pair.with_guide(found)
     even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
     chunk = min(num_samples, chunk or (net_size(num_samples, NET) if source.nets else even))
     rows = min(ROWS, max(1, NUMBERS // max(1, numbers_of(x))))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -94,5 +96,29 @@ class Ledger:
         if kind is not None:
             self.write()
         elif self.path is not None:
-            for path in {self.path, *self._files}:
-                path.unlink(missing_ok=True)
+            files, later = {self.path, *self._files}, _later.get()
+            if later is None:
+                _remove(files)
+            else:
+                self.write()
+                later |= files
+
+
+_later: ContextVar[set[Path] | None] = ContextVar("later", default=None)  # files that the whole work removes
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Work in several steps: what a finished step has kept stays in its file until the last step is finished."""
+    files: set[Path] = set()
+    token = _later.set(files)
+    try:
+        yield
+    finally:
+        _later.reset(token)
+    _remove(files)

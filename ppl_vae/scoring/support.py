@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -131,8 +132,8 @@ def drawn_in(fn: Any, value: Tensor) -> tuple[Tensor, Tensor | None]:
     return torch.where(core.check(value), value, middle), holds(fn, value)
 
 
-def unconstraining(name: str, fn: Any) -> Transform:
-    """The map from unconstrained numbers to the support of a distribution.
+def unconstraining(name: str, fn: Any, first: bool = False) -> Transform:
+    """The map from unconstrained numbers to the support of a distribution; ``first`` takes that of its first example.
 
     Raises:
         PairError: there is none; names the site.
@@ -140,6 +141,8 @@ def unconstraining(name: str, fn: Any) -> Transform:
     support = core_of(support_of(fn))
     if support is None:
         return identity_transform  # beyond its support a density is zero, and a move there is not taken
+    if first:
+        support = _first(support, len(fn.event_shape))
     try:
         transform = biject_to(support)
     except NotImplementedError:
@@ -149,6 +152,17 @@ def unconstraining(name: str, fn: Any) -> Transform:
         ) from None
     rest = len(fn.event_shape) - transform.codomain.event_dim
     return IndependentTransform(transform, rest) if rest > 0 else transform
+
+
+def _first(support: Any, event_dim: int) -> Any:
+    """A constraint whose bounds are those of the first draw of the first example, without dimensions for either."""
+    found = copy.copy(support)
+    for name, part in vars(support).items():
+        if isinstance(part, Tensor) and part.dim() > event_dim:
+            setattr(found, name, part[(0,) * (part.dim() - event_dim)])
+        elif isinstance(part, constraints.Constraint):
+            setattr(found, name, _first(part, event_dim))
+    return found
 
 
 def legal_number(fn: Any) -> Tensor:

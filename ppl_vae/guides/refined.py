@@ -1,0 +1,196 @@
+"""A Gaussian for each example of a data set, with parameters of its own, as a guide for these data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+from torch.distributions.transforms import ReshapeTransform, identity_transform
+
+from ..common.errors import DataError
+from ..common.fields import X, leaves, num_data
+
+MIX = -0x61C8864680B583EB  # an odd number whose bits look random
+
+
+class Refined(nn.Module):
+    r"""A guide with a Gaussian for each of N examples, over all latents in their unconstrained space.
+
+    .. math:: q(u | x_b) = N(u; \mu_b, L_b L_b^\top), \qquad z_i = T_i(u_i)
+
+    or a Student's t of the same location and scale. :func:`ppl_vae.refine` makes it. Sites are drawn one after another,
+    each given those before it. An example is found by its content, so batches may be of any size and order; other data
+    are refused.
+
+    Args:
+        x: the N examples, as the pair takes them.
+        y: their labels (N,), where there are any.
+        loc: :math:`\mu` (N, n), over the sites one after another.
+        root: L, lower triangular (N, n, n); or its diagonal (N, n), where it is diagonal.
+        sites: by name, the shape of the site in its unconstrained space, and the map T from there.
+        df: degrees of freedom of the Student's t, where L has every entry; infinite for the Gaussian.
+        steps: that were spent on each example (N,).
+        khat: Pareto k of each (N,), on the draws that decided about another round.
+
+    Raises:
+        DataError: when it runs, on an example that it has no parameters for.
+
+    Example:
+        >>> import torch, ppl_vae as pv
+        >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+        >>> guide = pv.refine(pair, torch.randn(4, 5), steps=5)
+        >>> guide.loc.shape, guide.root.shape
+        (torch.Size([4, 2]), torch.Size([4, 2, 2]))
+    """
+
+    keys: Tensor
+    order: Tensor
+    keys_with_labels: Tensor
+    order_with_labels: Tensor
+    loc: Tensor
+    root: Tensor
+    steps: Tensor
+    khat: Tensor
+
+    def __init__(
+        self, x: X, y: Tensor | None, loc: Tensor, root: Tensor, sites: Mapping[str, tuple[torch.Size, Transform]],
+        df: float, steps: Tensor, khat: Tensor,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.sites = dict(sites)
+        self.df = df
+        parts = leaves(x) if y is None else [*leaves(x), y]
+        # buffers, since a compiled graph on a GPU can't make them: Triton narrows an arange to 32 bits
+        self.num_parts = len(parts)
+        for i, factor in enumerate(factors_of(*parts)):
+            self.register_buffer(f"factor_{i}", factor)
+        for end, given in (("", leaves(x)), ("_with_labels", parts)):
+            keys, order = row_keys(given, self.factors).sort(stable=True)
+            self.register_buffer(f"keys{end}", keys)
+            self.register_buffer(f"order{end}", order)
+        self.register_buffer("loc", loc)
+        self.register_buffer("root", root)
+        self.has_labels = y is not None
+        self.register_buffer("steps", steps)
+        self.register_buffer("khat", khat)
+
+    def __len__(self) -> int:
+        return len(self.loc)
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """What :func:`row_keys` multiplies by, of each tensor of an example."""
+        return [getattr(self, f"factor_{i}") for i in range(self.num_parts)]
+
+    @property
+    def family(self) -> str:
+        """``"full"`` or ``"diagonal"``."""
+        return "full" if self.root.dim() == 3 else "diagonal"
+
+    def extra_repr(self) -> str:
+        return f"{len(self)} examples, family={self.family!r}, sites={list(self.sites)}"
+
+    def summary(self) -> dict[str, Any]:
+        """The family, and the steps that were spent: on one example on average, and at most."""
+        steps = self.steps.double()
+        return {"family": self.family, "steps_mean": float(steps.mean()), "steps_max": int(steps.max())}
+
+    def rows(self, x: X, y: Tensor | None = None) -> Tensor:
+        """Where the examples of a batch stand among the N, (B,); -1 where none is the same.
+
+        Labels tell equal x apart. An example that is there twice stands at its first place.
+        """
+        named = y is not None and self.has_labels
+        keys, order = (self.keys_with_labels, self.order_with_labels) if named else (self.keys, self.order)
+        wanted = row_keys([*leaves(x), y] if named and y is not None else leaves(x), self.factors)
+        at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        return torch.where(keys[at] == wanted, order[at], -1)
+
+    def forward(self, x: X, y: Tensor | None = None) -> None:
+        rows = self.rows(x, y)
+        if type(rows) is Tensor:  # values; a graph that is being traced has none, and gives NaN below
+            self._refuse_others(rows)
+        unknown = (rows < 0).unsqueeze(-1)
+        loc = torch.where(unknown, torch.nan, self.loc[rows])  # (B, n)
+        root = self.root[rows]
+        noise = loc[..., :0]  # of the sites so far, (K, B, done)
+        done = 0
+        with pyro.plate("data", num_data(x), dim=-1):
+            for name, (shape, transform) in self.sites.items():
+                part = slice(done, done + shape.numel())
+                center, scale = loc[:, part], root[:, part, part] if root.dim() == 3 else root[:, part]
+                if root.dim() == 3 and done:
+                    center = center + (root[:, part, :done] @ noise.unsqueeze(-1)).squeeze(-1)
+                z = pyro.sample(name, self._site(center, scale, noise, shape, transform))
+                done = part.stop
+                if root.dim() == 3 and done < loc.shape[1]:
+                    u = transform.inv(z)
+                    u = u.reshape(*u.shape[: u.dim() - len(shape)], -1)
+                    own = torch.linalg.solve_triangular(scale, (u - center).unsqueeze(-1), upper=False).squeeze(-1)
+                    noise = torch.cat([noise.expand(*own.shape[:-1], -1), own], -1)
+
+    def _site(self, loc: Tensor, root: Tensor, before: Tensor, shape: torch.Size, transform: Transform) -> Any:
+        """The distribution of a site given the noise (K, B, done) of those before it."""
+        if root.dim() == 2:
+            base = dist.Normal(loc, root).to_event(1)
+        elif math.isinf(self.df):
+            base = dist.MultivariateNormal(loc, scale_tril=root)
+        else:
+            df = self.df + before.shape[-1]
+            wider = ((self.df + before.square().sum(-1)) / df).sqrt()
+            base = dist.MultivariateStudentT(loc.new_tensor(df), loc, wider[..., None, None] * root)
+        parts: list[Transform] = [] if len(shape) == 1 else [ReshapeTransform(loc.shape[-1:], shape)]
+        parts += [] if transform is identity_transform else [transform]
+        return dist.TransformedDistribution(base, parts) if parts else base
+
+    def _refuse_others(self, rows: Tensor) -> None:
+        lost = torch.nonzero(rows < 0)
+        if len(lost):
+            raise DataError(
+                f"example {int(lost[0])} of {len(rows)} is none of the {len(self)} that this guide was refined for: "
+                f"refine the pair for these data; stochastic binarisation needs the same seed in both"
+            )
+
+
+def standard(like: Tensor, df: float) -> Any:
+    """What ``Refined`` draws from, at location 0 and scale 1: (*like.shape) numbers that are one event."""
+    if math.isinf(df):
+        return dist.Normal(torch.zeros_like(like), 1.0).to_event(1)
+    eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+    return dist.MultivariateStudentT(like.new_tensor(df), torch.zeros_like(like), eye)
+
+
+def factors_of(*parts: Tensor) -> list[Tensor]:
+    """Odd factors that look random, one for each number of an example of each tensor, (numbers,) int64."""
+    return [2 * _mixed(torch.arange(1, t[:1].numel() + 1, device=t.device)) + 1 for t in parts]
+
+
+def row_keys(parts: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
+    """A 64-bit key of the content of each example, (B,) int64: equal numbers have equal keys, on every device.
+
+    Two of 10,000 different examples share a key with a probability of some 1e-12.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+        >>> one, other = row_keys([x], factors_of(x)).tolist()
+        >>> one == other
+        False
+    """
+    total = torch.zeros(len(parts[0]), dtype=torch.int64, device=parts[0].device)
+    for part, factor in zip(parts, factors, strict=False):
+        bits = (part.double() + 0.0).reshape(len(part), -1).contiguous().view(torch.int64)  # -0.0 is 0.0
+        total = _mixed(total * MIX + (_mixed(bits) * factor).sum(1))
+    return total
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """A bijection of 64-bit numbers under which every bit depends on many."""
+    for shift in (32, 29, 32):
+        bits = (bits ^ (bits >> shift)) * MIX
+    return bits ^ (bits >> 32)
