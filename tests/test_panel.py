@@ -75,7 +75,7 @@ def test_bad_weights_are_named_with_their_remedy() -> None:
     assert "From above: nothing" in text
     assert "10 of 10 data unreliable, Pareto k >= 0.67 (index 0, 1, 2, 3, 4, 5, 6, 7, ...)" in text
     assert "more samples hardly help" in text
-    assert "Remedy: try defensive, tempered, ais" in text
+    assert "Remedy: try refined, defensive, ais" in text
     assert "cubo is no bound here: for 10 of 10 data" in text
     assert pv.panel(toy(0.5), x, None, ("iwae",), 100).sentences() == [
         "Every weight equals p(x): the figures are exact."

@@ -10,8 +10,9 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..common.custom import as_given
 from ..common.errors import UserError
-from .options import Common, Estimating, JsonOpt, Source
+from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, Source
 from .output import print_json, screen
 from .runs import open_runs
 
@@ -21,6 +22,7 @@ NUMBERS = ("elbo", "elbo_se", "log_px", "log_px_se", "ess", "khat", "unreliable"
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
     *,
+    proposal: Annotated[str, typer.Option("--proposal", help=PROPOSAL_HELP)] = "guide",
     estimating: Estimating,
     source: Source,
     common: Common,
@@ -37,7 +39,8 @@ def compare(
     opened = dict(zip(names, open_runs(runs, common, source, estimating.limit), strict=True))
     refuse_different({name: each.config["data"] for name, each in opened.items()}, source.data)
     part = opened[names[0]].part
-    options = {"num_samples": estimating.num_samples, "seed": common.seed, **estimating.switches()}
+    how = {"proposal": as_given(proposal), "num_samples": estimating.num_samples, "seed": common.seed}
+    options = {**how, **estimating.switches()}
     table = compare_pairs({name: each.pair for name, each in opened.items()}, part, progress=not json_, **options)
     rows = [
         {"run": name}

@@ -125,6 +125,8 @@ def table(result: dict[str, Any], figures: int = 0) -> Table:
             shown.add_row("Pareto k", "exact", bad)
         else:
             shown.add_row("Pareto k", "none", "too few samples to estimate it")
+    if r.get("sources"):
+        shown.add_row("proposals", ", ".join(f"{n} {name}" for name, n in r["sources"].items()), "examples")
     if "run" in r:
         shown.add_row("run folder", r["run"], "")
         shown.add_row("figures", f"{r['run']}/figures" if figures else "none", f"{figures} files" if figures else "")

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from ..common.custom import FILE, absolute, as_given
 from ..common.errors import RunError, UserError
-from ..common.registry import DATASETS, PAIRS, installed
+from ..common.registry import DATASETS, PAIRS, PROPOSALS, installed
 from ..pairs.options import convert, flag, help_of, read, takes_parts
 from ..training.config import FitConfig, option
 from .options import JsonOpt, as_parameter, as_switch, positive
@@ -99,12 +99,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out, with its own options.")] = False,
     num_samples: Annotated[int, typer.Option("--num-samples", help="K of the evaluation at the end.")] = 5000,
     limit: Annotated[int | None, typer.Option("--limit", help="Evaluate on the first N test examples only.")] = None,
+    proposal: Annotated[str, typer.Option("--proposal", help=f"Of that evaluation: {', '.join(PROPOSALS)}.")] = "guide",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars for TensorBoard.")] = False,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figures.")] = True,
     json_: JsonOpt = False,
 ) -> None:
     """Train a pair, evaluate it on the test data, and draw its figures."""
     positive(num_samples=num_samples, limit=limit)  # needed only after the training
+    if proposal not in PROPOSALS:
+        raise UserError(f"--proposal {proposal}: choose one of {', '.join(PROPOSALS)}; evaluate takes FILE.py:NAME too")
     if handed is not None and _is_given(ctx, "pair") and handed != pair:
         raise UserError(f"the pair is {pair!r}, and --pair is {handed!r}; give one of them")
     builder = absolute(handed or pair)
@@ -113,7 +116,7 @@ def train(
     request: dict[str, Any] = {
         "pair": builder, "options": options,
         **asdict(data), **asdict(loss), **{f.name: getattr(config, f.name) for f in fields(FitConfig)},
-        "num_samples": num_samples, "limit": limit, "figures": figures,
+        "num_samples": num_samples, "limit": limit, "proposal": proposal, "figures": figures,
     }  # fmt: skip
     request |= {name: absolute(ctx.params[name]) for name in CHOICES}  # as written: a record holds no function
     request["objective"] = request["objective"] or "elbo"
@@ -183,7 +186,8 @@ def _finished(pair: Any, request: dict[str, Any], test: Any, history: Any, folde
     from . import report
 
     seed = request["seed"]
-    result, estimate = report.evaluate(pair, pair.name, request["data"], test, request["num_samples"], seed)
+    how = request["num_samples"], seed, request["proposal"]
+    result, estimate = report.evaluate(pair, pair.name, request["data"], test, *how)
     ranks.broadcast_object(lambda: report.record(folder, result, estimate, test))
     if not request["figures"]:
         return result, 0
@@ -195,7 +199,7 @@ def _finished(pair: Any, request: dict[str, Any], test: Any, history: Any, folde
 
 # may change when a run is resumed; the data are compared by their checksum
 CHANGEABLE = {
-    "epochs", "device", "data", "data_root", "num_samples", "limit", "figures",
+    "epochs", "device", "data", "data_root", "num_samples", "limit", "proposal", "figures",
     *(f.name for f in fields(FitConfig) if not f.compare),
 }  # fmt: skip
 
@@ -213,7 +217,7 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     kinds = {"pair": str, "options": dict, "data": str}
     if not isinstance(recorded, dict) or any(not isinstance(recorded.get(k), kind) for k, kind in kinds.items()):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
-    defaults = {f.name: f.default for kind in (Data, Loss, FitConfig) for f in fields(kind)}
+    defaults = {f.name: f.default for kind in (Data, Loss, FitConfig) for f in fields(kind)} | {"proposal": "guide"}
     then: dict[str, Any] = {**defaults, **recorded}  # older versions had fewer options
     then["capture"] = as_switch("capture", then["capture"])
     if is_custom(config, then["pair"]):

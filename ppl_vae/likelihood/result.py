@@ -174,6 +174,8 @@ class Estimate:
         how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         how += "" if self.precision == "float32" else f"{self.precision} products, "
         mean = "ELBO" if self.proposal == "guide" else "mean log weight"
+        sources = ", ".join(f"{n} {name}" for name, n in self.sources.items())
+        how += f"{sources}; " if sources else ""
         return (
             f"{self.name} {float(self.log_px.mean()):.3f} ± {self.data_error:.3f} nats ({SIDES[self.side]}; {how}"
             f"K = {self.num_samples}, seed {self.seed}, {len(self)} data)\n"

@@ -122,7 +122,7 @@ def _remedy(rows: Rows, reasons: Mapping[str, str], weighed: Rows) -> str:
         return f"Remedy: more samples, --num-samples {_needed(bad)} (num_samples=)."
     if any(e.annealed for e in rows.values()):
         return "Believe ais before the rest: it does not live on the guide's weights."
-    rest = [name for name in ("defensive", "tempered", "ais") if name not in rows and name not in reasons]
+    rest = [name for name in ("refined", "defensive", "ais") if name not in rows and name not in reasons]
     return f"Remedy: try {', '.join(rest)}; or {RICHER}" if rest else f"Remedy: {RICHER}"
 
 
