@@ -104,11 +104,11 @@ def test_streaming_is_the_plain_formula() -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 def test_merging_chunks_loses_nothing(chunk: int) -> None:
     """Fixed weights, however they are cut, give the sums of all of them, also far outside the range of exp."""
-    from ppl_vae.likelihood.accumulator import Running, weights_of
+    from ppl_vae.likelihood.accumulator import Accumulator, weights_of
 
     log_w = 30 * torch.randn(1000, 5, dtype=torch.float64) + torch.tensor([0.0, 2000.0, -3000.0, 700.0, -700.0])
     log_w[:400, 4] = -math.inf
-    whole, cut = Running(1000), Running(1000)
+    whole, cut = Accumulator(1000), Accumulator(1000)
     zero = torch.zeros_like(log_w)
     whole.add(weights_of(pv.Terms(log_w, zero, zero, sites={})))
     for part in log_w.split(chunk):

@@ -19,9 +19,9 @@ from torch.optim import SGD, Adam, lr_scheduler
 
 import ppl_vae as pv
 from ppl_vae.common.rng import reseed, seed_for
-from ppl_vae.training.rates import packed, unpacked
 from ppl_vae.training.schedules import BETA_SCHEDULES, SCHEDULES
 from ppl_vae.training.step_graph import StepGraphs
+from ppl_vae.training.torch_schedulers import packed, unpacked
 
 PER_EPOCH = 3  # batches of 32 of 90
 

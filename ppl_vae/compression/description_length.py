@@ -19,12 +19,12 @@ from ..scoring.quantity import LOG_PX, name_of
 from ..scoring.support import is_discrete
 from ..scoring.validity import refuse_outside, refuse_unweighable
 
-ROWS = 8192  # particles times data that are scored at once
+ROWS = 8192  # particles times examples that are scored at once
 
 
 @dataclass(eq=False)
 class DescriptionLength:
-    r"""The bits that a pair needs for each datum, on average over its guide; (N,) float64 on the CPU.
+    r"""The bits that a pair needs for each example, on average over its guide; (N,) float64 on the CPU.
 
     Attributes:
         bits_z: what the latents cost, :math:`\mathbb{E}_q[\log_2 q(z|x) - \log_2 p(z)]`: the rate.
@@ -32,10 +32,10 @@ class DescriptionLength:
             a model that observes the labels too, theirs are among them: ``name`` is then ``"log p(x, y)"``.
         std_error: of their sum, from the draws.
         sites: ``bits_z`` by latent site.
-        num_dims: observed numbers of one datum, labels among them where they are observed.
-        num_samples: draws of the guide for each datum.
+        num_dims: observed numbers of one example, labels among them where they are observed.
+        num_samples: draws of the guide for each example.
         seed: the seed.
-        is_code: whether the data are discrete, so that the bits can be had by ``pv.compress``; those of a density are
+        is_code: whether the data are discrete, so that ``pv.compress`` reaches this length; the bits of a density are
             relative to a unit of x, and may be negative.
         name: the log density that the code is for, see :class:`~ppl_vae.Estimate`.
     """
@@ -57,18 +57,18 @@ class DescriptionLength:
 
     @property
     def bits_per_dim(self) -> float:
-        """The mean total, for each number of a datum."""
+        """The mean total, per observed number."""
         return float(self.total.mean()) / self.num_dims
 
     def __str__(self) -> str:
         by_site = ", ".join(f"{n} {float(v.mean()):.2f}" for n, v in self.sites.items())
         code = "" if self.name == LOG_PX else f" for {self.name}"
-        seen = self.name.removeprefix("log p(").split("|")[0].strip(" )")  # x, or "x, y" where labels are observed
-        relative = "" if self.is_code else f"; {seen} is continuous: bits relative to a unit of {seen}, no code"
+        names = self.name.removeprefix("log p(").split("|")[0].strip(" )")  # x, or "x, y" where labels are observed
+        relative = "" if self.is_code else f"; {names} is continuous: bits relative to a unit of {names}, no code"
         return (
-            f"{float(self.total.mean()):.2f} bits a datum{code} ({self.bits_per_dim:.4f} bits/dim): z "
-            f"{float(self.bits_z.mean()):.2f}{f' ({by_site})' if len(self.sites) > 1 else ''}, {seen} given z "
-            f"{float(self.bits_x.mean()):.2f}{relative} ({len(self.bits_x)} data, K = {self.num_samples}, "
+            f"{float(self.total.mean()):.2f} bits per example{code} ({self.bits_per_dim:.4f} bits/dim): z "
+            f"{float(self.bits_z.mean()):.2f}{f' ({by_site})' if len(self.sites) > 1 else ''}, {names} given z "
+            f"{float(self.bits_x.mean()):.2f}{relative} ({len(self.bits_x)} examples, K = {self.num_samples}, "
             f"seed {self.seed})"
         )
 
@@ -77,7 +77,7 @@ class DescriptionLength:
 def description_length(
     pair: Any, x: Any, y: Tensor | None = None, num_samples: int = 100, *, seed: int = 0
 ) -> DescriptionLength:
-    r"""The length of the two-part code that the ELBO stands for.
+    r"""The length of the two-part code of which the ELBO is the negative length.
 
     .. math:: \frac{-\mathrm{ELBO}}{\log 2}
               = \underbrace{\mathbb{E}_q[\log_2 q(z|x) - \log_2 p(z)]}_{\text{z}}
@@ -89,11 +89,11 @@ def description_length(
         pair: a pair.
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
-        num_samples: draws of the guide for each datum; memory grows with it beyond 8192.
-        seed: seeds each block of data on its own.
+        num_samples: draws of the guide for each example; memory grows with it beyond 8192.
+        seed: seeds each data batch on its own.
 
     Raises:
-        PairError: the guide is deterministic, so that its z has no finite code, or lives on another space than the
+        PairError: the guide is deterministic, so that its z has no finite code, or has another support than the
             prior; or the model has a ``pyro.factor``.
         DataError: x has no data, or lies outside the support of the likelihood.
 

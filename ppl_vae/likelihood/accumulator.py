@@ -35,7 +35,7 @@ def rounding_of(t: Terms) -> Tensor:
     return eps * (1 + t.log_lik.detach().abs() + t.log_prior.detach().abs() + t.log_q.detach().abs())
 
 
-class Running:
+class Accumulator:
     """Sums over K log weights for B examples, in float64, in memory that does not grow with K."""
 
     def __init__(self, num_samples: int) -> None:

@@ -26,12 +26,12 @@ from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import chosen, worthwhile
 from ..data.lazy import Lazy
-from ..runs.partial import Ledger
+from ..runs.partial import PartialResults
 from ..scoring import observed, simulate, terms, trace
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, fingerprint, num_rows, numbers_of, to_device
 from ..scoring.quantity import name_of, refuse_binarised
 from ..scoring.validity import refuse_outside
-from .accumulator import Running, weights_of
+from .accumulator import Accumulator, weights_of
 from .estimators import log_mean
 from .hmc import ACCEPT, LEAPFROG, Path, move
 from .result import Estimate, mean_size
@@ -141,15 +141,17 @@ class Chains:
             first, last = path.ends(path.unconstrained(path.values))
         return digest({"first": first, "last": last, **path.values})
 
-    def log_weights(self, x: X, y: Tensor | None, batch: int, ledger: Ledger, advance: Callable[[], None]) -> Tensor:
+    def log_weights(
+        self, x: X, y: Tensor | None, batch: int, saved: PartialResults, advance: Callable[[], None]
+    ) -> Tensor:
         """Both runs of one data batch, the one that sets the step sizes and the one that counts: (C, B)."""
         steps: Tensor | None = None
         name = f"{batch}.walk"
-        kept = ledger.get(name)
+        kept = saved.get(name)
         for phase in range(0 if kept is None else int(kept["phase"]), 2):
 
             def keep(walk: Walk, phase: int = phase) -> None:
-                ledger.put(name, {k: torch.as_tensor(v) for k, v in {**vars(walk), "phase": phase}.items()})
+                saved.put(name, {k: torch.as_tensor(v) for k, v in {**vars(walk), "phase": phase}.items()})
                 advance()
 
             seed_at = partial(seed_for, self.seed, "ais", batch, phase)
@@ -232,8 +234,8 @@ def ais(
         about |= {"data": fingerprint(pair, x, y), "probe": chains.probe(*to_device(pair, x, y, slice(2)))}
     if ranks.count() > 1:
         ranks.assert_same("work", {**about, "pair or data": fingerprint(pair, x, y)})
-    with Ledger(resume, about) as ledger, bar(progress) as shown:
-        parts = _parts(chains, x, y, block, ledger, shown)
+    with PartialResults(resume, about) as saved, bar(progress) as shown:
+        parts = _parts(chains, x, y, block, saved, shown)
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     whole |= {"num_dims": mean_size(whole["num_dims"]), "num_temperatures": num_temperatures, "estimator": "ais"}
     whole |= {"proposal": f"annealed {start}", "name": name_of(pair, x, y), "block": block, "chunk": num_chains}
@@ -241,26 +243,26 @@ def ais(
 
 
 def _parts(
-    chains: Chains, x: X | Lazy, y: Tensor | None, block: int, ledger: Ledger, shown: Any
+    chains: Chains, x: X | Lazy, y: Tensor | None, block: int, saved: PartialResults, shown: Any
 ) -> list[dict[str, Tensor]]:
-    """The figures of each data batch, (B,) each; those that are not in the ledger are made."""
+    """The figures of each data batch, (B,) each; those that are not saved are computed."""
     pair, starts = chains.pair, range(0, num_rows(x), block)
     local = ranks.local_units(starts)
     task = shown.add_task("annealing", total=2 * chains.num_temperatures * len(local), info="")
 
     def part_at(i: int) -> dict[str, Tensor]:
         name = str(i // block)
-        part = ledger.get(name)
+        part = saved.get(name)
         if part is None:
             xb, yb = to_device(pair, x, y, slice(i, i + block))
             prior = terms.terms(pair.model, trace.prior_of(pair.model), xb, yb)
             refuse_outside(prior, i)
-            log_w = chains.log_weights(xb, yb, i // block, ledger, lambda: shown.advance(task))
-            total, zero = Running(len(log_w)), torch.zeros_like(log_w)
+            log_w = chains.log_weights(xb, yb, i // block, saved, lambda: shown.advance(task))
+            total, zero = Accumulator(len(log_w)), torch.zeros_like(log_w)
             total.add(weights_of(terms.Terms(log_w, zero, zero)))
             total.refuse_nonfinite("ais", i, {})
             part = {k: v.cpu() for k, v in total.result().items()} | {"num_dims": observed.num_observed(prior)}
-            ledger.put(name, part, instead_of=f"{name}.walk")
+            saved.put(name, part, instead_of=f"{name}.walk")
         shown.update(task, completed=2 * chains.num_temperatures * (local.index(i) + 1))
         return part
 

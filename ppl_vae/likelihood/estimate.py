@@ -15,7 +15,7 @@ from ..common.errors import UserError
 from ..common.identity import describe
 from ..compile.products import choose
 from ..guides.refined import Refined
-from ..runs.partial import Ledger
+from ..runs.partial import PartialResults
 from ..scoring.inputs import device_and_dtype, fingerprint
 from ..scoring.quantity import name_of
 from .estimators import ESTIMATORS, log_mean_exp
@@ -124,15 +124,15 @@ def estimates(
     about = {"work": "log_likelihood", **plan.setting, **made_by, "precision": plan.precision}
     if resume is not None:
         about |= {"data": fingerprint(pair, plan.x, plan.y), "probe": plan.probe()}
-    with Ledger(resume, about, {"products": choose(device_and_dtype(pair)[0])}) as ledger:
-        plan.products = ledger.settled["products"]
+    with PartialResults(resume, about, {"products": choose(device_and_dtype(pair)[0])}) as saved:
+        plan.products = saved.settled["products"]
 
         def part_at(start: int) -> dict[str, Tensor]:
             name = str(start // plan.block)
-            part = ledger.get(name)
+            part = saved.get(name)
             if part is None:
                 part = _figures(plan, start, asked)
-                ledger.put(name, part)
+                saved.put(name, part)
             return part
 
         parts = plan.each("log p(x)", progress, part_at)

@@ -20,7 +20,7 @@ from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import chosen, worthwhile
 from ..guides.refined import Refined, standard
-from ..runs.partial import Ledger
+from ..runs.partial import PartialResults
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, fingerprint, num_rows, to_device
 from ..scoring.quantity import refuse_binarised
 from ..scoring.support import unconstraining
@@ -159,15 +159,15 @@ def refine(
     device = device_and_dtype(pair)[0]
     starts = range(0, num_rows(x), block)
     fit = _Fit(pair, setting, capture, len(starts))
-    with Ledger(resume, about) as ledger, evaluating(pair), forked(device), bar(progress) as shown:
+    with PartialResults(resume, about) as saved, evaluating(pair), forked(device), bar(progress) as shown:
         task = shown.add_task("refining", info="")
 
         def part_at(start: int) -> dict[str, Tensor]:
             name = str(start // block)
-            part = ledger.get(name)
+            part = saved.get(name)
             if part is None:
                 part = fit(*to_device(pair, x, y, slice(start, start + block)), start // block)
-                ledger.put(name, part)
+                saved.put(name, part)
             return part
 
         with pyro.validation_enabled(False):

@@ -30,7 +30,7 @@ from ..scoring.param_store import modules_of
 from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
 from ..scoring.validity import refuse_outside, refuse_unweighable
-from .accumulator import Running, Weights, rounding_of, weights_of
+from .accumulator import Accumulator, Weights, rounding_of, weights_of
 from .proposals import PROPOSALS
 from .quantiles import net_size
 from .records import Proposal, ProposalLike, resolve
@@ -46,7 +46,7 @@ T = TypeVar("T")
 class Weighed(NamedTuple):
     """All samples of one data batch."""
 
-    total: Running
+    total: Accumulator
     log_w: Tensor  # (K, B) on the CPU where it was asked for; of a model without latents, of one chunk
     num_dims: Tensor  # (B,) numbers observed of each example
 
@@ -90,7 +90,7 @@ class Plan:
         """All samples of one data batch: sums, the upper tail, and the weights where ``hold``."""
         x, y = to_device(self.pair, self.x, self.y, slice(start, start + self.block))
         device, batch = device_of(x), start // self.block
-        total, held = Running(self.num_samples), [torch.empty(0, num_data(x), dtype=torch.float64)]
+        total, held = Accumulator(self.num_samples), [torch.empty(0, num_data(x), dtype=torch.float64)]
         t: terms.Terms | None = None  # the last that were scored without a graph
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
             size = min(self.chunk, self.num_samples - done)

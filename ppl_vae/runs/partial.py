@@ -1,4 +1,4 @@
-"""Unfinished work: its finished parts in one file, so that the same call goes on where it stopped."""
+"""The partial results of unfinished work, in one file, from which the same call resumes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..common import ranks
 from ..common.errors import RunError
 from ..common.files import read_tensors, writable, write_tensors
 
-EVERY = 5.0  # seconds between writes: what a kill can lose
+WRITE_EVERY = 5.0  # seconds: the work that a kill can lose
 
 
-class Ledger:
-    """Named parts, each a dictionary of tensors, kept in a folder until the work is whole.
+class PartialResults:
+    """Named parts, each a dictionary of tensors, kept in a folder until the work is complete.
 
-    The name of the file is a digest of ``about``, so other work never goes on from here. Without a folder nothing is
-    kept. Leaving by an exception writes what there is; leaving after the end removes the file. Each rank writes a file
-    of its own and reads those of all, so work goes on with another number of ranks.
+    A context: leaving it by an exception writes the parts, leaving it normally removes the file. The name of the file
+    is a digest of ``about``, so that other work never resumes from it. Each rank writes its own file and reads the
+    files of all, so that the work can resume with another number of ranks.
 
     Args:
-        folder: where to keep the file; None keeps none.
+        folder: where to keep the file; None keeps nothing.
         about: everything that the parts depend on, JSON-able.
-        settled: what this machine chose. Work that goes on takes what was chosen where it began: ``self.settled``.
+        settled: the choices of this machine. Resumed work keeps the choices made where it began: ``self.settled``.
 
     Raises:
         RunError: the file is damaged.
@@ -60,7 +60,7 @@ class Ledger:
         try:
             tensors, facts = read_tensors(path)
         except RunError as error:
-            raise RunError(f"{error}; or delete it, and this work starts anew") from error
+            raise RunError(f"{error}; or delete it to start this work anew") from error
         self.settled |= facts.get("settled", {})
         found: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -73,23 +73,23 @@ class Ledger:
         return self.parts.get(part)
 
     def put(self, part: str, fields: Mapping[str, Tensor], *, instead_of: str | None = None) -> None:
-        """Keep a part, and write it if the last write is a while ago."""
+        """Keep a part, in place of another where one is named; write all parts every few seconds."""
         if self.path is None:
             return
         if instead_of is not None:
             self.parts.pop(instead_of, None)
         self.parts[part] = dict(fields)
-        if time.monotonic() - self._written > EVERY:
+        if time.monotonic() - self._written > WRITE_EVERY:
             self.write()
 
     def write(self) -> None:
-        """Write everything that is kept, atomically."""
+        """Write all parts, atomically."""
         if self.path is not None and self.parts:
             tensors = {f"{p}/{f}": v.detach().cpu().contiguous() for p, fs in self.parts.items() for f, v in fs.items()}
             write_tensors(self.path, tensors, {**self.about, "settled": self.settled})
         self._written = time.monotonic()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> PartialResults:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

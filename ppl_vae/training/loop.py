@@ -158,7 +158,7 @@ class Loop:
             deferred_interrupt() as interrupt,
             display.begin(state.step, trainer.num_steps),
             _modes_kept(trainer.pair),
-            trainer.weight,
+            trainer.kl_weight,
         ):
             with self._explained():
                 stopped = self._is_finished()
@@ -215,13 +215,13 @@ class Loop:
 
     def _row(self, losses: Tensor, began: float) -> dict[str, Any]:
         """The row of the history."""
-        trainer, state, weight = self.trainer, self.state, self.trainer.weight
+        trainer, state, weight = self.trainer, self.state, self.trainer.kl_weight
         lrs = trainer.rates.last
         return {
             "epoch": state.epoch + 1, "step": state.step,
             "train_bound": -float(losses) / trainer.source.num_data(),
-            **validate(trainer.pair, trainer.svi, self.held, trainer.config.seed, weight.own),
-            "beta": weight.own * weight.factor(state.step - 1), "lr": lrs[0],
+            **validate(trainer.pair, trainer.svi, self.held, trainer.config.seed, weight.base),
+            "beta": weight.base * weight.factor(state.step - 1), "lr": lrs[0],
             **({"lrs": list(lrs)} if len(set(lrs)) > 1 else {}),
             "seconds": round(time.monotonic() - began, 3),
         }  # fmt: skip
@@ -232,7 +232,7 @@ class Loop:
         state.history.append(row)
         state.epoch, state.batch, self.running = state.epoch + 1, 0, None
         bound: float | None = row.get("valid_bound")
-        weighted_down = trainer.weight.factor(state.step - 1) < 1
+        weighted_down = trainer.kl_weight.factor(state.step - 1) < 1
         if weighted_down:  # another bound is trained: nothing counts as best, and patience waits
             state.best_epoch += 1
         elif bound is not None and (state.best_bound is None or bound > state.best_bound):

@@ -24,7 +24,8 @@ from ..pairs.base import Pair
 from ..scoring import trace
 from . import optimisers
 from .config import FitConfig
-from .rates import Rates, Weight
+from .kl_weight import KLWeight
+from .rates import Rates
 from .resume import Run, State, describe_loss
 from .svi import SVI
 
@@ -45,7 +46,7 @@ class Trainer:
         self.trainable = {n for n, p in pair.named_parameters() if p.requires_grad}
         self.made = make(params) if params else None
         self.rates = Rates(self.made, config, self.num_steps)
-        if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.spans):
+        if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.needs_length):
             raise UserError("a schedule or a warm-up needs to know the number of batches; the loader has no length")
         self.svi = SVI(
             pair.model, pair.guide, make if self.made is None else self.made, loss, clip_norm=config.clip_norm,
@@ -55,14 +56,14 @@ class Trainer:
             # the data plate, and that of vectorised particles: Pyro would run the pair to count them, also when resumed
             particles = self.svi.loss.num_particles if self.svi.loss.vectorize_particles else 1
             self.svi.loss.max_plate_nesting = 2 if particles > 1 else 1
-        self.weight = Weight(self.svi.objective, self.svi.loss, config, source.length)
+        self.kl_weight = KLWeight(self.svi.objective, self.svi.loss, config, source.length)
         if getattr(self.svi.objective, "free_bits", 0) and self.shards > 1:
             raise UserError(f"free_bits takes the mean KL of all data of a step: leave out shards={self.shards}")
 
     def step(self, batch: Batch, state: State) -> Tensor:
         """Take the step of a batch; returns its loss, a 0-d tensor in nats."""
         self.rates.before_step(state.step)
-        self.weight.before_step(state.step)
+        self.kl_weight.before_step(state.step)
         is_full = len(batch) == self.source.batch_size
         self.svi.capture = state.captured == "all" or (state.captured == "full" and is_full)
         wanted = ranks.local_units(range(self.shards))
@@ -75,7 +76,7 @@ class Trainer:
     def run_in(self, folder: Path) -> Run:
         """The run folder of this fit."""
         settings = {**self.record(), "data": self.source.identity()}
-        extends = self.config.beta_schedule == "constant" and not self.rates.spans
+        extends = self.config.beta_schedule == "constant" and not self.rates.needs_length
         return Run(folder, self.pair, settings, self.config, extends=extends)
 
     def record(self) -> dict[str, Any]:
@@ -93,13 +94,13 @@ class Trainer:
         """Write what moves besides tensors into the state that resuming reads."""
         for name, value in self.rates.state().items():
             setattr(state, name, value)
-        state.own_beta = self.weight.read()
+        state.own_beta = self.kl_weight.read()
         state.frozen = [n for n, p in self.pair.named_parameters() if not p.requires_grad]
 
     def restore(self, state: State) -> None:
         """Set what :meth:`note` wrote."""
         self.rates.restore(state.own_lr, state.last_lr, state.scheduler, self.config.lr)
-        self.weight.restore(state.own_beta)
+        self.kl_weight.restore(state.own_beta)
         if state.frozen is not None:
             for name, p in self.pair.named_parameters():
                 p.requires_grad_(name not in state.frozen)

@@ -1,4 +1,4 @@
-"""Unfinished work goes on where it stopped, to the same bits, and never from other work."""
+"""Unfinished work resumes where it stopped, to the same bits, and never from other work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 import ppl_vae as pv
 from ppl_vae.likelihood import annealing, streaming
 from ppl_vae.runs import partial
-from ppl_vae.runs.partial import Ledger
+from ppl_vae.runs.partial import PartialResults
 
 
 def parts(folder: Path) -> list[Path]:
@@ -26,18 +26,18 @@ def parts(folder: Path) -> list[Path]:
 
 
 def left_in_the_middle(folder: Path, about: dict[str, int]) -> None:
-    with suppress(KeyboardInterrupt), Ledger(folder, about) as one:
+    with suppress(KeyboardInterrupt), PartialResults(folder, about) as one:
         one.put("0", {"a": torch.arange(3.0)})
         raise KeyboardInterrupt
 
 
 def test_parts_come_back_and_the_end_removes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial, "EVERY", 0.0)
+    monkeypatch.setattr(partial, "WRITE_EVERY", 0.0)
     left_in_the_middle(tmp_path, {"work": 1})
     assert len(parts(tmp_path)) == 1
-    with Ledger(tmp_path, {"work": 2}) as other:  # another name, so nothing is there
+    with PartialResults(tmp_path, {"work": 2}) as other:  # another name, so nothing is there
         assert other.get("0") is None
-    with Ledger(tmp_path, {"work": 1}) as again:
+    with PartialResults(tmp_path, {"work": 1}) as again:
         kept = again.get("0")
         assert kept is not None
         assert torch.equal(kept["a"], torch.arange(3.0))
@@ -50,8 +50,8 @@ def test_a_damaged_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     left_in_the_middle(tmp_path, {})
     path = parts(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(pv.RunError, match="or delete it, and this work starts anew"):
-        Ledger(tmp_path, {})
+    with pytest.raises(pv.RunError, match="or delete it to start this work anew"):
+        PartialResults(tmp_path, {})
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, calls: int) -> None:
@@ -69,7 +69,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, calls: i
 
 
 @pytest.mark.parametrize("calls", [3, 30, 47, 75])
-def test_annealing_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+def test_annealing_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     """Stopped while it adapts, while it counts, or in the second block."""
     pair = pv.build("linear", data_shape=(5,), latent=2)
     x = pv.sample(pair, 6, seed=0)
@@ -91,7 +91,7 @@ def test_annealing_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.
     assert parts(tmp_path) == []
 
 
-def test_an_estimate_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = pv.build("linear", data_shape=(5,), latent=2)
     x = pv.sample(pair, 20, seed=0)
 
@@ -158,7 +158,7 @@ def annealed_in(folder: Path) -> list[float]:
 
 
 def writes_at_once(folder: Path) -> None:
-    partial.EVERY = 0.05
+    partial.WRITE_EVERY = 0.05
     annealed_in(folder)
 
 
