@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +117,9 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for p in inspect.signature(function).parameters.values():
         for f in dataclasses.fields(groups[p.name]) if p.name in groups else ():
-            names = ", ".join(map(str, f.metadata["choices"]))
-            text = f.metadata["help"].replace("True, False", "on, off") + (f" One of {names}." if names else "")
+            names = ", ".join(map(str, f.metadata["choices"])) + (", or FILE.py:NAME" if "Callable" in str(f.type) else "")
+            text = re.sub(r"\bTrue\b", "on", f.metadata["help"]).replace("False", "off")
+            text += f" One of {names}." if f.metadata["choices"] else ""
             parameters.append(as_parameter(f.name, str(f.type), f.default, text))
         if p.name not in groups:
             parameters.append(p.replace(annotation=hints[p.name]))

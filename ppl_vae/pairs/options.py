@@ -141,12 +141,16 @@ def help_of(others: Iterable[Builder]) -> dict[str, str]:
     """Every option of our pairs and of others: name to help, with the default for each pair that takes it."""
     said: dict[str, str] = {}
     defaults: dict[str, dict[str, list[str]]] = {}
+    custom: set[str] = set()
     for builder in (*others, *map(read, PAIRS)):
         for name, option in builder.options.items():
             said[name] = said.get(name) or option.help.replace("``", "").replace('"', "")
+            custom |= {name} if takes_parts(option.annotation) else set()
             defaults.setdefault(name, {}).setdefault(_shown(option.default), []).append(builder.name)
     return {
-        name: f"{said[name]} [" + "; ".join(f"{', '.join(p)}: {d}" for d, p in found.items()) + "]"
+        name: f"{said[name]}{', or FILE.py:NAME' if name in custom else ''} ["
+        + "; ".join(f"{', '.join(p)}: {d}" for d, p in found.items())
+        + "]"
         for name, found in defaults.items()
     }
 
