@@ -1,6 +1,8 @@
 # One virtual environment, made where it is absent; every target is what a new user types.
 PYTHON ?= python3
 BIN := .venv/bin
+# modules are compiled where they are first imported: compiling all of them takes a quarter of the time of an install
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 
 # two workers; each runs files as a whole, since tests of one file share what is slow to make, and helps the other out
 # when it has done its own
@@ -57,13 +59,13 @@ benchmarks/.venv/ready: pyproject.toml benchmarks/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed; name one: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	$(PIP) -e .
 	@touch $@
 
 .venv/ready-dev: .venv/ready
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	$(PIP) -e ".[dev]"
 	@touch $@
 
 .venv/ready-docs: .venv/ready
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[docs]"
+	$(PIP) -e ".[docs]"
 	@touch $@

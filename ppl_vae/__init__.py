@@ -24,6 +24,7 @@ _NAMES = {
     "likelihood.bounds": ("eubo",),
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
     "likelihood.curves": ("Curve", "bound_curve"),
+    "likelihood.gaps": ("Gaps", "gaps"),
     "likelihood.estimate": ("log_likelihood", "log_weights"),
     "likelihood.panel": ("Panel", "panel"),
     "likelihood.refine": ("refine",),
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
         pareto_khat as pareto_khat,
     )
     from .likelihood.estimate import log_likelihood as log_likelihood, log_weights as log_weights
+    from .likelihood.gaps import Gaps as Gaps, gaps as gaps
     from .likelihood.panel import Panel as Panel, panel as panel
     from .likelihood.refine import refine as refine
     from .likelihood.result import Estimate as Estimate

@@ -18,6 +18,7 @@ from .. import __version__
 from ..common.errors import RankError, UserError
 from .compare import compare
 from .evaluate import evaluate, score
+from .gaps import gaps
 from .generate import figures, reconstruct, sample
 from .list import list_
 from .options import with_groups
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Variational autoencoders as Pyro programs, and a log-likelihood that you can believe.",
 )
-SHARED = (train, evaluate, score, figures, compare)  # commands whose work the ranks share
+SHARED = (train, evaluate, score, gaps, figures, compare)  # commands whose work the ranks share
 
 
 @app.callback(invoke_without_command=True)
@@ -99,7 +100,7 @@ class _Train(TrainCommand):
 
 
 command(train, _Train)
-for each in (evaluate, score, sample, reconstruct, figures, compare, list_):
+for each in (evaluate, score, gaps, sample, reconstruct, figures, compare, list_):
     command(each)
 
 

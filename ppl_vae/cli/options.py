@@ -117,7 +117,8 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     for p in inspect.signature(function).parameters.values():
         for f in dataclasses.fields(groups[p.name]) if p.name in groups else ():
-            names = ", ".join(map(str, f.metadata["choices"])) + (", or FILE.py:NAME" if "Callable" in str(f.type) else "")
+            names = ", ".join(map(str, f.metadata["choices"]))
+            names += ", or FILE.py:NAME" if "Callable" in str(f.type) else ""
             text = re.sub(r"\bTrue\b", "on", f.metadata["help"]).replace("False", "off")
             text += f" One of {names}." if f.metadata["choices"] else ""
             parameters.append(as_parameter(f.name, str(f.type), f.default, text))

@@ -4,6 +4,7 @@ Images, of shape (H, W), (1, H, W) or (3, H, W), are clipped to [0, 1]; vectors 
 
 May import: everything but ``cli``."""
 
+from .gaps import gap_bars as gap_bars
 from .images import reconstructions as reconstructions, samples as samples
 from .latents import (
     interpolation as interpolation,

@@ -1,0 +1,57 @@
+"""The gap of the ELBO by its causes: closed forms on a Gaussian posterior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from commands import FEW, call, read
+
+import ppl_vae as pv
+
+
+def test_each_gap_is_its_closed_form_where_the_posterior_is_a_gaussian() -> None:
+    r"""Independence costs (sum log Lambda_ii - log |Lambda|) / 2, the shape nothing, and amortisation the rest."""
+    torch.manual_seed(1)
+    pair = pv.build("linear", data_shape=(5,), latent=3, sigma=0.5).double()
+    x = torch.randn(20, 5, dtype=torch.float64)
+    found = pv.gaps(pair, x, num_samples=4000)
+    precision = pair.model.posterior(x).precision_matrix[0].detach()  # type: ignore[operator, union-attr]
+    independence = 0.5 * float(precision.diag().log().sum() - precision.logdet())
+    assert independence > 0.1
+    assert float(found["independence"].mean()) == pytest.approx(independence, abs=0.01)
+    assert float(found["shape"].mean()) == pytest.approx(0.0, abs=4 * found.error("shape") + 1e-3)
+    guide = pair.guide(x)  # z of the guide; its density is what the KL is of
+    assert guide.shape == (20, 3)
+    exact = pair.model.evidence(x).detach()  # type: ignore[operator, union-attr]
+    total = exact - pv.log_likelihood(pair, x, num_samples=4000, estimator="elbo").log_px
+    assert float((found["total"] - total).abs().max()) < 0.1
+    parts = sum(found[name] for name in ("amortisation", "independence", "shape"))
+    assert torch.allclose(parts, found["total"])
+    assert [row["gap"] for row in found.table()] == ["amortisation", "independence", "shape", "total"]
+
+
+def test_the_exact_guide_has_no_amortisation_gap_but_gains_what_a_diagonal_one_lacks() -> None:
+    """Of a guide that is richer than a diagonal Gaussian the first gap is negative: minus the second."""
+    pair = pv.build("linear", data_shape=(5,), latent=3, sigma=0.5, guide="exact").double()
+    found = pv.gaps(pair, torch.randn(10, 5, dtype=torch.float64), num_samples=1000)
+    assert float(found["total"].abs().max()) < 1e-9
+    lost = found["amortisation"] + found["independence"] + found["shape"]
+    assert float(lost.abs().max()) < 1e-9
+    assert float(found["amortisation"].max()) < 0
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    call(
+        "train", "vae", "--data", "digits", "--epochs", 1, "--hidden", "8", "--latent", 2, "--no-figures", "--out", out
+    )
+    found = read("gaps", out, *FEW)
+    assert [row["gap"] for row in found["gaps"]] == ["amortisation", "independence", "shape", "total"]
+    assert found["n"] == 10
+    assert {p.name for p in (out / "figures").iterdir()} == {"gaps.png"}
+    assert (out / "gaps.json").exists()
+    made = tmp_path / "made"
+    call("train", "made", *short, "--out", made)
+    assert "no latents" in call("gaps", made, *FEW, code=2).stderr
