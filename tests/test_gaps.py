@@ -43,10 +43,8 @@ def test_the_exact_guide_has_no_amortisation_gap_but_gains_what_a_diagonal_one_l
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    call(
-        "train", "vae", "--data", "digits", "--epochs", 1, "--hidden", "8", "--latent", 2, "--no-figures", "--out", out
-    )
+    out, short = tmp_path / "run", ("--data", "digits", "--epochs", 1, "--hidden", "8", "--no-figures")
+    call("train", "vae", *short, "--latent", 2, "--out", out)
     found = read("gaps", out, *FEW)
     assert [row["gap"] for row in found["gaps"]] == ["amortisation", "independence", "shape", "total"]
     assert found["n"] == 10

@@ -412,6 +412,8 @@ def test_auto_gives_the_bound_alone() -> None:
     pair, x, _ = linear()
     with pytest.raises(UserError, match="proposal='auto' gives the K-sample bound"):
         pv.log_likelihood(pair, x, num_samples=50, proposal="auto", estimator="psis")
+    with pytest.raises(UserError, match="takes another proposal for each example"):
+        pv.log_weights(pair, x, num_samples=50, proposal="auto")
     with pytest.raises(UserError, match="refined has no option 'step'"):
         pv.proposals.refined(step=3)
 
@@ -434,3 +436,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert found["proposal"] == proposal
         assert found["khat_fraction_unreliable"] == 0
     assert sum(found["sources"].values()) == 20
+    head, *rows = (out / "log_px.csv").read_text().splitlines()
+    assert head.endswith(",proposal")
+    assert {row.rpartition(",")[2] for row in rows} == set(found["sources"])
+    call("evaluate", out, "--proposal", "auto", "--limit", 10, "--num-samples", 100, "--figures")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ..common.custom import as_given
-from ..common.errors import PairError, UserError
+from ..common.errors import UserError
 from ..common.registry import AXES, PROPOSALS
 from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
 from .output import log, print_json, screen, write_figure
@@ -147,7 +147,7 @@ def trust_figures(opened: Opened, folder: Path, num_samples: int, seed: int, fou
     for proposal in dict.fromkeys(("guide", "prior", "defensive", "qmc", *asked)):
         try:
             curves[proposal] = bound_curve(pair, part, None, num_samples, proposal=proposal, seed=seed, progress=True)
-        except PairError as error:
+        except UserError as error:
             log.print(f"no curve for {proposal}: {error}")
     weighed = next((e for e in found.rows.values() if e.estimator != "ais"), None)
     drawn = {"bound_curves": likelihood.bound_curves(curves)} if curves else {}

@@ -14,6 +14,7 @@ from ..common.errors import NoWeightError
 from ..common.files import writable, write_json, write_text
 from ..data.convert import WHOLE
 from ..likelihood.estimate import log_likelihood
+from ..likelihood.result import SOURCES
 from ..objectives.elbo import Elbo
 from ..scoring.inputs import Needs, evaluating, to_device
 from ..scoring.param_store import own_store
@@ -72,11 +73,14 @@ def write_csv(folder: Path, estimate: Any, part: Any, suffix: str = "") -> Path:
     columns = (estimate.log_px, estimate.std_error, estimate.ess, estimate.khat, estimate.elbo)
     unreliable = estimate.unreliable.tolist()
     rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable,quantity"]
+    sources = None if estimate.source is None else [SOURCES[i] for i in estimate.source.tolist()]
+    rows[0] += ",proposal" if sources else ""
     quantity, index = f'"{estimate.name}"', part.rows.tolist()
     for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         label = "" if part.y is None else str(part.y[i].item())
         reliable = "no" if unreliable[i] else "yes"
-        rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, quantity]))
+        last = [sources[i]] if sources else []
+        rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, quantity, *last]))
     path = folder / f"log_px{suffix}.csv"
     write_text(path, "\n".join(rows) + "\n")
     return path

@@ -217,6 +217,11 @@ def plan(
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
     source = resolve(Proposal, proposal, PROPOSALS)
+    if source.stages:
+        raise UserError(
+            f"proposal={source.name!r} takes another proposal for each example, so it has no one set of weights: choose "
+            f"{' or '.join(source.stages[:-1])} here, or estimate by log_likelihood, panel or compare"
+        )
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
     if source.fit is not None:
