@@ -230,5 +230,5 @@ def test_data_of_another_shape_than_the_networks_are_told_so_with_both_shapes(ne
         lambda: pv.check_pair(pair.model, pair.guide, x),
         lambda: pv.fit(pair, x, epochs=1, progress=False, device="cpu"),
     ):
-        with pytest.raises(pv.UserError, match=r"x has shape .* data of shape \(3, 8, 8\).* \(N, 3, 8, 8\)"):
+        with pytest.raises(pv.UserError, match=r"x has shape .* examples of shape \(3, 8, 8\).* \(N, 3, 8, 8\)"):
             call()
