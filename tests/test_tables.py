@@ -498,8 +498,8 @@ def test_a_pair_takes_the_columns_of_a_table_by_name_from_its_first_one_on(throu
     data = one if through == "the table" else pv.load_data(one)
     pv.fit(pair, data, epochs=1, progress=False, device="cpu", run_dir=tmp_path / "run")
     expected = pv.log_likelihood(pair, one.to_numpy(), num_samples=5).log_px
-    for found in (pair, pv.load(tmp_path / "run")):
-        for table in (one, other, other.assign(more=1.0), (other, None)):
+    for found in (pair, pair.with_guide(pair.guide), pv.load(tmp_path / "run")):
+        for table in (other, one, other.assign(more=1.0), (other, None)):
             assert torch.equal(pv.log_likelihood(found, table, num_samples=5).log_px, expected)
         with pytest.raises(pv.DataError, match="no column 'a', and this pair was given 'a', 'b', 'c' before"):
             pv.log_likelihood(found, lacking, num_samples=5)

@@ -133,7 +133,8 @@ class Pair(nn.Module):
 
     def _under(self, guide: Any, config: Mapping[str, Any] | None) -> Pair:
         pair = Pair(self.model, guide, self.name, config, self.data_shape)
-        pair.template, pair.num_observed, pair.byte_scale = self.template, self.num_observed, self.byte_scale
+        for name in ("template", "num_observed", "byte_scale", "columns"):  # the form of the data seen so far
+            setattr(pair, name, getattr(self, name))
         return pair.train(self.training)
 
     def extra_repr(self) -> str:
