@@ -134,7 +134,7 @@ def test_every_likelihood_takes_every_shape(likelihood: str, network: str, shape
 @pytest.mark.parametrize(("network", "shape", "on"), [*CONV, *[("mlp", s, s) for s in SHAPES]], ids=str)
 @pytest.mark.parametrize("multiple", [1, 2])
 def test_nothing_is_cropped_away(network: str, shape: Shape, on: Shape, multiple: int) -> None:
-    """The code depends on every number of a datum, and every output has a bias and depends on z."""
+    """The code depends on every number of an example, and every output has a bias and depends on z."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, *shape, requires_grad=True)
     encoder = Encoder(shape, HIDDEN, "tanh", network)

@@ -38,7 +38,7 @@ class Captured:
     of an attribute of ``modules`` (a number, a flag, another parameter or child) makes a new graph.
 
     Args:
-        function: takes tensors and returns a tuple of tensors, which carry no gradient.
+        function: takes tensors and returns a tuple of tensors, without gradients.
         compiled: False runs the traced graph as it is, operation by operation.
         modules: those that the function runs; a function that sets their attributes can't be captured.
 
@@ -210,8 +210,8 @@ def _largest(t: Tensor) -> float:
 
 def _belong(held: list[Tensor], modules: list[nn.Module]) -> bool:
     """Whether all tensors held are parameters or buffers of the modules: Python may have drawn a constant."""
-    own = {id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values())}
-    return all(id(t) in own for t in held if t.numel())
+    expected = {id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values())}
+    return all(id(t) in expected for t in held if t.numel())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

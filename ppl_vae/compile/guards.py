@@ -40,7 +40,7 @@ class Attributes:
         ]
 
     def changed(self) -> str | None:
-        """The name of one that has another value now, is new, or is gone."""
+        """The name of an attribute that has another value, is new, or was deleted; None where there is none."""
         for d, was in self.before:
             now = {k: v for k, v in d.items() if isinstance(v, _PLAIN)}
             for name in (*now, *was):

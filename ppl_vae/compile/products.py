@@ -103,7 +103,7 @@ def choose(device: torch.device, setting: str | None = None) -> str:
 def faster(before: str) -> str:
     """``"medium"`` where oneDNN multiplies float32 matrices faster at the same error, else ``before``.
 
-    MKL is slow on AMD's processors with AVX-512; elsewhere the two are alike, or oneDNN is less exact.
+    MKL is slow on AMD's processors with AVX-512; elsewhere oneDNN is as slow, or less exact.
     """
     slow = torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in processor()
     return "medium" if slow and as_exact(before) else before

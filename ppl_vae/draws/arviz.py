@@ -46,7 +46,7 @@ def to_arviz(
     | observed_data | x | datum, ... |
     | constant_data | labels, where there are any | datum |
 
-    By ``"guide"`` the posterior group holds the guide's own draws, which only their weights make the posterior's.
+    By ``"guide"`` the posterior group holds draws of the guide, which represent the posterior only with their weights.
     ``az.loo`` of this leaves out a whole example with its latent, so its elpd is a smoothed harmonic mean of
     p(x given z): a poor estimate of log p(x), as its Pareto k shows. Use :func:`~ppl_vae.log_likelihood` for that.
     Predictions hold draws times examples times pixels: choose few draws and few examples.

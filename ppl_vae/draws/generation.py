@@ -141,7 +141,7 @@ def encode(pair: Any, x: Any, y: Any = None, *, num_samples: int = 1000, seed: i
 
     Args:
         pair: a pair.
-        x: data (N, *shape), or a split of ``load_data``, which brings its labels.
+        x: data (N, *shape), or a split of ``load_data``, with its labels.
         y: labels (N,), for pairs that take them.
         num_samples: draws for a mean that has no closed form.
         seed: None draws from torch's global generators, as Pyro does.
@@ -214,7 +214,7 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
 
     Args:
         pair: a pair.
-        x: data (N, *shape) in any form, or a split of ``load_data``, which brings its labels.
+        x: data (N, *shape) in any form, or a split of ``load_data``, with its labels.
         y: labels (N,), for pairs that take them.
         seed: None draws from torch's global generators, as Pyro does.
 

@@ -29,7 +29,7 @@ PROPOSED = 100  # draws of the guide for each that SIR keeps
 CHUNK = 256  # draws that are scored at once
 
 
-Part = tuple[dict[str, Tensor], dict[str, Tensor]]  # draws by site, and what is known of them by field of Posterior
+Part = tuple[dict[str, Tensor], dict[str, Tensor]]  # draws by site, and their diagnostics by field of Posterior
 
 
 @dataclass(eq=False)

@@ -112,7 +112,7 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
 def interpolation(
     pair: Pair, x0: Tensor, x1: Tensor, steps: int = 10, y: Tensor | None = None, *, seed: int = 0
 ) -> Figure:
-    """E[x|z] on the line between the posterior means of two examples (*shape), which stand at its ends.
+    """E[x|z] on the line between the posterior means of two examples (*shape), which are shown at its ends.
 
     All latent sites are interpolated together. ``y`` holds the two labels, for pairs that take them; labels that differ
     have a row each. ``seed`` is for codes whose mean has no closed form.

@@ -183,8 +183,8 @@ class Decoder(nn.Module):
     def set_output(self, value: Tensor) -> None:
         """Set the output bias so that features of zero give ``value`` (multiple, *data_shape).
 
-        A convolution has one bias a channel, which takes the mean over its pixels. A network of another kind, which
-        does not end in a bias that fits, is left as it is.
+        A convolution has one bias a channel, which takes the mean over its pixels. A network that
+        does not end in a bias that fits is not changed.
         """
         bias = None if self.last is None else self.last.bias
         if bias is not None and value.numel() % len(bias) == 0:

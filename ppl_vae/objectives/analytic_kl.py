@@ -18,7 +18,7 @@ from .elbo import WithFreeBits, with_free_bits
 
 
 def analytic_kl(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
-    r"""The evidence lower bound with each KL in closed form where torch knows it, (B,) nats.
+    r"""The evidence lower bound with each KL in closed form where torch has one, (B,) nats.
 
     .. math:: E_q[\log p(x|z)] - \beta \sum_i KL(q(z_i) || p(z_i))
 

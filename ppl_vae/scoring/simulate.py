@@ -192,15 +192,15 @@ def assembled(drawn: Simulation, what: Callable[[TracedSite], Tensor], whole: bo
 
 
 def _leaf(draw: TracedSite, shown: list[Tensor]) -> Tensor | None:
-    """The tensor of x that a site observes a part of, or all of in another type."""
+    """The tensor of x of which a site observes a part, or all in another dtype."""
     given = draw.given
     if given is None:
         return None
     for leaf in shown:
         if given.untyped_storage().data_ptr() == leaf.untyped_storage().data_ptr():
             return leaf
-    alike = [leaf for leaf in shown if leaf.shape == given.shape]
-    return alike[0] if len(alike) == 1 else None
+    same_shape = [leaf for leaf in shown if leaf.shape == given.shape]
+    return same_shape[0] if len(same_shape) == 1 else None
 
 
 def _into(target: Tensor, draw: TracedSite, leaf: Tensor) -> Tensor:
