@@ -91,7 +91,7 @@ def test_a_pair_gets_the_data_that_its_likelihood_is_of(likelihood: str, name: s
     for given in (default, pv.load_data(make(tmp_path), binarize="static"), default.train, default.test):
         done = given.binarize if isinstance(given, Data) else default.binarize
         if likelihood != "bernoulli" and done != "none":
-            with pytest.raises(pv.DataError, match=r"site 'x' .* is no Bernoulli.*binarize='none'"):
+            with pytest.raises(pv.DataError, match=r"site 'x' .* is not a Bernoulli.*binarize='none'"):
                 pv.fit(pair, given, epochs=1)
 
 
@@ -151,7 +151,7 @@ def test_a_users_own_likelihood_is_told_by_its_support(name: str) -> None:
         lambda: pv.ais(pair, data.test, num_chains=2, num_temperatures=2),
     ):
         if not binary:
-            with pytest.raises(pv.DataError, match=r"site 'pixels'.*is no Bernoulli"):
+            with pytest.raises(pv.DataError, match=r"site 'pixels'.*is not a Bernoulli"):
                 work()
 
 
@@ -179,7 +179,7 @@ def test_real_rows_in_the_unit_interval_are_trained_and_tested_as_they_are(tmp_p
     assert json.loads(auto.stdout)["log_px_mean"] == json.loads(none.stdout)["log_px_mean"]
     assert json.loads((tmp_path / "auto/config.json").read_text())["data"]["binarize"] == "none"
     refused = run(*common, "--out", tmp_path / "no", "--binarize", "dynamic", code=2)
-    assert "site 'x' (Normal) is no Bernoulli" in refused.stderr
+    assert "site 'x' (Normal) is not a Bernoulli" in refused.stderr
     assert not (tmp_path / "no").exists()
 
 

@@ -136,7 +136,7 @@ def test_what_has_no_meaning_is_refused_by_name() -> None:
     with pytest.raises(pv.PairError, match=r"'term'.*iwae has no place.*'elbo'"):
         pv.check_pair(semi.model, semi.guide, X, objective=pv.IWAE(3))
     semi = Semi("classifier")
-    with pytest.raises(pv.PairError, match=r"'term'.*does not say has_rsample=True"):
+    with pytest.raises(pv.PairError, match=r"'term'.*does not have has_rsample=True"):
         pv.check_pair(semi.model, semi.guide, X[:3], objective=pv.AnalyticKL())
 
 

@@ -323,11 +323,11 @@ def test_log_px_histogram_of_exact_and_of_impossible_data() -> None:
     assert sum(p.get_height() for p in ax.patches) == 2
 
 
-def test_khat_scatter_counts_every_kind_of_datum() -> None:
+def test_khat_scatter_counts_every_kind_of_example() -> None:
     figure = figures.khat_scatter(estimate([0.2, 0.9, -math.inf, math.nan, 0.6, -math.inf]))
     ax = figure.axes[0]
     assert ax.get_title().splitlines() == [
-        "2 of 6 data unreliable at K = 1000",
+        "2 of 6 examples unreliable at K = 1000",
         "2 exact, with no k to show; 1 with no k: too few weights in the tail",
     ]
     levels = {line.get_label(): line.get_ydata()[0] for line in ax.get_lines()}
@@ -399,14 +399,14 @@ def test_bound_curves_draw_a_line_and_a_band_for_each_proposal() -> None:
         figures.bound_curves({})
 
 
-def test_the_sandwich_shows_both_sides_of_each_datum() -> None:
+def test_the_sandwich_shows_both_sides_of_each_example() -> None:
     with torch.random.fork_rng():
         pair = pv.build("linear", data_shape=(5,), latent=2)
     found = pv.eubo(pair, num_data=12, num_samples=20)
     ax = figures.sandwich(found).axes[0]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), (found.upper - found.lower).sort().values.numpy())
     assert ax.lines[2].get_ydata()[0] == pytest.approx(found.gap)
-    assert "12 simulated data: mean log p(x) between" in ax.get_title()
+    assert "12 simulated examples: mean log p(x) between" in ax.get_title()
 
 
 def test_a_curve_far_below_says_so() -> None:

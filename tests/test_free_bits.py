@@ -44,7 +44,7 @@ class Guide(nn.Module):
             pyro.sample("c", dist.Bernoulli(logits=self.c))
 
     def kls(self) -> dict[str, Tensor]:
-        """KL of each site and datum, (B,) nats."""
+        """KL of each site and example, (B,) nats."""
         normal = [(0.5 * (s**2 + m**2 - 1) - np.log(s)).sum(-1) for m, s in ((self.a, 0.5), (self.b, 0.9))]
         p = torch.sigmoid(self.c)
         bernoulli = p * (p / RATE).log() + (1 - p) * ((1 - p) / (1 - RATE)).log()

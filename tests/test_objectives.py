@@ -47,7 +47,7 @@ class MixedGuide(nn.Module):
 
 
 def masked(pair: pv.Pair) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Every second datum is padding."""
+    """Every second example is padding."""
 
     def wrap(program: Callable[..., Any]) -> Callable[..., Any]:
         return lambda x, *a: pyro.poutine.mask(program, mask=torch.arange(len(x)) % 2 == 0)(x, *a)
@@ -172,7 +172,7 @@ class TwoStepsGuide(nn.Module):
 
 
 def mean_gradient(gradient: str, particles: int, replicates: int, batches: int = 20) -> tuple[Tensor, Tensor]:
-    """The mean gradient of the guide and its standard error, over independent copies of one datum."""
+    """The mean gradient of the guide and its standard error, over independent copies of one example."""
     guide = TwoStepsGuide()
     objective = pv.IWAE(particles, gradient=gradient)
     rows = []

@@ -35,8 +35,8 @@ def test_terms_are_particles_by_data_and_add_up(case: Case) -> None:
     torch.testing.assert_close(sum((s.log_p for s in t.observed.values()), zero), t.log_lik)
 
 
-def test_a_datum_is_scored_alone(case: Case) -> None:
-    """log p(x, z) of a datum does not depend on the others in its batch."""
+def test_an_example_is_scored_alone(case: Case) -> None:
+    """log p(x, z) of an example does not depend on the others in its batch."""
     pair = case.build().double()
     x, y = case.draw(5)
     x = x.double()

@@ -120,7 +120,7 @@ def test_bad_settings_are_one_line(arguments: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize("method", ["guide", "sir", "hmc"])
 def test_arviz_gets_every_group_in_order(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """300 draws of 70 data cross the chunks and the blocks; each density stands beside its own draw and datum."""
+    """300 draws of 70 data cross the chunks and the blocks; each density stands beside its draw and example."""
     monkeypatch.setattr(sys.modules[pv.posterior.__module__], "PROPOSED", 4)  # SIR: where draws stand, not how good
     pair = pv.build("hierarchical", data_shape=(1, 3, 3), latent=(3, 2), hidden=(4,), hidden2=(4,)).double()
     x = (torch.rand(70, 1, 3, 3, dtype=torch.float64) > 0.5).double()

@@ -412,7 +412,7 @@ def test_auto_gives_the_bound_alone() -> None:
     pair, x, _ = linear()
     with pytest.raises(UserError, match="proposal='auto' gives the K-sample bound"):
         pv.log_likelihood(pair, x, num_samples=50, proposal="auto", estimator="psis")
-    with pytest.raises(UserError, match="takes another proposal for each example"):
+    with pytest.raises(UserError, match="differs from example to example"):
         pv.log_weights(pair, x, num_samples=50, proposal="auto")
     with pytest.raises(UserError, match="refined has no option 'step'"):
         pv.proposals.refined(step=3)

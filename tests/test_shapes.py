@@ -134,7 +134,7 @@ def test_every_likelihood_takes_every_shape(likelihood: str, network: str, shape
 @pytest.mark.parametrize(("network", "shape", "on"), [*CONV, *[("mlp", s, s) for s in SHAPES]], ids=str)
 @pytest.mark.parametrize("multiple", [1, 2])
 def test_nothing_is_cropped_away(network: str, shape: Shape, on: Shape, multiple: int) -> None:
-    """The code depends on every number of a datum, and every output has a bias and depends on z."""
+    """The code depends on every number of an example, and every output has a bias and depends on z."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, *shape, requires_grad=True)
     encoder = Encoder(shape, HIDDEN, "tanh", network)
@@ -230,5 +230,5 @@ def test_data_of_another_shape_than_the_networks_are_told_so_with_both_shapes(ne
         lambda: pv.check_pair(pair.model, pair.guide, x),
         lambda: pv.fit(pair, x, epochs=1, progress=False, device="cpu"),
     ):
-        with pytest.raises(pv.UserError, match=r"x has shape .* data of shape \(3, 8, 8\).* \(N, 3, 8, 8\)"):
+        with pytest.raises(pv.UserError, match=r"x has shape .* examples of shape \(3, 8, 8\).* \(N, 3, 8, 8\)"):
             call()

@@ -311,7 +311,7 @@ def test_labels_that_are_no_labels_are_one_line(tmp_path: Path) -> None:
 def test_times_and_identifiers_are_no_classes() -> None:
     x = torch.rand(40, 3)
     data = pv.load_data((x, torch.arange(40) + 1577836761))
-    with pytest.raises(pv.UserError, match="labels run up to 1577836800 for 40 data"):
+    with pytest.raises(pv.UserError, match="labels run up to 1577836800 for 40 examples"):
         pv.build("cvae", data=data, latent=2)
     pv.build("vae", data=data, latent=2)
     pv.build("cvae", data=pv.load_data((x, torch.arange(40))), latent=2)
@@ -498,8 +498,8 @@ def test_a_pair_takes_the_columns_of_a_table_by_name_from_its_first_one_on(throu
     data = one if through == "the table" else pv.load_data(one)
     pv.fit(pair, data, epochs=1, progress=False, device="cpu", run_dir=tmp_path / "run")
     expected = pv.log_likelihood(pair, one.to_numpy(), num_samples=5).log_px
-    for found in (pair, pv.load(tmp_path / "run")):
-        for table in (one, other, other.assign(more=1.0), (other, None)):
+    for found in (pair, pair.with_guide(pair.guide), pv.load(tmp_path / "run")):
+        for table in (other, one, other.assign(more=1.0), (other, None)):
             assert torch.equal(pv.log_likelihood(found, table, num_samples=5).log_px, expected)
         with pytest.raises(pv.DataError, match="no column 'a', and this pair was given 'a', 'b', 'c' before"):
             pv.log_likelihood(found, lacking, num_samples=5)

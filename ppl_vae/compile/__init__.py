@@ -1,4 +1,5 @@
-"""Computations as graphs: traced once for each shape, compiled, and guarded; matrix products.
+"""Computations as graphs: traced once for each shape, compiled, and guarded; the precision of matrix products.
 
-May import: ``common``.
+May import: ``common``. A faster form of an operation is a function and a line of ``CPU`` in ``decompositions.py``; what
+a new graph must be made for is compared in ``guards.py``; a precision is a line of ``products`` in ``products.py``.
 """

@@ -1,4 +1,4 @@
-"""A computation as a graph: traced once for each shape, compiled, and run on what its tensors hold now."""
+"""A computation as a graph: traced once for each shape, compiled, and run on the present values of its tensors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .guards import READ, Attributes, Held, UncapturableError
 
 Function = Callable[..., tuple[Tensor, ...]]
 
-WORTH = 3e12  # multiplications from which on compiling pays
-LEAST = 2e8  # what a call costs by its Python alone
+MIN_WORK = 3e12  # multiplications from which on compiling saves time
+CALL_WORK = 2e8  # multiplications in the time that the Python of a call takes
 MOST = 32  # graphs of one function
 
 
@@ -33,12 +33,12 @@ class Captured:
     """A function of tensors as a compiled graph, one for each shape of its arguments.
 
     The graph reads every other tensor that the function uses (parameters, buffers, 0-d settings) where it lives, so a
-    value that changes in place is seen by the next call. Noise comes from torch's generators, anew in every call and
-    the same as in the function itself. Python is not run again: what it decides is decided at the first call. A change
+    value that changes in place counts in the next call. Noise comes from torch's generators, anew in every call and
+    the same as in the function itself. Python runs in the first call only: its branches are fixed there. A change
     of an attribute of ``modules`` (a number, a flag, another parameter or child) makes a new graph.
 
     Args:
-        function: takes tensors and returns a tuple of tensors, which carry no gradient.
+        function: takes tensors and returns a tuple of tensors, without gradients.
         compiled: False runs the traced graph as it is, operation by operation.
         modules: those that the function runs; a function that sets their attributes can't be captured.
 
@@ -64,7 +64,7 @@ class Captured:
         Raises:
             UncapturableError: at the first call with these shapes, where tracing or compiling fails.
         """
-        shapes = (torch.get_num_threads(), *map(_kind, args))  # compiled code has room for so many threads, no more
+        shapes = (torch.get_num_threads(), *map(_kind, args))  # compiled code is for one number of threads
         graph = self._graphs.get(shapes)
         if graph is None or not graph.fresh():
             graph = self._graphs[shapes] = self._made(args)
@@ -81,7 +81,7 @@ class Captured:
             return _Graph(self.function, args, self.compiled, self.modules)
         except UncapturableError:
             raise
-        except Exception as error:  # whatever a user's program raises when it meets a tensor without a value
+        except Exception as error:  # a user's program may raise anything on a tensor without a value
             raise UncapturableError(_reason(error)) from error
 
 
@@ -101,10 +101,10 @@ def chosen(capture: bool | str) -> bool | str:
 
 
 def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
-    """Whether so many calls on ``rows`` latents are work enough to pay for compiling, which takes about ten seconds.
+    """Whether ``calls`` on ``rows`` latents save more time than compiling takes, about ten seconds.
 
     Counted, not timed, so that a seed gives the same figures every time: a multiplication for each parameter and row,
-    a hundred for each number of a datum, and no call below what running Python takes.
+    a hundred for each number of an example, and for a call at least ``CALL_WORK``.
 
     Example:
         >>> import ppl_vae as pv
@@ -113,12 +113,12 @@ def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
         (False, True)
     """
     each = rows * (sum(p.numel() for p in pair.parameters()) + 100 * num_dims)
-    return bool(calls * max(each, LEAST) >= WORTH)
+    return bool(calls * max(each, CALL_WORK) >= MIN_WORK)
 
 
 @contextmanager
 def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Put the values of tensors back."""
+    """Restore the values of tensors on the way out."""
     before = [t.clone() for t in tensors]
     try:
         yield
@@ -136,7 +136,7 @@ class _Graph:
     """One traced function: the tensors that it holds, and what runs it on them."""
 
     def __init__(self, function: Function, args: Sequence[Tensor], compiled: bool, modules: list[nn.Module]) -> None:
-        modules = list({id(m): m for top in modules for m in top.modules()}.values())  # now: children may come
+        modules = list({id(m): m for top in modules for m in top.modules()}.values())  # children may be added later
         self.attributes = Attributes(modules)
         try:
             module, self.held = trace(function, args)
@@ -144,9 +144,9 @@ class _Graph:
             if changed is not None:
                 what = f"the program sets the attribute {changed!r} of a module, which a graph would not"
                 raise UncapturableError(what)
-            self.inputs = [t.detach() for t in self.held]  # they share their memory with what the program holds
+            self.inputs = [t.detach() for t in self.held]  # they share memory with what the program holds
             key = (module.code, torch.get_num_threads(), *map(_kind, (*self.inputs, *args)))
-            if not (compiled and key in _compiled and _belong(self.held, modules)):  # a known graph is not tried again
+            if not (compiled and key in _compiled and _belong(self.held, modules)):  # a known graph is not traced twice
                 again, held_again = trace(function, args)
                 if module.code != again.code or not all(map(_same, self.held, held_again)):
                     raise UncapturableError(
@@ -173,14 +173,14 @@ class _Graph:
         return self.attributes.fresh()
 
 
-_compiled: dict[Any, Function] = {}  # by the code of the graph: pairs of one architecture share what was compiled
+_compiled: dict[Any, Function] = {}  # by the code of the graph: pairs of one architecture share it
 
 
 def _prove(run: Function, module: GraphModule, function: Function, held: list[Tensor], args: Sequence[Tensor]) -> None:
-    """Refuse a compiled graph that gives other numbers than the program; leaves noise and tensors as they were.
+    """Refuse a compiled graph that gives other numbers than the program; restores noise and tensors.
 
-    Each result may be off by a thousandth of its largest number, or of what rounding makes of the largest of all: a
-    gradient that is zero but for rounding has no other scale. With products of half the digits, by thirty times that.
+    The error of a result may be a thousandth of its largest number (0.03 with 16-bit products), or the rounding error
+    of the largest number of all results, which is the scale of a gradient that is zero but for rounding.
     """
     device = next((t.device for t in (*args, *held)), torch.device("cpu"))
     results: list[list[Tensor]] = []
@@ -209,9 +209,9 @@ def _largest(t: Tensor) -> float:
 
 
 def _belong(held: list[Tensor], modules: list[nn.Module]) -> bool:
-    """Whether all numbers held are parameters or buffers of the modules: no constants, which Python may have drawn."""
-    own = {id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values())}
-    return all(id(t) in own for t in held if t.numel())
+    """Whether all tensors held are parameters or buffers of the modules: Python may have drawn a constant."""
+    expected = {id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values())}
+    return all(id(t) in expected for t in held if t.numel())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -231,7 +231,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
 
     device = args[0].device if args else torch.device("cpu")
 
-    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of what it is given
+    def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of its function
         return function(*tensors)
 
     make = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
@@ -244,24 +244,24 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     return module, _lift(module)
 
 
-_READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # how torch says so
+_READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # in torch's messages on such reads
 
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
-    if any(sign in text for sign in _READS):
+    if any(part in text for part in _READS):
         return READ
     return text.splitlines()[0][:160]
 
 
 def _lift(module: GraphModule) -> list[Tensor]:
-    """Make an input of every tensor that a graph holds: inductor would take small ones as numbers for good."""
+    """Make an input of every tensor that a graph holds: inductor would bake in the values of small ones."""
     graph = module.graph
     first = next(iter(graph.nodes))
     held: list[Tensor] = []
     inputs: dict[int, Any] = {}
     for node in list(graph.nodes):
-        node.meta.pop("val", None)  # of differing fake modes
+        node.meta.pop("val", None)  # values of different fake modes
         if node.op != "get_attr":
             continue
         tensor = getattr(module, node.target)
@@ -279,7 +279,7 @@ def _lift(module: GraphModule) -> list[Tensor]:
 
 
 def _lowered(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
-    """The graph in operations that are fast on the device."""
+    """The graph with operations replaced by those that are fast on the device."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     device = inputs[0].device if inputs else torch.device("cpu")
@@ -292,12 +292,12 @@ def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> F
         with torch.no_grad(), _quiet(), _uninterrupted():
             from torch._inductor import compile as inductor
 
-            # noise by torch's own kernels: the numbers of the program itself, and faster on a CPU
+            # noise by torch's kernels: the same numbers as in the program, and faster on a CPU
             run: Function = inductor(_lowered(module, inputs), list(inputs), options={"fallback_random": True})
             return run
     except Exception as error:
         broken = re.search(r"(/\S+\.so): file too short", str(error))
-        if broken and again:  # left in the compiler's cache by a process that was killed while it compiled
+        if broken and again:  # left in the compiler's cache by a process that was killed during compilation
             Path(broken[1]).unlink(missing_ok=True)
             return _compile(module, inputs, again=False)
         what = "there is no C++ compiler" if "Cxx" in f"{type(error).__name__} {error}" else None
@@ -306,14 +306,14 @@ def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> F
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: a terminal sends it to the compiler's processes too, which inherit that they don't hear it."""
+    """Delay Ctrl-C: a terminal sends it to the compiler's processes too, which inherit the blocked signal."""
     before = signal.getsignal(signal.SIGINT)
     alone = threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask")
     if not alone or before is None:
         yield
         return
     caught: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))  # another thread may hear it
+    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))  # another thread may receive it
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -326,7 +326,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's builder says of itself: remarks on CUDA where there is none, deprecations of its parts."""
+    """Without the warnings of torch's builder: on CUDA where there is none, and on its deprecated parts."""
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -340,34 +340,34 @@ def _quiet() -> Iterator[None]:
 
 
 class _Replayed:
-    """A compiled graph as a CUDA graph: one launch, on buffers that stay where they are.
+    """A compiled graph as a CUDA graph: one launch, on buffers with fixed addresses.
 
-    The first call runs as it is, which warms the kernels up; the second is recorded. An argument that is found at
-    another address is copied into a buffer from then on; one that stays, such as all the data, is read where it is.
-    The results are overwritten by the next call.
+    The first call runs the compiled graph, which warms the kernels up; the second is recorded. An argument whose
+    address has changed is copied into a buffer from then on; one with a fixed address, such as all the data, is read in
+    place. The results are overwritten by the next call.
     """
 
     def __init__(self, run: Function, held: list[Tensor]) -> None:
         self.run = run
         self.held = held
         self.graph: Any = None
-        self.args: list[Tensor] = []  # that the graph reads
-        self.moving: set[int] = set()
+        self.args: list[Tensor] = []  # those that the graph reads
+        self.copied: set[int] = set()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         args = inputs[len(self.held) :]
         if not self.args:
             self.args = list(args)
             return tuple(self.run(*inputs))
-        moved = {i for i, (a, b) in enumerate(zip(args, self.args, strict=True)) if a.data_ptr() != b.data_ptr()}
-        if self.graph is None or not moved <= self.moving:
-            self.moving |= moved
-            self.args = [a.clone() if i in self.moving else a for i, a in enumerate(args)]
+        changed = {i for i, (a, b) in enumerate(zip(args, self.args, strict=True)) if a.data_ptr() != b.data_ptr()}
+        if self.graph is None or not changed <= self.copied:
+            self.copied |= changed
+            self.args = [a.clone() if i in self.copied else a for i, a in enumerate(args)]
             torch.cuda.synchronize()
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.results = tuple(self.run(*self.held, *self.args))
-        for i in self.moving:
+        for i in self.copied:
             self.args[i].copy_(args[i])
         self.graph.replay()
         return self.results

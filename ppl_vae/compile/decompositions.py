@@ -1,4 +1,4 @@
-"""What torch computes slowly on a CPU, in a graph, by what it computes fast; to rounding."""
+"""Operations of a graph that are slow on a CPU, in terms of fast ones; equal to rounding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG1P = (
 
 
 def fast(device: torch.device) -> dict[Any, Any]:
-    """What to write in a graph in place of some operations of torch, by the device that runs it."""
+    """The replacements of operations of torch in a graph, for the device that runs it."""
     return CPU if device.type == "cpu" else {}
 
 
@@ -31,7 +31,7 @@ def _log1p_exp(x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         e = torch.exp(-x.abs())
         u = 1 + e
-        return torch.log(u) + (e - (u - 1)) / u  # what 1 + e lost is put back
+        return torch.log(u) + (e - (u - 1)) / u  # corrected for the rounding of 1 + e
     e = torch.exp2(x.abs() * -math.log2(math.e))
     p = LOG1P[-1] * e + LOG1P[-2]
     for c in LOG1P[-3::-1]:
@@ -40,7 +40,7 @@ def _log1p_exp(x: Tensor) -> Tensor:
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """log(1 + x), with what 1 + x lost put back; torch's own takes 14 times its log."""
+    """log(1 + x), corrected for the rounding of 1 + x; torch's log1p takes 14 times as long as its log."""
     u = 1 + x
     lost = (x - (u - 1)) / u
     return torch.log(u) + torch.where((u > 0) & (u < torch.inf), lost, 0.0)
@@ -56,7 +56,7 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
     z = x if beta == 1 else beta * x
     value = z.clamp(min=0) + _log1p_exp(z)
     value = value if beta == 1 else value / beta
-    return torch.where(z > threshold, x, value) if x.dtype == torch.float64 else value  # in float32 it is x by itself
+    return torch.where(z > threshold, x, value) if x.dtype == torch.float64 else value  # in float32 it equals x there
 
 
 def _softplus_backward(g: Tensor, x: Tensor, beta: float, threshold: float) -> Any:
@@ -80,15 +80,14 @@ def _cross_entropy(
 ) -> Any:
     if weight is not None or pos_weight is not None or reduction != 0:
         return NotImplemented
-    return (1 - target) * x - (
-        x.clamp(max=0) - _log1p_exp(x)
-    )  # torch's terms, so that infinities meet as they do there
+    log_sigmoid = x.clamp(max=0) - _log1p_exp(x)
+    return (1 - target) * x - log_sigmoid  # torch's order of terms, which gives its values at infinities
 
 
 def _linear(bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: float = 1) -> Any:
-    """The bias joins what is computed next; torch copies it into the result first, in a pass of its own.
+    """A product and a bias, which is fused with the next operations; torch copies it in a separate pass.
 
-    Subtracted, since inductor would make torch's own operation of a product and a sum again.
+    Subtracted, since inductor would make torch's operation again of a product and a sum.
     """
     return x @ weight - (-bias) if beta == alpha == 1 else NotImplemented
 

@@ -1,4 +1,4 @@
-"""What a graph would not see change: attributes of modules, and the values of tensors that a program holds."""
+"""Changes that a graph would ignore: of attributes of modules, and of values of tensors that a program holds."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ READ = "the program reads a tensor's value (.item(), float(), bool(), if)"
 
 
 class UncapturableError(Exception):
-    """Why a computation can't be captured; whoever asked for it runs it as it is."""
+    """Why a computation can't be captured; the caller then runs it without a graph."""
 
 
 class Attributes:
-    """What a program decides by, and must not set in a graph: the attributes of modules, and their hooks.
+    """The attributes of modules, and their hooks: a program may branch on them, and must not set them in a graph.
 
     Numbers, flags, texts, tuples, functions, tensors and children; also those in lists and dictionaries.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        own = [vars(m) for m in modules]
-        self.dicts = [d for v in own for d in (v, *(w for w in v.values() if type(w) in (dict, OrderedDict)))]
-        self.lists = [(name, w, [*w]) for v in own for name, w in v.items() if type(w) is list]
+        attributes = [vars(m) for m in modules]
+        self.dicts = [d for v in attributes for d in (v, *(w for w in v.values() if type(w) in (dict, OrderedDict)))]
+        self.lists = [(name, w, [*w]) for v in attributes for name, w in v.items() if type(w) is list]
         self.sizes = [*map(len, self.dicts)]
         self.before = [(d, {k: v for k, v in d.items() if isinstance(v, _PLAIN)}) for d in self.dicts]
-        # one lookup for all of a dictionary, and none for the empty ones: this runs before every call
-        names = [(d, [*was] * (2 if len(was) == 1 else 1)) for d, was in self.before if was]  # of one it's no tuple
+        # one lookup for each dictionary that is not empty: this runs before every call
+        # itemgetter gives a tuple for two names or more: a single one is repeated
+        names = [(d, [*was] * (2 if len(was) == 1 else 1)) for d, was in self.before if was]
         self.lookups: list[tuple[Callable[[Any], Any], dict[str, Any], list[Any]]] = [
             (itemgetter(*of), d, [d[name] for name in of]) for d, of in names
         ]
 
     def changed(self) -> str | None:
-        """The name of one that has another value now, is new, or is gone."""
+        """The name of an attribute that has another value, is new, or was deleted; None where there is none."""
         for d, was in self.before:
             now = {k: v for k, v in d.items() if isinstance(v, _PLAIN)}
             for name in (*now, *was):
@@ -51,7 +52,7 @@ class Attributes:
         return None
 
     def fresh(self) -> bool:
-        """Whether all that there were have the values that they had, and nothing is new."""
+        """Whether all attributes have the values that they had, and none is new."""
         try:
             same = all(all(map(is_, values, get(d))) for get, d, values in self.lookups)
         except KeyError:
@@ -59,7 +60,7 @@ class Attributes:
         return (same and not self.lists and [*map(len, self.dicts)] == self.sizes) or self.changed() is None
 
     def give_back(self) -> None:
-        """Put all back, and take new ones away: a trace leaves tensors without values in them."""
+        """Restore all attributes and delete new ones: a trace leaves tensors without values in them."""
         for d, was in self.before:
             for name in [k for k, v in d.items() if isinstance(v, _PLAIN) and k not in was]:
                 del d[name]
@@ -79,14 +80,14 @@ def _equal(one: Any, other: Any) -> bool:
         return False
     try:
         return bool(one == other)
-    except (RuntimeError, ValueError):  # of arrays within
+    except (RuntimeError, ValueError):  # arrays inside
         return False
 
 
 class Held(TorchDispatchMode):
-    """What a program does, while it is traced, to tensors that have values, such as buffers and small constants.
+    """Restore the tensors with values (buffers, small constants) that a program changes while it is traced.
 
-    The tracer computes on them: what it changes is put back. A program that reads one is refused: it may change.
+    The tracer computes on them. A program that reads a value is refused, since the value may change.
 
     Args:
         readable: nothing is traced, and values may be read.
@@ -101,7 +102,7 @@ class Held(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and not self.readable:
             raise UncapturableError(READ)
         if func._schema.is_mutable and torch.is_tensor(args[0]) and id(args[0]) not in self.before:
-            with _disable_current_modes():  # the tracer's, which would give a tensor without values
+            with _disable_current_modes():  # of the tracer, which would give a tensor without values
                 self.before[id(args[0])] = args[0], args[0].clone()
         return func(*args, **(kwargs or {}))
 

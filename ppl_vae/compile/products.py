@@ -1,4 +1,4 @@
-"""Matrix products: which routine computes them, and in which precision."""
+"""Matrix products: the routine that computes them, and their precision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PRODUCTS = {
 
 
 class _Bf16(TorchDispatchMode):
-    """Products and convolutions of float32 tensors on bfloat16 copies, forwards and backwards; all else as it is."""
+    """Products and convolutions of float32 tensors on bfloat16 copies, forwards and backwards."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in _PRODUCTS:
@@ -68,15 +68,15 @@ def products(precision: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def fast_products(device: torch.device, setting: str | None = None) -> Iterator[str]:
-    """oneDNN's float32 products on a CPU where they are known to be faster and are measured to be as exact.
+    """Use oneDNN's float32 products on a CPU where they are known to be faster and are measured to be as exact.
 
-    torch multiplies by MKL, and by oneDNN under ``torch.set_float32_matmul_precision("medium")``. Which is taken
+    torch multiplies by MKL, and by oneDNN under ``torch.set_float32_matmul_precision("medium")``. The choice
     depends on the processor and on the error of a product, never on time, so that the same machine always gives the
-    same bits. Ranks take it only where all of them can. The process's setting is given back.
+    same bits. Ranks use oneDNN only where all of them can. The setting of the process is restored.
 
     Args:
-        device: where the work is done; on a GPU nothing is changed.
-        setting: what was chosen when the work began: taken again, unless it is less exact here; None chooses.
+        device: the device that computes; on a GPU nothing is changed.
+        setting: the choice with which the work began, used again unless it is less exact here; None chooses.
     """
     before, chosen = torch.get_float32_matmul_precision(), choose(device, setting)
     if chosen == before:
@@ -95,7 +95,7 @@ def choose(device: torch.device, setting: str | None = None) -> str:
     if device.type != "cpu":
         return before
     chosen = setting or faster(before)
-    if chosen == "medium" and not as_exact(before):  # work begun on another machine
+    if chosen == "medium" and not as_exact(before):  # the work began on another machine
         chosen = before
     return before if ranks.all_reduce_any(chosen == before)[0] else chosen
 
@@ -103,7 +103,7 @@ def choose(device: torch.device, setting: str | None = None) -> str:
 def faster(before: str) -> str:
     """``"medium"`` where oneDNN multiplies float32 matrices faster at the same error, else ``before``.
 
-    MKL is slow on AMD's processors with AVX-512; elsewhere the two are alike, or oneDNN is less exact.
+    MKL is slow on AMD's processors with AVX-512; elsewhere oneDNN is as slow, or less exact.
     """
     slow = torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in processor()
     return "medium" if slow and as_exact(before) else before
@@ -128,7 +128,7 @@ def as_exact(before: str) -> bool:
 
 @functools.cache
 def processor() -> str:
-    """What the system says of its processor: the maker and the model."""
+    """The vendor and the model of the processor, as the system names them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

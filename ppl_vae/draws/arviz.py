@@ -1,4 +1,4 @@
-"""ArviZ: everything about a pair on some data, as ArviZ 0.23 (InferenceData) and 1.x (DataTree) take it."""
+"""Draws, predictions, densities and weights of a pair, for ArviZ 0.23 (InferenceData) and 1.x (DataTree)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import UserError
-from ..common.fields import named, num_data
+from ..common.fields import X, each, joined, named, num_data
 from ..common.rng import forked, quiet_import, reseed, seed_for
 from ..scoring import densities, programs, terms, trace
 from ..scoring.inputs import device_and_dtype, evaluating, everything, to_device
 from ..scoring.simulate import rerun
 from .posterior import CHUNK, posterior
 
-BLOCK = 32
+BLOCK = 32  # examples at once: predictions hold draws times examples times numbers in an example
 
 
 @entry_point
@@ -34,7 +34,7 @@ def to_arviz(
     seed: int = 0,
     progress: bool = False,
 ) -> Any:
-    """What ArviZ plots and summarises: draws, predictions, densities and weights, with the data.
+    """Draws, predictions, densities, weights and the data, in the groups that ArviZ plots and summarises.
 
     | group | holds | dimensions |
     | --- | --- | --- |
@@ -46,20 +46,20 @@ def to_arviz(
     | observed_data | x | datum, ... |
     | constant_data | labels, where there are any | datum |
 
-    By ``"guide"`` the posterior group holds the guide's own draws, which only their weights make the posterior's.
-    ``az.loo`` of this leaves out a whole datum with its own latent, so its elpd is a smoothed harmonic mean of
-    p(x given z): a poor estimate of log p(x), as its k will say. Use :func:`~ppl_vae.log_likelihood` for that.
-    Predictions hold draws times data times pixels: ask for few of each.
+    By ``"guide"`` the posterior group holds draws of the guide, which represent the posterior only with their weights.
+    ``az.loo`` of this leaves out a whole example with its latent, so its elpd is a smoothed harmonic mean of
+    p(x given z): a poor estimate of log p(x), as its Pareto k shows. Use :func:`~ppl_vae.log_likelihood` for that.
+    Predictions hold draws times examples times pixels: choose few draws and few examples.
 
     Args:
         pair: a pair with latents.
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
         method: of :func:`~ppl_vae.draws.posterior`.
-        num_samples: draws of each datum, over all chains.
-        num_chains: chains of HMC and NUTS; the draws of the others are one chain.
-        warmup: of HMC and NUTS.
-        seed: of everything.
+        num_samples: draws of each example, over all chains.
+        num_chains: chains of HMC and NUTS; the draws of the other methods are one chain.
+        warmup: steps of each chain of HMC and NUTS that are discarded.
+        seed: seeds every draw.
         progress: show a bar.
 
     Returns:
@@ -79,27 +79,9 @@ def to_arviz(
     found = posterior(
         pair, x, y, method, num_samples=num_samples, num_chains=num_chains, warmup=warmup, seed=seed, progress=progress
     )
-    device, _ = device_and_dtype(pair)
-    columns: dict[str, dict[str, list[Tensor]]] = {}
-
-    def put(group: str, name: str, value: Tensor) -> None:
-        columns.setdefault(group, {}).setdefault(name, []).append(value.detach().cpu())
-
-    with evaluating(pair), forked(device), pyro.validation_enabled(False):
-        for n, start in enumerate(range(0, num_data(x), BLOCK)):
-            reseed(seed_for(seed, "to_arviz", n), device)
-            xb, yb = to_device(pair, x, y, slice(start, start + BLOCK))
-            held = {k: v[:, start : start + BLOCK] for k, v in found.samples.items()}
-            for first in range(0, num_samples, CHUNK):
-                z = {k: v[first : first + CHUNK].to(device) for k, v in held.items()}
-                _one_chunk(pair, xb, yb, z, min(CHUNK, num_samples - first), put)
-    groups: dict[str, dict[str, Tensor]] = {
-        group: {
-            name: torch.cat([torch.cat(parts[i : i + _chunks(num_samples)]) for i in _starts(parts, num_samples)], 1)
-            for name, parts in names.items()
-        }
-        for group, names in columns.items()
-    }
+    groups: dict[str, dict[str, Tensor]] = {}
+    for (group, name), value in _evaluated(pair, x, y, found.samples, seed).items():
+        groups.setdefault(group, {})[name] = value
     groups["posterior"] = found.samples
     for name in ("log_weight", "used_log_weight"):
         if getattr(found, name) is not None:
@@ -108,43 +90,52 @@ def to_arviz(
     return _tree(groups, x, y, found.num_chains, about)
 
 
-def _called(name: str, data: dict[str, Any]) -> str:
-    """The name of an observed site in ArviZ's groups: x where there is only one."""
-    return "x" if len(data) == 1 else name
+def _evaluated(
+    pair: Any, x: X, y: Tensor | None, samples: dict[str, Tensor], seed: int
+) -> dict[tuple[str, str], Tensor]:
+    """Densities and predictions (S, N, *event) of all draws, by group and name; on the CPU."""
+    device, _ = device_and_dtype(pair)
+    blocks = []
+    with evaluating(pair), forked(device), pyro.validation_enabled(False):
+        for n, start in enumerate(range(0, num_data(x), BLOCK)):
+            reseed(seed_for(seed, "to_arviz", n), device)
+            xb, yb = to_device(pair, x, y, slice(start, start + BLOCK))
+            chunks = []
+            for first in range(0, num_data(samples), CHUNK):
+                z = {k: v[first : first + CHUNK, start : start + BLOCK].to(device) for k, v in samples.items()}
+                chunks.append(each(lambda v: v.detach().cpu(), _one_chunk(pair, xb, yb, z)))
+            blocks.append(joined(chunks))
+    found: dict[tuple[str, str], Tensor] = joined(blocks, 1)
+    return found
 
 
-def _chunks(num_samples: int) -> int:
-    return -(-num_samples // CHUNK)
-
-
-def _starts(parts: list[Tensor], num_samples: int) -> range:
-    return range(0, len(parts), _chunks(num_samples))
-
-
-def _one_chunk(pair: Any, x: Tensor, y: Tensor | None, z: dict[str, Tensor], size: int, put: Any) -> None:
-    """Densities and predictions of some draws of one block of data."""
+def _one_chunk(pair: Any, x: X, y: Tensor | None, z: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+    """Densities and predictions (K, B, *event) at draws z of one data batch, by group and name."""
+    size = num_data(z)
     args = trace.call_args(pair.model, x, y)
     likelihood, prior = densities.log_densities(pair.model, args, z)
-    put("sample_stats", "lp", likelihood + prior)
-    predicted = rerun(programs.sites(pair.model, args, num_samples=size, values=z, uncondition=True), x)
-    names = {name: _called(name, predicted.data) for name in predicted.data}
-    for name, site in predicted.data.items():
-        put("posterior_predictive", names[name], site.value)
-    if len(predicted.data) == 1:
-        put("log_likelihood", "x", likelihood)
+    found = {("sample_stats", "lp"): likelihood + prior}
+    predicted = rerun(programs.sites(pair.model, args, num_samples=size, values=z, uncondition=True), x).data
+    is_one = len(predicted) == 1  # then its name is x, as in observed_data
+    for name, site in predicted.items():
+        found["posterior_predictive", "x" if is_one else name] = site.value
+    if is_one:
+        found["log_likelihood", "x"] = likelihood
     else:
         as_drawn = trace.prior_of(pair.model, drawn=set(z))
         t = terms.terms(pair.model, as_drawn, x, y, num_samples=size, values=z)
-        for name, seen in t.observed.items():
-            put("log_likelihood", name, seen.log_p)
+        for name, scored in t.observed.items():
+            found["log_likelihood", name] = scored.log_p
     fresh = programs.sites(pair.model, args, num_samples=size, uncondition=True)
-    for name in predicted.data:
-        put("prior_predictive", names[name], fresh[name].value)
+    for name in predicted:
+        found["prior_predictive", "x" if is_one else name] = fresh[name].value
     for name in z:
-        put("prior", name, fresh[name].value)
+        found["prior", name] = fresh[name].value
+    return found
 
 
-def _tree(groups: dict[str, dict[str, Tensor]], x: Tensor, y: Tensor | None, chains: int, about: dict[str, Any]) -> Any:
+def _tree(groups: dict[str, dict[str, Tensor]], x: X, y: Tensor | None, chains: int, about: dict[str, Any]) -> Any:
+    """The groups and the data as the installed ArviZ holds them."""
     quiet_import("arviz")
     import arviz
     import xarray as xr

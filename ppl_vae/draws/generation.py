@@ -22,9 +22,8 @@ from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, 
 from ..scoring.kinds import mean_of
 from ..scoring.simulate import assembled, check_labels, mean_or_value, rerun, run, value_of
 
-BLOCK = 4096  # data at once, so that memory grows by the result alone
-
-ROWS = 8192  # draws times data that are held at once
+BLOCK = 4096  # examples at once, so that memory grows by the result alone
+ROWS = 8192  # draws times examples that are held at once
 
 
 class Encoding(NamedTuple):
@@ -40,15 +39,15 @@ class Encoding(NamedTuple):
 
 @entry_point
 def sample(pair: Any, n: int, y: Any = None, *, mean: bool = False, like: Any = None, seed: int | None = None) -> X:
-    """Draw n data from the model.
+    """Draw n examples from the model.
 
     Args:
         pair: a pair.
-        n: how many.
+        n: the number of examples.
         y: labels (n,), for pairs that take them, or one label for all.
-        mean: return E[x|z] for the drawn z, as pictures show, where the likelihood has a mean.
-        like: data whose masks, lengths, covariates or missing entries the draws have, row by row from the first on
-            and again: what the model does not draw is taken from them.
+        mean: return E[x|z] for the drawn z, where the likelihood has a mean.
+        like: data from which the draws take what the model does not draw (masks, lengths, covariates, missing entries),
+            row by row, from the first again after the last.
         seed: None draws from torch's global generators, as Pyro does.
 
     Returns:
@@ -85,7 +84,8 @@ def _cycled(pair: Any, like: Any, start: int, size: int) -> X:
 def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = None, seed: int | None = None) -> X:
     """E[x|z] at given latents: (n, *event) for each site to (n, *data_shape).
 
-    A latent site that is not given is drawn: with ``seed``, or as torch's global generators stand, which do not move.
+    A latent site that is not given is drawn: with ``seed``, or from the present state of torch's global generators,
+    which is left as it is.
 
     Args:
         pair: a pair.
@@ -110,12 +110,12 @@ def decode(pair: Any, latents: dict[str, Tensor], y: Any = None, *, like: Any = 
     y = check_labels(pair, n, y)
     with evaluating(pair), forked(device_and_dtype(pair)[0], None if seed is None else seed_for(seed, "decode")):
         drawn = run(pair, n, y, {name: z.unsqueeze(0) for name, z in given.items()}, like)
-        _refuse_strange(given, {k: d for k, d in drawn.sites.items() if k not in drawn.data and not d.is_observed})
+        _refuse_unknown(given, {k: d for k, d in drawn.sites.items() if k not in drawn.data and not d.is_observed})
         return assembled(drawn, mean_or_value)
 
 
-def _refuse_strange(given: dict[str, Tensor], latents: dict[str, programs.TracedSite]) -> None:
-    """Refuse values for sites that the model does not have, and of another shape than theirs.
+def _refuse_unknown(given: dict[str, Tensor], latents: dict[str, programs.TracedSite]) -> None:
+    """Refuse values for sites that the model does not draw, or of another shape.
 
     Raises:
         UserError: names the site.
@@ -141,7 +141,7 @@ def encode(pair: Any, x: Any, y: Any = None, *, num_samples: int = 1000, seed: i
 
     Args:
         pair: a pair.
-        x: data (N, *shape), or a split of ``load_data``, which brings its labels.
+        x: data (N, *shape), or a split of ``load_data``, with its labels.
         y: labels (N,), for pairs that take them.
         num_samples: draws for a mean that has no closed form.
         seed: None draws from torch's global generators, as Pyro does.
@@ -168,11 +168,11 @@ def encode(pair: Any, x: Any, y: Any = None, *, num_samples: int = 1000, seed: i
             drawn = _latent(programs.sites(pair.guide, args))
             means, errors = _means(pair.guide, args, num_samples)
             parts.append((means, {k: d.value[0] for k, d in drawn.items()}, errors))
-    return Encoding(*(joined(list(column)) for column in zip(*parts, strict=True)))
+    return Encoding(*joined(parts))
 
 
 def _latent(found: dict[str, programs.TracedSite]) -> dict[str, programs.TracedSite]:
-    """The latent sites of a guide: what it observes (``pyro.factor``) is no code."""
+    """The latent sites of a guide, without those that it observes (``pyro.factor``)."""
     return {name: d for name, d in found.items() if not d.is_observed}
 
 
@@ -182,22 +182,22 @@ def _means(guide: Any, args: tuple[Any, ...], num_samples: int) -> tuple[dict[st
     errors: dict[str, Tensor] = {}
     while True:
         found = _latent(programs.sites(guide, args, values=held, means=True))
-        open_ = [name for name, d in found.items() if name not in held and mean_of(d.fn) is None]
-        if not open_:
+        remaining = [name for name, d in found.items() if name not in held and mean_of(d.fn) is None]
+        if not remaining:
             break
-        draw = found[open_[0]]
+        draw = found[remaining[0]]
         total, squares = (torch.zeros_like(draw.value[0], dtype=torch.float64) for _ in range(2))
         size = max(1, ROWS // max(1, draw.value.shape[1]))
         for done in range(0, num_samples, size):
             k = min(size, num_samples - done)
             at = {name: v.expand(k, *v.shape[1:]) for name, v in held.items()}
-            new = programs.sites(guide, args, num_samples=k, values=at, means=True)[open_[0]].value.double()
-            shift = draw.value[0].double()  # the sums stay small
+            new = programs.sites(guide, args, num_samples=k, values=at, means=True)[remaining[0]].value.double()
+            shift = draw.value[0].double()  # so that the sums stay small
             total, squares = total + (new - shift).sum(0), squares + (new - shift).square().sum(0)
         mean = total / num_samples
         variance = ((squares - num_samples * mean.square()) / (num_samples - 1 or math.nan)).clamp(min=0)
-        held[open_[0]] = (shift + mean).to(draw.value.dtype).unsqueeze(0)
-        errors[open_[0]] = (variance / num_samples).sqrt().to(draw.value.dtype)
+        held[remaining[0]] = (shift + mean).to(draw.value.dtype).unsqueeze(0)
+        errors[remaining[0]] = (variance / num_samples).sqrt().to(draw.value.dtype)
     zero = {k: torch.zeros_like(d.value[0], dtype=_real(d.value)) for k, d in found.items()}
     return {k: d.value[0] for k, d in found.items()}, {**zero, **errors}
 
@@ -214,7 +214,7 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
 
     Args:
         pair: a pair.
-        x: data (N, *shape) in any form, or a split of ``load_data``, which brings its labels.
+        x: data (N, *shape) in any form, or a split of ``load_data``, with its labels.
         y: labels (N,), for pairs that take them.
         seed: None draws from torch's global generators, as Pyro does.
 
@@ -247,7 +247,7 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
 
 
 def blocks(pair: Any, x: X | Lazy, y: Tensor | None) -> Iterator[tuple[X, Tensor | None]]:
-    """Data and labels on the pair's device, some rows at a time."""
+    """Data batches and their labels, on the device of the pair."""
     for start in range(0, num_rows(x), BLOCK):
         yield to_device(pair, x, y, slice(start, start + BLOCK))
 

@@ -1,4 +1,4 @@
-"""Draws from p(z|x): by the guide, by resampling its draws, by HMC, or by Pyro's NUTS."""
+"""Draws from p(z|x): by the guide, by sampling importance resampling, by HMC, or by Pyro's NUTS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import PairError, UserError
-from ..common.fields import num_data, rows
+from ..common.fields import joined, num_data, rows
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..likelihood.diagnostics import ess, pareto_khat
@@ -24,25 +24,27 @@ from ..scoring.coverage import refuse_quantised
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.validity import refuse_outside, refuse_unweighable
 
-METHODS = ("guide", "sir", "hmc", "nuts")
-BLOCK = 64
+BLOCK = 64  # examples at once
 PROPOSED = 100  # draws of the guide for each that SIR keeps
-CHUNK = 256
+CHUNK = 256  # draws that are scored at once
+
+
+Part = tuple[dict[str, Tensor], dict[str, Tensor]]  # draws by site, and their diagnostics by field of Posterior
 
 
 @dataclass(eq=False)
 class Posterior:
-    """Draws from the posterior of each datum; on the CPU.
+    """Draws from the posterior of each example; on the CPU.
 
     Attributes:
         samples: by latent site (S, N, *event), chain after chain.
-        num_chains: chains that the S draws are made of; 1 where they are independent.
-        method: where they come from.
-        log_weight: (S, N) log importance weights of the draws, for ``"guide"``: with them the draws are right in the
-            limit, without them they are the guide's.
-        used_log_weight: (S, N) the weights by which ``"sir"`` chose its draws; do not weigh these again.
+        num_chains: the number of chains among the S draws; 1 where the draws are independent.
+        method: the method that drew them.
+        log_weight: (S, N) log importance weights of the draws, for ``"guide"``: weighted by them, the draws have
+            the posterior as their limit; without them they are draws of the guide.
+        used_log_weight: (S, N) the weights by which ``"sir"`` chose its draws, which must not be weighted again.
         ess: (N,) effective sample size of the weights that were used, for ``"guide"`` and ``"sir"``.
-        khat: (N,) their Pareto k: where it is bad, neither the weights nor the resampled draws are to be believed.
+        khat: (N,) their Pareto k: above its threshold, neither the weights nor the resampled draws are reliable.
         acceptance: (N,) mean acceptance, for ``"hmc"`` and ``"nuts"``.
         seed: the seed.
     """
@@ -82,22 +84,23 @@ def posterior(
     seed: int = 0,
     progress: bool = False,
 ) -> Posterior:
-    """Draw from p(z|x) of each datum.
+    """Draw from p(z|x) of each example.
 
-    ``"guide"`` draws from q(z|x), with the weights that make it right. ``"sir"`` resamples, by their weights, 100
-    times as many draws of the guide: right as their number grows, wherever Pareto k is good. ``"hmc"`` runs Hamiltonian
-    Monte Carlo for all data at once, from the guide's draws, with a step size for each datum that is set in the
-    warm-up; ``"nuts"`` runs Pyro's NUTS, datum after datum. Look at R-hat (``pv.to_arviz`` and ``az.summary``).
+    ``"guide"`` draws from q(z|x), with importance weights. ``"sir"`` draws 100 times as many from q(z|x) and resamples
+    them by their weights: exact in the limit of many draws, where Pareto k is below its threshold. ``"hmc"`` runs
+    Hamiltonian Monte Carlo for a batch of examples at once, from draws of the guide, with a step size for each example
+    that is adapted in the warm-up; ``"nuts"`` runs Pyro's NUTS, one example after another. Check R-hat of both
+    (``pv.to_arviz`` and ``az.summary``).
 
     Args:
         pair: a pair; ``"hmc"`` and ``"nuts"`` need continuous latents, and start at the prior where there is no guide.
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
         method: ``"guide"``, ``"sir"``, ``"hmc"`` or ``"nuts"``.
-        num_samples: S, draws of each datum, over all chains.
+        num_samples: S, draws of each example, over all chains.
         num_chains: chains of HMC and NUTS.
-        warmup: steps of each chain that are thrown away.
-        seed: seeds each block of data on its own.
+        warmup: steps of each chain that are discarded.
+        seed: seeds each data batch separately.
         progress: show a bar.
 
     Returns:
@@ -106,7 +109,7 @@ def posterior(
     Raises:
         PairError: no latents, or latents that the method can't draw; a guide on another space than the prior, or a
             ``pyro.factor`` in the model.
-        UserError: a method that is not known, or fewer draws than chains.
+        UserError: an unknown method, or numbers of draws and chains that do not fit.
 
     Source: Rubin: Using the SIR Algorithm to Simulate Posterior Distributions, 1988. Hoffman, Gelman: The No-U-Turn
     Sampler, 2011, arXiv:1111.4246.
@@ -130,27 +133,22 @@ def posterior(
     device, _ = device_and_dtype(pair)
     size = 1 if method == "nuts" else BLOCK
     starts = range(0, num_rows(x), size)
-    parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    parts: list[Part] = []
     with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
         task = shown.add_task(f"posterior by {method}", total=len(starts), info="")
         for n, start in enumerate(starts):
             reseed(seed_for(seed, "posterior", n), device)
             xb, yb = to_device(pair, x, y, slice(start, start + size))
-            values, about = _BY[method](pair, xb, yb, num_samples, chains, warmup)
+            values, about = METHODS[method](pair, xb, yb, num_samples, chains, warmup)
             parts.append(({k: v.cpu() for k, v in values.items()}, {k: v.double().cpu() for k, v in about.items()}))
             shown.advance(task)
-    samples = {k: torch.cat([p[0][k] for p in parts], 1) for k in parts[0][0]}
-    about = {k: torch.cat([p[1][k] for p in parts], -1) for k in parts[0][1]}
+    samples, about = joined([part[0] for part in parts], 1), joined([part[1] for part in parts], -1)
     return Posterior(samples, chains, method, seed, **about)
 
 
-Part = tuple[dict[str, Tensor], dict[str, Tensor]]
-
-
-def _weighed(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
+def _weighted(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:
     """Draws of the guide (K, B, *event) by site, and their log weights."""
-    drawn: list[dict[str, Tensor]] = []
-    log_w: list[Tensor] = []
+    parts = []
     for start in range(0, num_samples, CHUNK):
         t = terms.terms(pair.model, pair.guide, x, y, num_samples=min(CHUNK, num_samples - start))
         if start == 0:
@@ -158,33 +156,32 @@ def _weighed(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[
                 raise PairError("this pair has no latents, so there is no posterior to draw from")
             refuse_unweighable(t)
             refuse_outside(t)
-        drawn.append({name: site.value for name, site in t.sites.items() if site.p is not None})
-        log_w.append(t.log_w.double())
-    return {name: torch.cat([d[name] for d in drawn]) for name in drawn[0]}, torch.cat(log_w)
+        parts.append(({name: site.value for name, site in t.sites.items() if site.p is not None}, t.log_w.double()))
+    drawn, log_w = joined(parts)
+    return drawn, log_w
 
 
 def _guide(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
-    values, log_w = _weighed(pair, x, y, num_samples)
+    values, log_w = _weighted(pair, x, y, num_samples)
     return values, {"log_weight": log_w, "ess": ess(log_w), "khat": pareto_khat(log_w)}
 
 
 def _sir(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
-    """Few data at a time: all proposals of a datum are held until it is resampled."""
+    """One example at a time: all its proposals are held until it is resampled."""
     parts: list[dict[str, Tensor]] = []
     about: list[dict[str, Tensor]] = []
     for i in range(num_data(x)):
-        values, log_w = _weighed(
+        values, log_w = _weighted(
             pair, rows(x, slice(i, i + 1)), None if y is None else y[i : i + 1], PROPOSED * num_samples
         )
         kept = torch.multinomial(torch.softmax(log_w[:, 0], 0), num_samples, replacement=True)
         parts.append({name: v[kept] for name, v in values.items()})
         about.append({"used_log_weight": log_w[kept], "ess": ess(log_w), "khat": pareto_khat(log_w)})
-    values = {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
-    return values, {k: torch.cat([a[k] for a in about], -1) for k in about[0]}
+    return joined(parts, 1), joined(about, -1)
 
 
-def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Tensor]:
-    """log p(x, z) over unconstrained latents, and where the chains start: at the guide's draws, where it has any."""
+def _start(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Tensor]:
+    """log p(x, z) over unconstrained latents, and where the chains start: at draws of the guide, where it has any."""
     path = Path(pair, x, y, chains, "prior")
     drawn = programs.sites(pair.guide, trace.call_args(pair.guide, x, y), num_samples=chains)
     for name in set(drawn) & set(path.values):
@@ -195,19 +192,19 @@ def _path(pair: Any, x: Tensor, y: Tensor | None, chains: int) -> tuple[Path, Te
 
 
 def _constrained(path: Path, u: Tensor) -> dict[str, Tensor]:
-    parts = [path.constrained(part) for part in u.split(CHUNK)]
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    values: dict[str, Tensor] = joined([path.constrained(part) for part in u.split(CHUNK)])
+    return values
 
 
 def _hmc(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
-    path, u = _path(pair, x, y, chains)
+    path, u = _start(pair, x, y, chains)
     step = torch.full((num_data(x),), 0.3, dtype=u.dtype, device=u.device)
     settled = torch.zeros_like(step)
     kept: list[Tensor] = []
     accepted = torch.zeros_like(step)
     per_chain = num_samples // chains
     for i in range(warmup + per_chain):
-        jitter = 0.8 + 0.4 * torch.rand_like(step)  # a trajectory of one length could return to where it began
+        jitter = 0.8 + 0.4 * torch.rand_like(step)  # trajectories of one length could return to their start
         u, _, _, chance = move(path, u, 1.0, step * jitter)
         if i < warmup:
             rate = 0.3 / math.sqrt(1 + i / 10)
@@ -224,7 +221,7 @@ def _hmc(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, 
 
 
 def _nuts(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int, warmup: int) -> Part:
-    path, starts = _path(pair, x, y, chains)
+    path, starts = _start(pair, x, y, chains)
     found: list[Tensor] = []
     accepted: list[float] = []
 
@@ -244,7 +241,7 @@ def _nuts(pair: Any, x: Tensor, y: Tensor | None, num_samples: int, chains: int,
     return _constrained(path, torch.cat(found).detach()), {"acceptance": rate}
 
 
-_BY: dict[str, Callable[[Any, Tensor, Tensor | None, int, int, int], Part]] = {
+METHODS: dict[str, Callable[[Any, Tensor, Tensor | None, int, int, int], Part]] = {
     "guide": _guide,
     "sir": _sir,
     "hmc": _hmc,

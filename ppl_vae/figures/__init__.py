@@ -2,7 +2,9 @@
 
 Images, of shape (H, W), (1, H, W) or (3, H, W), are clipped to [0, 1]; vectors (D,) are drawn as lines on one scale.
 
-May import: everything but ``cli``."""
+May import: everything but ``cli``. A figure is a function in the file of its subject, exported here; one that every run
+has is also called in ``write.py``.
+"""
 
 from .gaps import gap_bars as gap_bars
 from .images import reconstructions as reconstructions, samples as samples

@@ -8,15 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .style import (
-    need,
-    plain,
-    tiles,
-)
+from .style import need, plain, tiles
 
 
 def reconstructions(x: Tensor, x_hat: Tensor, n: int = 10) -> Figure:
-    """The first n of the data (N, *shape) in a row, and in the row below what ``reconstruct`` makes of them.
+    """The first n examples (N, *shape) in a row, and in the row below the reconstruction of each.
 
     Example:
         >>> figure = reconstructions(torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8))
@@ -30,13 +26,13 @@ def reconstructions(x: Tensor, x_hat: Tensor, n: int = 10) -> Figure:
 
 
 def samples(x: Tensor, columns: int = 8) -> Figure:
-    """A grid of data (N, *shape), row by row.
+    """Examples (N, *shape) in a grid, row by row.
 
     Example:
         >>> samples(torch.rand(10, 1, 8, 8), columns=5).axes[0].images[0].get_array().shape
         (18, 45)
     """
-    need(min(len(x), columns) > 0, f"samples: {len(x)} data in {columns} columns; give at least one of each")
+    need(min(len(x), columns) > 0, f"samples: {len(x)} examples in {columns} columns; give at least one of each")
     columns = min(columns, len(x))
     rows = math.ceil(len(x) / columns)
     cells = torch.full((rows * columns, *x.shape[1:]), math.nan)

@@ -20,15 +20,7 @@ from ..scoring import programs, trace
 from ..scoring.inputs import device_and_dtype, evaluating, to_device
 from ..scoring.support import holds
 from .likelihood import bins
-from .style import (
-    BLUE,
-    SKY,
-    canvas,
-    need,
-    plain,
-    text,
-    tiles,
-)
+from .style import BLUE, SKY, canvas, need, plain, text, tiles
 
 
 def latent_grid(
@@ -38,7 +30,7 @@ def latent_grid(
 
     Args:
         pair: a pair.
-        data_shape: shape of one datum.
+        data_shape: shape of one example.
         site: the latent site, where there are several; the others are then drawn given this one.
         size: cells a side.
         y: the label of every cell, for pairs that take labels.
@@ -103,7 +95,7 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
     if size == 1:
         groups = [z.numpy()[which == i, 0] for i in range(len(classes))] if not is_scale else [z[:, 0].numpy()]
         ax.hist(groups, bins=bins(len(z)), stacked=True, color=palette[: len(groups)])
-        ax.set(xlabel=names[0], ylabel="number of data")
+        ax.set(xlabel=names[0], ylabel="number of examples")
     else:
         color: Any = classes[which] if is_scale else [palette[i] for i in which]
         across, up = z.numpy().T
@@ -120,10 +112,10 @@ def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") ->
 def interpolation(
     pair: Pair, x0: Tensor, x1: Tensor, steps: int = 10, y: Tensor | None = None, *, seed: int = 0
 ) -> Figure:
-    """E[x|z] on the line between the posterior means of two data (*shape), which stand at its ends.
+    """E[x|z] on the line between the posterior means of two examples (*shape), which are shown at its ends.
 
-    All latent sites move together. ``y`` holds the two labels, for pairs that take them; labels that differ have a
-    row each. ``seed`` is for codes whose mean has no closed form.
+    All latent sites are interpolated together. ``y`` holds the two labels, for pairs that take them; labels that differ
+    have a row each. ``seed`` is for codes whose mean has no closed form.
 
     Raises:
         UserError: no latents, or discrete ones.
@@ -135,13 +127,13 @@ def interpolation(
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['data', '0', '0.5', '1', 'data']
     """
-    need(steps > 1, f"interpolation: steps={steps}; the line has two ends")
-    found = _moving("interpolation", latents_of(pair, torch.stack([x0, x1]), y, seed))
+    need(steps > 1, f"interpolation: steps={steps}; give two or more, one for each end of the line")
+    found = _continuous("interpolation", latents_of(pair, torch.stack([x0, x1]), y, seed))
     t = torch.linspace(0, 1, steps)
     z = {name: torch.stack([m[0].lerp(m[1], float(w)) for w in t]) for name, (m, _) in found.items()}
     labels = [] if y is None else list(torch.unique_consecutive(y))
     lines = [plain(generation.decode(pair, z, None if k is None else k.repeat(steps))) for k in labels or [None]]
-    if torch.equal(lines[0], lines[-1]):  # the pair makes nothing of labels
+    if torch.equal(lines[0], lines[-1]):  # the model does not depend on the labels
         labels, lines = [], lines[:1]
     cells = torch.full((len(lines), steps + 2, *x0.shape), math.nan)
     cells[:, 1:-1] = torch.stack(lines)
@@ -160,10 +152,10 @@ def traversal(
     *,
     seed: int = 0,
 ) -> Figure:
-    """E[x|z] as one coordinate a row moves over [-span, span], the others at the posterior mean of x[0].
+    """E[x|z] with one coordinate a row varied over [-span, span], the others at the posterior mean of x[0].
 
     The coordinates are those of the latent site that the model draws last, next to the data. Where there are more
-    than rows, those come first whose posterior mean has the largest variance over x.
+    than ``coordinates``, those whose posterior mean has the largest variance over x are shown, the largest first.
 
     Args:
         pair: a pair.
@@ -184,10 +176,10 @@ def traversal(
         >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
         ['−3', '0', '3']
     """
-    need(min(coordinates, steps) > 0, f"traversal: coordinates={coordinates}, steps={steps}; give one or more of each")
-    found = _moving("traversal", latents_of(pair, x, y, seed))
+    need(min(coordinates, steps) > 0, f"traversal: coordinates={coordinates}, steps={steps}; give at least one of each")
+    found = _continuous("traversal", latents_of(pair, x, y, seed))
     site, last = list(found.items())[-1]
-    need(is_free(last, span), f"traversal: site {site!r} can't move over [-{span:g}, {span:g}]: it is constrained")
+    need(is_free(last, span), f"traversal: site {site!r} can't be varied over [-{span:g}, {span:g}]: it is constrained")
     flat = last[0].reshape(len(x), -1)
     variance = flat.var(0, correction=0)
     by_activity = variance.argsort(descending=True, stable=True)[:coordinates].tolist()
@@ -220,11 +212,15 @@ def latents_of(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> dict[str, 
     return {name: (means[name], draw.fn) for name, draw in sites.items() if name in means}
 
 
-def _moving(what: str, found: dict[str, tuple[Tensor, Any]]) -> dict[str, tuple[Tensor, Any]]:
-    """The latent sites, if there are any and all of them can move."""
+def _continuous(what: str, found: dict[str, tuple[Tensor, Any]]) -> dict[str, tuple[Tensor, Any]]:
+    """The latent sites, where there are any and all are continuous.
+
+    Raises:
+        UserError: there are none, or one is discrete.
+    """
     need(bool(found), f"{what}: this pair has no latents; draw samples instead")
     for name, (mean, _) in found.items():
-        need(mean.is_floating_point(), f"{what}: the latent site {name!r} is discrete, so there is no line to move on")
+        need(mean.is_floating_point(), f"{what}: the latent site {name!r} is discrete; a continuous one is needed")
     return found
 
 

@@ -15,17 +15,7 @@ from ..likelihood.curves import Curve
 from ..likelihood.diagnostics import khat_threshold
 from ..likelihood.result import Estimate
 from ..likelihood.sandwich import Sandwich
-from .style import (
-    BLUE,
-    COLORS,
-    GREEN,
-    GREY,
-    SKY,
-    VERMILLION,
-    canvas,
-    need,
-    text,
-)
+from .style import BLUE, COLORS, GREEN, GREY, SKY, VERMILLION, canvas, need, text
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -36,7 +26,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     Example:
         >>> figure = loss_curves([{"epoch": 1, "train_bound": -30.0}, {"epoch": 2, "train_bound": -25.0}])
         >>> figure.axes[0].get_ylabel()
-        'bound on the log-likelihood (nats per datum)'
+        'bound on the log-likelihood (nats per example)'
     """
     need(len(history) > 0, "loss_curves: the history is empty; give the rows that fit returns")
 
@@ -52,17 +42,17 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     for values, label, color in curves:
         if np.isfinite(values).any():
             ax.plot(epoch, values, color=color, label=label, marker="." if len(epoch) <= 50 else "")
-    judged = bound if np.isfinite(bound).any() else train
-    ready = np.where(np.isfinite(judged) & (beta >= 1), judged, -math.inf)
+    selected = bound if np.isfinite(bound).any() else train
+    ready = np.where(np.isfinite(selected) & (beta >= 1), selected, -math.inf)
     if np.isfinite(ready).any():
         i = int(ready.argmax())
-        best = f"best epoch {epoch[i]:.0f}: {text(judged[i], '.2f')}"
+        best = f"best epoch {epoch[i]:.0f}: {text(selected[i], '.2f')}"
         ring: dict[str, Any] = {"markersize": 9, "fillstyle": "none", "linestyle": "", "clip_on": False}
-        ax.plot(epoch[i], judged[i], "o", color="black", label=best, **ring)
+        ax.plot(epoch[i], selected[i], "o", color="black", label=best, **ring)
     if (beta < 1).any():
         ax.axvspan(0.5, epoch[beta < 1].max() + 0.5, color=GREY, alpha=0.15, linewidth=0, label="KL warm-up")
     drawn = np.stack([values for values, _, _ in curves])
-    late = drawn[:, len(epoch) // 20 :]  # the steep start of a long fit would flatten all the rest
+    late = drawn[:, len(epoch) // 20 :]  # the steep start of a long fit would flatten the rest
     hidden = 0
     if len(epoch) >= 40 and np.isfinite(late).any():
         low, high = np.nanmin(late), np.nanmax(late)
@@ -70,13 +60,13 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         hidden = int((drawn < bottom).any(0).sum())
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set(xlabel="epoch" + (f" (the first {hidden} reach below the frame)" if hidden else ""))
-    ax.set(xlim=(0.5, epoch.max() + 0.5), ylabel="bound on the log-likelihood (nats per datum)")
+    ax.set(xlim=(0.5, epoch.max() + 0.5), ylabel="bound on the log-likelihood (nats per example)")
     ax.legend(frameon=False)
     return figure
 
 
 def log_px_histogram(log_px: Estimate) -> Figure:
-    """How log p(x) is spread over the data of an estimate, and its mean with the standard error over data.
+    """The distribution of log p(x) over the examples of an estimate, and its mean with SE (data).
 
     Example:
         >>> import ppl_vae as pv
@@ -97,16 +87,16 @@ def log_px_histogram(log_px: Estimate) -> Figure:
     side = "exact" if about["khat_exact"] == n else "lower bound in expectation"
     hidden = f"\nnot finite, so not shown: {n - len(shown)}" if len(shown) < n else ""
     ax.set_title(
-        f"{log_px.name} of n = {n} data, K = {log_px.num_samples}, seed {log_px.seed}: {side}{hidden}", fontsize=11
+        f"{log_px.name} of n = {n} examples, K = {log_px.num_samples}, seed {log_px.seed}: {side}{hidden}", fontsize=11
     )
-    ax.set(xlabel=f"{log_px.name} (nats)", ylabel="number of data")
+    ax.set(xlabel=f"{log_px.name} (nats)", ylabel="number of examples")
     return figure
 
 
 def khat_scatter(est: Estimate) -> Figure:
-    """Pareto k of each datum, with the threshold for K samples, and 1/2, below which the variance is finite.
+    """Pareto k of each example, with the threshold for K samples, and 1/2, below which the variance is finite.
 
-    Data without a k count as unreliable and stand as crosses along the top. Exact ones are counted in the title.
+    Examples without a k count as unreliable and are crosses along the top. Exact ones are counted in the title.
 
     Source: Vehtari, Simpson, Gelman, Yao, Gabry: Pareto Smoothed Importance Sampling, 2015, arXiv:1507.02646.
 
@@ -114,7 +104,7 @@ def khat_scatter(est: Estimate) -> Figure:
         >>> import ppl_vae as pv
         >>> pair = pv.build("made", data_shape=(4,), hidden=(8,))
         >>> print(khat_scatter(pv.log_likelihood(pair, torch.ones(3, 4), num_samples=9)).axes[0].get_title())
-        0 of 3 data unreliable at K = 9
+        0 of 3 examples unreliable at K = 9
         3 exact, with no k to show
     """
     k, bad, n = est.khat.numpy(), est.unreliable.numpy(), len(est)
@@ -132,12 +122,12 @@ def khat_scatter(est: Estimate) -> Figure:
         ax.axhline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
     ax.axhline(0.5, color=GREY, linestyle=":", label="finite variance below 0.5")
     by = "" if est.proposal == "guide" else f", {est.proposal} proposal"
-    words = [f"{bad.sum()} of {n} data unreliable at K = {est.num_samples}{by}"]
+    words = [f"{bad.sum()} of {n} examples unreliable at K = {est.num_samples}{by}"]
     words += [f"{exact.sum()} exact, with no k to show"] if exact.any() else []
     words += [f"{unknown.sum()} with no k: too few weights in the tail"] if unknown.any() else []
     ax.set_title("\n".join([words[0], "; ".join(words[1:])]).strip(), fontsize=11)
     low, high = np.min(k[finite], initial=0.0), np.max(k[finite], initial=1.0)
-    ax.set(xlabel="index of the datum", ylabel="Pareto k", ylim=(low - 0.05, high + 0.1 * (high - low)))
+    ax.set(xlabel="index of the example", ylabel="Pareto k", ylim=(low - 0.05, high + 0.1 * (high - low)))
     ax.set_xlim(-0.02 * n - 0.5, 1.02 * n - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(frameon=False, loc="outside lower center", ncols=5)
@@ -145,9 +135,9 @@ def khat_scatter(est: Estimate) -> Figure:
 
 
 def bound_curves(curves: Mapping[str, Curve]) -> Figure:
-    """The bound L_k against k under several proposals: its mean over the data, with a band of two standard errors.
+    """The bound L_k against k under several proposals: its mean over the examples, with a band of two SE (MC).
 
-    The band is the Monte Carlo error, for these data. A curve that still rises has not reached log p(x).
+    The band is the Monte Carlo error for these examples. A curve that still rises has not reached log p(x).
 
     Example:
         >>> import ppl_vae as pv
@@ -160,7 +150,8 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
     need(len(curves) > 0, "bound_curves: no curve was given")
     figure, ax = canvas(4.6)
     means = {name: curve.log_px.mean(1).numpy() for name, curve in curves.items()}
-    # the frame starts at the best first sample, or at the last of what ends not far below; the rest would flatten all
+    # the frame starts at the best first value, or at the last value of curves that end not far below it: a frame for
+    # all curves would flatten them
     low, high = max(m[0] for m in means.values()), max(m.max() for m in means.values())
     low = min([low, *(m[-1] for m in means.values() if m[-1] > high - 4 * (high - low))])
     for (name, (sizes, value, error)), color, mark in zip(curves.items(), COLORS, "os^Dvx", strict=False):
@@ -172,7 +163,7 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
         ax.fill_between(sizes, mean - band, mean + band, color=color, alpha=0.25, linewidth=0)
     n = next(iter(curves.values())).log_px.shape[1]
     ax.set(xscale="log", xlabel="k, samples in the bound", ylabel="L_k (nats), a lower bound in expectation")
-    ax.set_title(f"mean of {n} data; bands: two Monte Carlo standard errors", fontsize=11)
+    ax.set_title(f"mean of {n} examples; bands: two SE (MC)", fontsize=11)
     if math.isfinite(low) and high > low:
         ax.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
     ax.legend(frameon=False, title="proposal")
@@ -180,7 +171,7 @@ def bound_curves(curves: Mapping[str, Curve]) -> Figure:
 
 
 def sandwich(found: Sandwich) -> Figure:
-    """How far the two bounds of each simulated datum are apart, in order, and what they say of the mean.
+    """The gap between the two bounds of each simulated example, in ascending order, and the bounds of the mean.
 
     Example:
         >>> import ppl_vae as pv
@@ -195,11 +186,11 @@ def sandwich(found: Sandwich) -> Figure:
     ax.plot(index, gap, "o", color=BLUE, markersize=4)
     ax.axhline(0, color="black", linewidth=1)
     ax.axhline(found.gap, color=VERMILLION, linestyle="--", label=f"mean {text(found.gap, '.3f')} nats")
-    ax.set(xlabel="simulated data, in order of their gap", ylabel="upper bound less lower bound (nats)")
+    ax.set(xlabel="simulated examples, in order of their gap", ylabel="upper bound less lower bound (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     low, high = text(float(found.lower.mean()), ".2f"), text(float(found.upper.mean()), ".2f")
     ax.set_title(
-        f"{len(gap)} simulated data: mean {found.name} between {low} and {high} nats, in expectation", fontsize=11
+        f"{len(gap)} simulated examples: mean {found.name} between {low} and {high} nats, in expectation", fontsize=11
     )
     ax.legend(frameon=False)
     return figure

@@ -20,7 +20,7 @@ WIDTH, DPI = 7.5, 120  # inches, dots an inch: 900 pixels
 
 
 def need(condition: bool, message: str) -> None:
-    """Refuse what can't be drawn, in one line."""
+    """Raise UserError with a message of one line where the condition does not hold."""
     if not condition:
         raise UserError(message)
 
@@ -34,12 +34,12 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 
 def text(value: float, spec: str) -> str:
-    """A number as it stands in a figure."""
+    """A number as a figure shows it, with a true minus sign."""
     return format(value, spec).replace("-", "−")
 
 
 def plain(x: Tensor) -> Tensor:
-    """A tensor as matplotlib takes it."""
+    """A float32 tensor on the CPU, as matplotlib takes it."""
     return x.detach().cpu().float()
 
 
@@ -68,7 +68,7 @@ def tiles(
     ratio = (height + gap) / (width + gap)
     top = 0.3 if len(shape) == 1 else 0.0
     figure, ax = canvas(bottom + top + cell * down * ratio, max(left + cell * across, 3.5))
-    figure.set_layout_engine("compressed")  # keeps words beside pictures of a fixed aspect inside the frame
+    figure.set_layout_engine("compressed")  # keeps labels beside images of a fixed aspect inside the frame
     if len(shape) == 1:
         _lines(ax, x, x if behind is None else behind)
     else:
@@ -102,7 +102,7 @@ def _lines(ax: Axes, x: Tensor, behind: Tensor) -> None:
 
 
 def name_cells(ax: Axes, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> None:
-    """Words at the middles of rows and columns, and no other mark on the frame."""
+    """Labels at the middles of rows and columns, and no other mark on the frame."""
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     ax.tick_params(length=0)

@@ -1,4 +1,4 @@
-"""Every figure that a run has, as files."""
+"""Every figure of a run, as files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..common.errors import RunError
+from ..common.files import atomic, writable
 from ..data.splits import Split
 from ..draws import generation
 from ..likelihood.result import Estimate
@@ -20,11 +20,7 @@ from ..scoring import trace
 from .images import reconstructions, samples
 from .latents import interpolation, is_free, latent_grid, latent_scatter, latents_of, traversal
 from .likelihood import khat_scatter, log_px_histogram, loss_curves
-from .style import (
-    DPI,
-    is_drawable,
-    name_cells,
-)
+from .style import DPI, is_drawable, name_cells
 
 
 def save_all(
@@ -36,7 +32,7 @@ def save_all(
     estimate: Estimate | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """Write every figure that applies to a pair and to its data: PNG files, each of which appears whole.
+    """Write every figure that applies to a pair and to its data, as PNG files, atomically.
 
     Args:
         pair: a pair.
@@ -44,13 +40,13 @@ def save_all(
         data: the split to show; labels are used, and a ``"dynamic"`` one is drawn once, by ``seed``.
         history: what ``fit`` returned.
         estimate: what ``log_likelihood`` returned.
-        seed: seeds everything random.
+        seed: seeds every draw.
 
     Returns:
         The files that were written.
 
     Raises:
-        RunError: the folder can't be written.
+        RunError: the folder or a file can't be written.
 
     Example:
         >>> import tempfile, ppl_vae as pv
@@ -59,6 +55,7 @@ def save_all(
         ...     [path.name for path in save_all(pair, folder, data=pv.Split(torch.zeros(6, 4)))]
         ['samples.png']
     """
+    folder = writable(Path(out))
     split = data.limit(2000).fixed(seed)
     x, y, drawable = split.x, split.y, is_drawable(split.x.shape[1:])
     found = latents_of(pair, x, y, seed)
@@ -93,11 +90,11 @@ def save_all(
         made["log_px"] = log_px_histogram(estimate)
         if bool((estimate.khat != -math.inf).any()):
             made["khat"] = khat_scatter(estimate)
-    return [_write(figure, Path(out) / f"{name}.png") for name, figure in made.items()]
+    return [_write(figure, folder / f"{name}.png") for name, figure in made.items()]
 
 
 def _kinds(pair: Pair, y: Tensor | None, seed: int) -> Tensor | None:
-    """The first ten labels, where the model makes anything of them."""
+    """The first ten labels, where the model depends on them."""
     if y is None or not trace.takes_labels(pair.model):
         return None
     kinds = torch.unique(y)[:10]
@@ -106,11 +103,6 @@ def _kinds(pair: Pair, y: Tensor | None, seed: int) -> Tensor | None:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format="png", dpi=DPI)
-        part.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: can't be written ({error.strerror}); choose another folder") from error
+    with atomic(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)
     return path

@@ -15,7 +15,7 @@ class Diagonal(nn.Module):
 
     .. math:: q(z|x) = \prod_i N(z_i; \mu_i(h), \sigma_i(h)^2), \qquad (\mu, \log \sigma) = A h + b
 
-    Use when nothing is known against it: it is the cheapest, and the one of most published results.
+    Use by default: it is the cheapest, and the one of most published results.
 
     Args:
         features: width of the features.

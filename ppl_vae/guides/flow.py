@@ -17,10 +17,10 @@ class Flow(nn.Module):
 
     .. math:: z = \mu(h) + \sigma(h)\, f(u; h), \qquad u \sim N(0, I)
 
-    f starts at the identity, so that training starts at a diagonal Gaussian. Coupling layers draw, and score the draws
-    of others, in two passes each, so that every gradient and proposal works.
+    f starts at the identity, so that training starts at a diagonal Gaussian. Coupling layers draw, and score any value,
+    in two passes each, so that every gradient and proposal can be used.
 
-    Use when the posterior is skewed or curved and the best proposal is worth some four times the time of a step. It
+    Use when the posterior is skewed or curved and a better proposal is worth about four times the time of a step. It
     needs zuko: ``pip install 'ppl_vae[flows]'``.
 
     Args:
@@ -54,7 +54,7 @@ class Flow(nn.Module):
         family = getattr(_zuko().flows, kinds[kind])
         self.flow = family(latent, features, transforms=transforms, hidden_features=tuple(hidden), passes=2)
         for layer in self.flow.modules():
-            if hasattr(layer, "hyper"):  # of zeros it makes the identity
+            if hasattr(layer, "hyper"):  # of zeros it gives the identity
                 nn.init.zeros_(layer.hyper[-1].weight)
                 nn.init.zeros_(layer.hyper[-1].bias)
 
@@ -70,7 +70,7 @@ class Flow(nn.Module):
 
 
 class Located(AffineTransform):
-    """loc + scale u, whose loc (*, latent) is batched: it leaves the shape of an event as it is."""
+    """loc + scale u, whose loc (*, latent) is batched: it keeps the shape of an event."""
 
     def forward_shape(self, shape: Any) -> Any:
         return shape
@@ -80,11 +80,11 @@ class Located(AffineTransform):
 
 
 def _zuko() -> Any:
-    was = Distribution._validate_args  # which importing zuko changes
+    before = Distribution._validate_args  # importing zuko changes it
     try:
         import zuko
     except ImportError as error:
         raise UserError(f"guide 'flow' needs zuko: pip install 'ppl_vae[flows]' ({error})") from None
     finally:
-        Distribution.set_default_validate_args(was)
+        Distribution.set_default_validate_args(before)
     return zuko

@@ -1,4 +1,4 @@
-"""A Gaussian with every covariance."""
+"""A Gaussian with a full covariance."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Full(nn.Module):
     def __init__(self, features: int, latent: int) -> None:
         super().__init__()
         rows, columns = torch.tril_indices(latent, latent, -1)
-        self.register_buffer("below", rows * latent + columns, persistent=False)  # where N goes in a flat matrix
+        self.register_buffer("below", rows * latent + columns, persistent=False)  # the places of N in a flat matrix
         self.sizes = (latent, latent, len(self.below))
         self.linear = linears(features, *filter(None, self.sizes))
         nn.init.zeros_(self.linear.weight[2 * latent :])

@@ -17,8 +17,8 @@ class Mixture(nn.Module):
 
     Draws have implicit gradients (:class:`ppl_vae.nn.distributions.GaussianMixture`), so that every gradient is exact.
 
-    Use when the posterior has several modes, or tails that a Gaussian misses. Under the proposal ``tempered`` each
-    component is made wider.
+    Use when the posterior has several modes, or tails that a Gaussian misses. The proposal ``tempered`` widens each
+    component.
 
     Args:
         features: width of the features.

@@ -219,8 +219,8 @@ def plan(
     source = resolve(Proposal, proposal, PROPOSALS)
     if source.stages:
         raise UserError(
-            f"proposal={source.name!r} takes another proposal for each example, so it has no one set of weights: choose "
-            f"{' or '.join(source.stages[:-1])} here, or estimate by log_likelihood, panel or compare"
+            f"proposal={source.name!r} differs from example to example, so it has no single set of weights: use "
+            f"{' or '.join(source.stages[:-1])}, or estimate by log_likelihood, panel or compare"
         )
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)

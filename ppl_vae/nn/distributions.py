@@ -61,7 +61,7 @@ class DiscretizedLogistic(TorchDistribution):
         """E[x]: the sum over v of P(V >= v), divided by 255."""
         inv = torch.exp(-self.log_scale) / 255
         total = torch.zeros_like(self.loc)
-        for v in range(1, 256):  # a loop, so that memory does not grow 256-fold
+        for v in range(1, 256):  # a loop: a tensor of all 256 values would take 256 times the memory
             total = total + torch.sigmoid((255 * self.loc - v + 0.5) * inv)
         return total / 255
 
@@ -101,7 +101,7 @@ class ContinuousBernoulli(TorchDistribution):
 
     .. math:: \log p(x) = x l - \log \frac{e^l - 1}{l}
 
-    torch's own clamps its probabilities, so that in single precision it is off by 0.2 nats a pixel at a logit of -20.
+    That of torch clamps its probabilities: in single precision its error is 0.2 nats a pixel at a logit of -20.
 
     Args:
         logits: l, (*,).

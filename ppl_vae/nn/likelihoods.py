@@ -181,10 +181,10 @@ def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likeli
         given: a name of ``registry.LIKELIHOODS``, with options or without; a callable ``data_shape -> Likelihood``; or
             a Likelihood, made with a shape or without.
         data_shape: shape of one example.
-        sigma: the standard deviation of a Gaussian one that names none of its own.
+        sigma: the standard deviation of a Gaussian likelihood given without one.
 
     Raises:
-        UserError: no such name, an option that it does not take, or what is no likelihood for such data.
+        UserError: no such name, an option that it does not take, or no likelihood for such data.
 
     Example:
         >>> import torch

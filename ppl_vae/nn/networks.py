@@ -67,7 +67,7 @@ def glorot(module: nn.Module) -> nn.Module:
 
 
 def linears(features: int, *sizes: int) -> nn.Linear:
-    """Several linear maps of the same features in one product, each with its own Glorot weights, and zero biases."""
+    """Several linear maps of the same features in one product, each with its Glorot weights, and zero biases."""
     layer = nn.Linear(features, sum(sizes))
     nn.init.zeros_(layer.bias)
     for weight in layer.weight.split(sizes):
@@ -132,8 +132,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         if x.dim() <= self.event_dim or x.shape[x.dim() - self.event_dim :] != self.data_shape:
             raise UserError(
-                f"x has shape {tuple(x.shape)}, which is no batch of data of shape {self.data_shape}: give x of shape "
-                f"({', '.join(map(str, ('N', *self.data_shape)))}), or build the pair with data_shape="
+                f"x has shape {tuple(x.shape)}, which is no batch of examples of shape {self.data_shape}: give x of "
+                f"shape ({', '.join(map(str, ('N', *self.data_shape)))}), or build the pair with data_shape="
                 f"{tuple(x.shape[1:])}"
             )
         if self.joins_data:
@@ -183,8 +183,8 @@ class Decoder(nn.Module):
     def set_output(self, value: Tensor) -> None:
         """Set the output bias so that features of zero give ``value`` (multiple, *data_shape).
 
-        A convolution has one bias a channel, which takes the mean over its pixels. A network of another kind, which
-        does not end in a bias that fits, is left as it is.
+        A convolution has one bias a channel, which takes the mean over its pixels. A network that
+        does not end in a bias that fits is not changed.
         """
         bias = None if self.last is None else self.last.bias
         if bias is not None and value.numel() % len(bias) == 0:

@@ -14,15 +14,15 @@ from ..scoring.param_store import Program, unmoved
 from ..scoring.programs import parents
 from ..scoring.terms import Terms
 from .base import Beta, less_factors, log_ratio, needs_rsample, times
-from .elbo import WithFreeBits, paid
+from .elbo import WithFreeBits, with_free_bits
 
 
 def analytic_kl(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
-    r"""The evidence lower bound with each KL in closed form where torch knows it, (B,) nats.
+    r"""The evidence lower bound with each KL in closed form where torch has one, (B,) nats.
 
     .. math:: E_q[\log p(x|z)] - \beta \sum_i KL(q(z_i) || p(z_i))
 
-    Right only where no site's model parent follows it in the guide, which :class:`AnalyticKL` checks.
+    Valid only where no site's model parent follows it in the guide, which :class:`AnalyticKL` checks.
     """
     bound = sum(times(s.log_p, s.scale) for s in t.observed.values()) + torch.zeros_like(t.log_lik)
     for s in t.sites.values():
@@ -31,7 +31,7 @@ def analytic_kl(t: Terms, beta: Beta = 1.0, free_bits: float = 0.0) -> Tensor:
         ratio = log_ratio(s) if kl is None else -times(kl, s.scale_q)
         if free_bits:
             kl = s.log_q - s.log_p if kl is None else kl
-        bound = bound + beta * paid(s, ratio, kl, free_bits)
+        bound = bound + beta * with_free_bits(s, ratio, kl, free_bits)
     for s in t.factors.values():
         needs_rsample(s, "analytic_kl")
     return less_factors(bound, t).mean(0)
@@ -60,10 +60,10 @@ class AnalyticKL(WithFreeBits):
         self, num_particles: int = 1, beta: float = 1.0, free_bits: float = 0.0, *, vectorize: bool = True
     ) -> None:
         super().__init__(analytic_kl, free_bits, num_particles=num_particles, vectorize=vectorize, beta=beta)
-        self._seen: tuple[Program, Program] | None = None
+        self._validated: tuple[Program, Program] | None = None
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the bound, summed over the data, after a look at the order of the sites, once for each pair."""
+        """Minus the bound, summed over the examples; the order of the sites is checked once for each pair."""
         self.validate(model, guide, *args)
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
@@ -71,13 +71,13 @@ class AnalyticKL(WithFreeBits):
         """Refuse a guide that samples a site before its model parent.
 
         Raises:
-            PairError: see the class.
+            PairError: names both sites.
         """
         programs = getattr(model, "__wrapped__", model), getattr(guide, "__wrapped__", guide)
-        if self._seen == programs:
+        if self._validated == programs:
             return
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
-        with torch.no_grad(), forked(device), unmoved(model, guide):  # nor may looking move the noise of the step
+        with torch.no_grad(), forked(device), unmoved(model, guide):  # the check must not change the noise of the step
             one, two = (terms.terms_of(model, guide, args, args).sites for _ in range(2))
             for site in one.values():
                 needs_rsample(site, "analytic_kl")
@@ -90,7 +90,7 @@ class AnalyticKL(WithFreeBits):
                         f"analytic_kl: the guide samples {child!r} before {parent!r}, its parent in the model, so the "
                         f"sum of closed-form KLs is not the ELBO; sample {parent!r} first, or use the objective 'elbo'"
                     )
-        self._seen = programs
+        self._validated = programs
 
 
 MeanField = AnalyticKL  # the former name

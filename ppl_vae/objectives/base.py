@@ -1,4 +1,4 @@
-"""An objective: a function of Terms as a ``pyro.infer.ELBO``, and the arithmetic that several share."""
+"""An objective: a function of Terms as a ``pyro.infer.ELBO``, and the arithmetic that several objectives share."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def log_ratio(site: Site) -> Tensor:
 
 
 def less_factors(bound: Tensor, t: Terms) -> Tensor:
-    """A bound (B,) or (K, B) in nats, less what the guide observes: its factors count in Pyro's ELBO.
+    """A bound (B,) or (K, B) in nats, less the log densities of what the guide observes, as in Pyro's ELBO.
 
     Raises:
-        PairError: a factor does not say whether it is reparameterised.
+        PairError: a factor has no ``has_rsample``.
     """
     for s in t.factors.values():
         if kind(s.q) == "Unit" and "has_rsample" not in vars(s.q) and is_validation_enabled():
             raise PairError(
-                f"site {s.name!r}: a pyro.factor of a guide must say where it comes from: has_rsample=True, if all of "
-                f"it is reparameterised, or has_rsample=False"
+                f"site {s.name!r}: a pyro.factor of a guide needs has_rsample: has_rsample=True where all of it is "
+                f"reparameterised, else has_rsample=False"
             )
         bound = bound - times(s.log_q, s.scale_q)
     return bound
 
 
 def needs_rsample(site: Site, objective: str) -> None:
-    """Refuse a site whose draws carry no gradient, for an objective that differentiates through them.
+    """Refuse a site whose draws have no gradient, for an objective that differentiates through them.
 
     Raises:
         PairError: names the site.
@@ -65,7 +65,7 @@ def needs_rsample(site: Site, objective: str) -> None:
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
             + (
-                "this pyro.factor does not say has_rsample=True, so its gradient would be wrong; say so where all of "
+                "this pyro.factor does not have has_rsample=True, so its gradient would be wrong; set it where all of "
                 "it is reparameterised, or use the objective 'elbo'"
                 if kind(site.q) == "Unit"
                 else f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
@@ -76,9 +76,9 @@ def needs_rsample(site: Site, objective: str) -> None:
 class Objective(ELBO):
     """A function of Terms as a ``pyro.infer.ELBO``: for ``pv.SVI``, for stock SVI, and for a plain torch loop.
 
-    In a plain loop, ``objective(model, guide)(x)`` is the loss to differentiate, in nats, summed over the data.
-    ``beta`` weighs the KL term while training; estimates ignore it. It may be set at any time: ``fit`` multiplies it by
-    the warm-up and by ``beta_schedule``, and trains and validates with it in the end.
+    In a plain loop, ``objective(model, guide)(x)`` is the loss to differentiate, in nats, summed over the examples.
+    ``beta`` is the weight of the KL term in training; estimates ignore it. It may be set at any time: ``fit``
+    multiplies it by the warm-up and by ``beta_schedule``, and trains and validates with it after the warm-up.
 
     Args:
         bound: a function of (Terms, beta), or of Terms alone, that returns (B,) nats.
@@ -88,8 +88,8 @@ class Objective(ELBO):
         beta: the weight of the KL term.
 
     Raises:
-        PairError: ``loss_and_grads`` found no ``pyro.param``, so that stock SVI would move nothing.
-        UserError: an argument that makes no sense.
+        PairError: ``loss_and_grads`` found no ``pyro.param``, so that stock SVI would train nothing.
+        UserError: an argument of another type or out of range.
     """
 
     free_bits: float = 0.0
@@ -117,7 +117,7 @@ class Objective(ELBO):
 
     @property
     def beta(self) -> Beta:
-        """The weight of the KL term, a number >= 0; a 0-d tensor while a schedule moves it."""
+        """The weight of the KL term, a number >= 0; a 0-d tensor while a schedule sets it."""
         return self._beta
 
     @beta.setter
@@ -132,13 +132,13 @@ class Objective(ELBO):
 
     @property
     def weighs(self) -> bool:
-        """Whether the bound has a place for ``beta``: a bound of Terms alone has none."""
+        """Whether the bound takes ``beta``; a function of Terms alone does not."""
         if self._arity[0] is not self.bound:
             self._arity = self.bound, _takes_two(self.bound)
         return self._arity[1]
 
     def bounds(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """The bound of each datum, (B,) nats, with the gradient of this objective."""
+        """The bound of each example, (B,) nats, with the gradient of this objective."""
         at_once = self.num_particles if self.vectorize else 1
         total: Tensor | None = None
         for _ in range(self.num_particles // at_once):
@@ -149,18 +149,18 @@ class Objective(ELBO):
         return total if at_once == self.num_particles else total / self.num_particles
 
     def value(self, t: Terms, beta: Beta) -> Tensor:
-        """The bound of each datum, (B,) nats, at another weight of the KL term than the objective's own."""
+        """The bound of each example, (B,) nats, at a weight of the KL term that need not be that of the objective."""
         return self.bound(t, beta) if self.weighs else self.bound(t)
 
     def validate(self, model: Program, guide: Program, *args: Any) -> None:
-        """Refuse a pair that the objective can't train, once and before a graph is made of it.
+        """Refuse a pair that the objective can't train; called before a graph is made of a step.
 
         Raises:
-            PairError: the pair is of the wrong kind.
+            PairError: the objective can't train this pair.
         """
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the bound, summed over the data: a 0-d tensor in nats whose gradient trains the pair."""
+        """Minus the bound, summed over the examples: a 0-d tensor in nats whose gradient trains the pair."""
         return -self.bounds(model, guide, *args, **kwargs).sum()
 
     def __call__(self, model: Program, guide: Program) -> ELBOModule:
@@ -168,13 +168,13 @@ class Objective(ELBO):
         return _Loss(model, guide, self)
 
     def given(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Data of any form as model and guide take them; a tensor of their own dtype is passed on at once."""
+        """Data of any form as model and guide take them; a tensor of their dtype is returned as it is."""
         if self._arguments is None or self._arguments.programs != (model, guide):
             self._arguments = Arguments(model, guide)
         return self._arguments(args)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound, summed over the data, in nats; moves nothing, running averages included."""
+        """Minus the bound, summed over the examples, in nats; no parameter or running average changes."""
         args = self.given(model, guide, args)
         with torch.no_grad(), unmoved(model, guide):
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
@@ -186,7 +186,7 @@ class Objective(ELBO):
             loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if not params:
             raise PairError(
-                "stock SVI sees only pyro.param sites and this pair has none, so it would move no parameter; "
+                "stock SVI trains only pyro.param sites and this pair has none, so it would train no parameter; "
                 "train pair.as_pyro(), or use pv.SVI"
             )
         if loss.requires_grad:
@@ -212,10 +212,10 @@ class _Loss(ELBOModule):
 
 
 def choose(gradient: str, choices: tuple[str, ...]) -> Any:
-    """The option ``gradient``, where an objective has it.
+    """The option ``gradient``, if it is one of the choices.
 
     Raises:
-        UserError: it is another.
+        UserError: it is none of them.
     """
     if gradient not in choices:
         raise UserError(f"gradient={gradient!r}: choose one of {', '.join(map(repr, choices))}")
@@ -228,6 +228,6 @@ def _takes_two(function: Callable[..., Any]) -> bool:
         inspect.signature(function).bind(None, None)
     except TypeError:
         return False
-    except ValueError:  # a builtin that does not say
+    except ValueError:  # a builtin without a signature
         pass
     return True

@@ -14,7 +14,7 @@ from .base import Beta, Objective, choose, gradient_only, needs_rsample, times
 
 
 def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
-    r"""The importance-weighted bound of each datum, (B,) nats.
+    r"""The importance-weighted bound of each example, (B,) nats.
 
     .. math:: \log \frac1K \sum_k w_k, \qquad w_k = p(x|z_k) (p(z_k) / q(z_k|x))^\beta
 
@@ -38,7 +38,7 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
         w = torch.softmax(log_w, 0).detach()
         bound = bound.detach() + gradient_only((w * log_w).sum(0))
         if gradient == "dreg":
-            t.gate((1 - beta) + beta * w)  # w alone at beta = 1; a KL weight leaves part of the draws' gradient single
+            t.gate((1 - beta) + beta * w)  # beta != 1: the part 1 - beta of the gradient is not doubled
     scales = [s.scale for s in (*t.observed.values(), *t.sites.values())] + [s.scale_q for s in t.sites.values()]
     if not all(terms.same_scale(scales[0], scale) for scale in scales):
         raise PairError(
@@ -49,7 +49,7 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
 
 
 class IWAE(Objective):
-    """The K-sample importance-weighted bound, per datum, right under mini-batches.
+    """The K-sample importance-weighted bound of each example, also in mini-batches.
 
     Args:
         num_particles: the number K of samples inside the logarithm.

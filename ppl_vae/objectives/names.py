@@ -1,4 +1,4 @@
-"""Objectives by name, and losses of Pyro as ours."""
+"""Objectives by name, and losses of Pyro as objectives of this package."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
     Args:
         given: one of the names that ``ppl-vae list`` prints; a function of Terms, as :class:`Objective` takes; a class
             of objectives; or an objective.
-        num_particles: samples of each example; None takes the objective's own default.
+        num_particles: samples of each example; None takes the default of the objective.
         options: its other arguments, such as ``gradient="dreg"`` or ``beta=4``.
 
     Raises:
-        UserError: no such name, no such option, or options beside an instance, which has its own.
+        UserError: an unknown name or option, or options given with an instance.
 
     Example:
         >>> import ppl_vae as pv
@@ -39,7 +39,7 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
     if isinstance(given, ELBO):
         found = ours(given)
         if options or found is None:
-            what = f"has its own {', '.join(options)}" if options else "is none of ours; hand it to pv.SVI or pv.fit"
+            what = f"has {', '.join(options)} already" if options else "is a loss of Pyro; pass it to pv.SVI or pv.fit"
             raise UserError(f"objective: this {type(given).__name__} {what}")
         return found
     is_class = isinstance(given, type)
@@ -51,9 +51,9 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
     if isinstance(given, str):
         make = resolve("objective", given, OBJECTIVES)
     known = [k for k in inspect.signature(make).parameters if k != "bound"]
-    strange = sorted(set(options) - set(known))
-    if strange:
-        raise UserError(f"objective {name!r} takes no option {', '.join(strange)}; it takes {', '.join(known)}")
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(f"objective {name!r} takes no option {', '.join(unknown)}; it takes {', '.join(known)}")
     try:
         made: Objective = make(**options)
     except UserError as error:
@@ -62,7 +62,7 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
 
 
 def ours(loss: Any) -> Objective | None:
-    """A loss as one of our objectives where we compute the same thing, else None (Pyro then runs it)."""
+    """A loss as the objective that computes the same, or None: Pyro then computes it."""
     if isinstance(loss, Objective):
         return loss
     if type(loss) not in (Trace_ELBO, TraceMeanField_ELBO):

@@ -15,7 +15,7 @@ from .vae import Model
 
 
 class Free(StandardNormal):
-    """N(0, I) to sample from, masked out of every score: z is free."""
+    """N(0, I) for sampling, masked in every density: z is unconstrained in training."""
 
     def forward(self) -> Any:
         return super().forward().mask(False)

@@ -1,4 +1,4 @@
-"""Pair, and the registry that builds one by name."""
+"""Pair, and ``build``, which makes one from the name of its builder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Pair(nn.Module):
     Args:
         model: ``model(x=None, y=None, n=1)``: a module, a function, or a bound method of a module.
         guide: ``guide(x, y=None)``.
-        name: what tables call it.
-        config: the arguments it was built from, where :func:`build` made it.
-        data_shape: shape of one example, needed to sample from a model that can't run with ``x=None``; a pair that has
-            seen data (``fit``, ``log_likelihood``) knows it.
+        name: its name in tables.
+        config: the options of :func:`build`, where that made it.
+        data_shape: shape of one example, needed to sample from a model that can't run with ``x=None``; set by the first
+            data that the pair is used on (``fit``, ``log_likelihood``).
 
     Example:
         >>> import ppl_vae as pv
@@ -59,20 +59,20 @@ class Pair(nn.Module):
                 raise UserError(f"Pair: the {role} is a {type(program).__name__}; give a callable with Pyro statements")
         self.model = model
         self.guide = guide
-        # a bound method brings its object along, so that .parameters(), .to() and .train() reach it
+        # the object of a bound method is held too, so that .parameters(), .to() and .train() reach it
         holders = {id(h): h for h in (getattr(f, "__self__", None) for f in (model, guide)) if isinstance(h, nn.Module)}
         self.owners = nn.ModuleList(holders.values())
         self.name = name or "custom"
         self.config = None if config is None else dict(config)
-        self.source: dict[str, Any] | None = None  # where a custom builder was written, see custom.origin
+        self.source: dict[str, Any] | None = None  # the file of a custom builder, see custom.origin
         self.data_shape = None if data_shape is None else checked_shape(data_shape)
-        self.template: Any = None  # rows of the data without any: their fields, shapes and types, once data were seen
+        self.template: Any = None  # no rows of the first data: their fields, shapes and types
         self.num_observed: int | None = None  # sites that observe data
-        self.byte_scale: int | None = None  # what its bytes are divided by: 255, or 1 for bits; None before any
-        self.columns: list[str] | None = None  # of the first table that it was given, in their order
+        self.byte_scale: int | None = None  # the divisor of bytes: 255, or 1 for bits; None before the first
+        self.columns: list[str] | None = None  # of the first table, in their order
 
     def as_pyro(self) -> Stock:
-        """The pair for stock ``pyro.infer.SVI``, which sees only ``pyro.param`` sites and moves nothing else.
+        """The pair for stock ``pyro.infer.SVI``, which trains only ``pyro.param`` sites.
 
         Calling the result writes to Pyro's parameter store, as stock Pyro code does.
 
@@ -84,15 +84,12 @@ class Pair(nn.Module):
             >>> loss = svi.step(torch.randn(8, 5))
             >>> pyro.clear_param_store()
         """
-        seen: dict[int, str] = {}
-        for name, parameter in self.named_parameters():
-            seen.setdefault(id(parameter), name)
 
         def declare(program: Callable[..., Any]) -> Callable[..., Any]:
             def declared(*args: Any, **kwargs: Any) -> Any:
-                for parameter in self.parameters():
+                for name, parameter in self.named_parameters():
                     if parameter.requires_grad:
-                        pyro.param(f"{self.name}$$${seen[id(parameter)]}", parameter)
+                        pyro.param(f"{self.name}$$${name}", parameter)
                 return program(*args, **kwargs)
 
             return declared
@@ -128,7 +125,7 @@ class Pair(nn.Module):
         program = other.guide
         assert isinstance(program, nn.Module)
         like = next(self.parameters(), torch.empty(0))
-        for module in program.modules():  # a guide that reads the model reads this one
+        for module in program.modules():  # a guide that uses the model uses this one
             for name, child in module.named_children():
                 if child is other.model:
                     setattr(module, name, self.model)
@@ -136,7 +133,8 @@ class Pair(nn.Module):
 
     def _under(self, guide: Any, config: Mapping[str, Any] | None) -> Pair:
         pair = Pair(self.model, guide, self.name, config, self.data_shape)
-        pair.template, pair.num_observed, pair.byte_scale = self.template, self.num_observed, self.byte_scale
+        for name in ("template", "num_observed", "byte_scale", "columns"):  # the form of the data seen so far
+            setattr(pair, name, getattr(self, name))
         return pair.train(self.training)
 
     def extra_repr(self) -> str:
@@ -169,16 +167,16 @@ class StandardNormal(nn.Module):
 
 
 def data_plate(x: Tensor | None, n: int) -> Any:
-    """The one plate of a pair: over the data, or over ``n`` draws where there are none."""
+    """The one plate of a pair: over the examples of x, or over ``n`` draws where x is None."""
     return pyro.plate("data", n if x is None else x.shape[0], dim=-1)
 
 
-def _refuse_absurd(num_classes: int | None, n: int) -> None:
-    """Refuse labels that are no classes, such as times or identifiers: a network would have an input for each."""
+def _refuse_many_classes(num_classes: int | None, n: int) -> None:
+    """Refuse labels that are not classes, such as times or identifiers: a network would have an input for each."""
     if num_classes is not None and num_classes - 1 > max(10 * n, 10_000):
         raise UserError(
-            f"labels run up to {num_classes - 1} for {n} data, so they are no classes 0, 1, 2 ...: number the classes "
-            f"(numpy.unique(labels, return_inverse=True)[1]), choose another label, or give num_classes"
+            f"labels run up to {num_classes - 1} for {n} examples, so they are not classes 0, 1, 2 ...: number the "
+            f"classes (numpy.unique(labels, return_inverse=True)[1]), choose another label, or give num_classes"
         )
 
 
@@ -209,7 +207,7 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
     if data is not None:
         found = {"data_shape": data.data_shape, "data_mean": data.mean, "num_classes": data.num_classes}
         if "num_classes" in known and "num_classes" not in options:
-            _refuse_absurd(data.num_classes, sum(len(split) for split in (data.train, data.valid, data.test)))
+            _refuse_many_classes(data.num_classes, sum(len(split) for split in (data.train, data.valid, data.test)))
         for key, value in found.items():
             if key in known and value is not None:
                 options.setdefault(key, value)
@@ -226,12 +224,12 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
         except (TypeError, ValueError, RuntimeError):
             raise UserError(f"data_mean={options['data_mean']!r:.60}: give a tensor of shape {shape}") from None
         if mean.shape != shape:
-            raise UserError(f"data_mean has shape {tuple(mean.shape)} for data_shape={shape}; give one mean a number")
+            raise UserError(f"data_mean has shape {tuple(mean.shape)} for data_shape={shape}; give one mean per number")
     pair = function(**options)
     if not isinstance(pair, Pair):
         raise UserError(f"pair {name!r}: its builder returned a {type(pair).__name__}; return pv.Pair(model, guide)")
     pair.name, pair.source = name, source
-    # the mean only sets a bias, which is among the weights: a run is rebuilt without it
+    # data_mean sets a bias, which is among the weights: a run is rebuilt without it
     pair.config = {k: record(v) for k, v in options.items() if k != "data_mean"}
     if pair.data_shape is None:
         pair.data_shape = shape

@@ -1,4 +1,4 @@
-"""Probabilistic PCA: the pair whose evidence and posterior are known, which the rest is tested against.
+"""Probabilistic PCA: a pair with known evidence and posterior, against which estimates are tested.
 
 Tipping, Bishop: Probabilistic Principal Component Analysis, 1999. Lucas, Tucker, Grosse, Norouzi: Don't Blame the
 ELBO!, 2019, arXiv:1911.02469.
@@ -74,7 +74,7 @@ class Model(nn.Module):
 
 
 class ExactGuide(nn.Module):
-    """z ~ p(z|x), read off the model: every importance weight equals p(x)."""
+    """z ~ p(z|x), computed by the model: every importance weight equals p(x)."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

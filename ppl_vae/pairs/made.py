@@ -23,14 +23,14 @@ from .base import Pair, data_plate
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer in which output i sees input j only where degree_out[i] allows degree_in[j]."""
+    """A linear layer whose output i depends on input j only where degree_out[i] > degree_in[j] (>= if not strict)."""
 
     mask: Tensor
 
     def __init__(self, degree_in: Tensor, degree_out: Tensor, strict: bool) -> None:
         super().__init__(len(degree_in), len(degree_out))
-        sees = degree_out[:, None] > degree_in if strict else degree_out[:, None] >= degree_in
-        self.register_buffer("mask", sees.float(), persistent=False)
+        allowed = degree_out[:, None] > degree_in if strict else degree_out[:, None] >= degree_in
+        self.register_buffer("mask", allowed.float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight * self.mask, self.bias)
@@ -83,7 +83,7 @@ class Model(nn.Module):
 
 
 class Guide(nn.Module):
-    """Nothing to infer."""
+    """No latents, so no sites."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The options that every pair with an encoder and a decoder takes, and the networks that they stand for."""
+"""The options of every pair with an encoder and a decoder, and the networks that they describe."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Networks:
         The output starts at the mean of the data.
 
         Raises:
-            UserError: a name that is not known, or a size that does not fit.
+            UserError: an unknown name, or a size that does not fit.
         """
         if latent < 1:
             raise UserError(f"latent={latent}: at least one latent dimension is needed")
@@ -59,7 +59,7 @@ class Networks:
 
 
 def with_networks(builder: Callable[..., Pair]) -> Callable[..., Pair]:
-    """Let a builder ``(networks, *, its own options)`` take the options of :class:`Networks` as keywords of its own.
+    """Make a builder ``(networks, *, options)`` one that takes the options of :class:`Networks` as keywords too.
 
     Example:
         >>> from ppl_vae.pairs.vae import vae
@@ -67,13 +67,13 @@ def with_networks(builder: Callable[..., Pair]) -> Callable[..., Pair]:
         ['data_shape', 'data_mean', 'hidden']
     """
     shared = inspect.signature(Networks).parameters
-    _, *own = inspect.signature(builder).parameters.values()
+    _, *particular = inspect.signature(builder).parameters.values()
 
     @functools.wraps(builder)
     def build(**options: Any) -> Pair:
         common = {name: options.pop(name) for name in shared if name in options}
         return builder(Networks(**common), **options)
 
-    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared.values(), *own)]
+    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared.values(), *particular)]
     build.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     return build

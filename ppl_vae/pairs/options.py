@@ -15,7 +15,7 @@ from ..common.custom import FILE, as_given, kind_of, parts
 from ..common.errors import UserError
 from ..common.registry import PAIRS, pairs
 
-FROM_DATA = ("data_shape", "data_mean", "num_classes")  # filled in from the data, so no options of the command line
+FROM_DATA = ("data_shape", "data_mean", "num_classes")  # set from the data, so not on the command line
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _imported(path: Path, node: ast.ImportFrom) -> Path:
 
 def _options(path: Path, node: ast.FunctionDef | ast.ClassDef) -> Iterator[Option]:
     """The keywords of a function, or the fields of a dataclass; what a function takes by position is a dataclass."""
-    doc = re.sub(r"\n {8,}", " ", ast.get_docstring(node) or "")  # a line of Args may go on in the next
+    doc = re.sub(r"\n {8,}", " ", ast.get_docstring(node) or "")  # an entry of Args may have several lines
     lines = dict(re.findall(r"^ {4}(\w+): (.+?)\.?$", doc, re.MULTILINE))
     if isinstance(node, ast.ClassDef):
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
@@ -138,17 +138,17 @@ def _options(path: Path, node: ast.FunctionDef | ast.ClassDef) -> Iterator[Optio
 
 
 def help_of(others: Iterable[Builder]) -> dict[str, str]:
-    """Every option of our pairs and of others: name to help, with the default for each pair that takes it."""
-    said: dict[str, str] = {}
+    """Every option of the registered pairs and of others: name to help, with its default in each pair that takes it."""
+    helps: dict[str, str] = {}
     defaults: dict[str, dict[str, list[str]]] = {}
     custom: set[str] = set()
     for builder in (*others, *map(read, PAIRS)):
         for name, option in builder.options.items():
-            said[name] = said.get(name) or option.help.replace("``", "").replace('"', "")
+            helps[name] = helps.get(name) or option.help.replace("``", "").replace('"', "")
             custom |= {name} if takes_parts(option.annotation) else set()
             defaults.setdefault(name, {}).setdefault(_shown(option.default), []).append(builder.name)
     return {
-        name: f"{said[name]}{', or FILE.py:NAME' if name in custom else ''} ["
+        name: f"{helps[name]}{', or FILE.py:NAME' if name in custom else ''} ["
         + "; ".join(f"{', '.join(p)}: {d}" for d, p in found.items())
         + "]"
         for name, found in defaults.items()
@@ -156,10 +156,10 @@ def help_of(others: Iterable[Builder]) -> dict[str, str]:
 
 
 def convert(builder: Builder, given: Mapping[str, str]) -> dict[str, Any]:
-    """Texts of the command line as the types that a builder asks for; FILE.py:NAME as the function, where it takes one.
+    """Texts of the command line as the types of a builder's options; FILE.py:NAME as the function, where one is legal.
 
     Raises:
-        UserError: it takes no such option, or the text is not of its type.
+        UserError: an unknown option, or a text that is not of its type.
 
     Example:
         >>> convert(read("vae"), {"latent": "10", "hidden": "200,200"})
@@ -186,7 +186,7 @@ def takes_parts(kind: str) -> bool:
 
 
 def flag(name: str) -> str:
-    """How an option is written on the command line."""
+    """An option as the command line has it."""
     return "--" + name.replace("_", "-")
 
 
@@ -214,7 +214,7 @@ def _converted(flag: str, text: str, annotation: str) -> Any:
 
 
 def _read(text: str, kind: str) -> Any:
-    """A text as one type; a type that is not known takes it as it is."""
+    """A text as one type; of an unknown type it stays a text."""
     if item := SEQUENCE.fullmatch(kind):
         return tuple(_read(part.strip(), item[1]) for part in text.split(",") if part.strip())
     return READERS[kind](text.lower()) if kind in READERS else text

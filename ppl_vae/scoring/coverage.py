@@ -1,7 +1,7 @@
 """Whether a guide's distribution is a proposal for the model's.
 
 Importance weights need q(z|x) to be a density on the space of p(z), and positive wherever p(x, z) is. The structure of
-both supports decides this where it can, else values that the guide draws. Values alone prove little: those of a
+both supports decides this where it can, else draws of the guide. Draws alone are not enough: those of a
 straight-through relaxation are exactly one-hot, and their density is one on the simplex.
 """
 
@@ -20,7 +20,7 @@ from .domains import are_apart, as_set, is_within, named_set
 from .kinds import kind, parts_of, quantised, title
 from .support import drawn_in, holds, is_discrete, support_of
 
-DRAWS = 4096  # of the prior of a site, at least: the search for values that a narrower guide never draws
+DRAWS = 4096  # draws of the prior of a site, at least, among which values are sought that the guide never draws
 _CLAMPED = Bernoulli, Binomial, Categorical, OneHotCategorical  # see _clamped
 
 
@@ -32,7 +32,7 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
         q: its distribution under the guide.
         p: its distribution under the model.
         cover: also refuse a guide that leaves out a part of what the model's distribution draws.
-        zeros: let draws lie beyond the model's support where its density is zero, as a weight of zero is legal.
+        zeros: accept draws beyond the model's support where its density is zero, as a weight of zero is legal.
 
     Raises:
         NoWeightError: names the site and both supports.
@@ -40,14 +40,15 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
     inner, outer = support_of(q), support_of(p)
     set_q, set_p = as_set(inner), as_set(outer)
     if is_discrete(q) != is_discrete(p) or are_apart(set_q, set_p):
-        raise NoWeightError(_beyond(name, q, p))
-    if q.event_shape != p.event_shape:  # which would be broadcast
+        raise NoWeightError(_support_message(name, q, p))
+    if q.event_shape != p.event_shape:  # else they would be broadcast
         raise NoWeightError(
             f"site {name!r}: a draw of the guide's {title(q)} has shape {tuple(q.event_shape)}, and one of the model's "
             f"{title(p)} {tuple(p.event_shape)}; write the same shape in both"
         )
     if quantised(q) != quantised(p):
-        one, other = (f"the guide's {title(q)}", f"the model's {title(p)}")[:: 1 if quantised(q) else -1]
+        names = [f"the guide's {title(q)}", f"the model's {title(p)}"]
+        one, other = names if quantised(q) else reversed(names)
         raise NoWeightError(
             f"site {name!r}: {one} rounds its draws and has a density of what they were before, and {other} has one of "
             f"the rounded draws, so p / q is no weight; use a straight-through distribution in both, or in neither"
@@ -63,10 +64,10 @@ def refuse_foreign(name: str, q: Any, p: Any, cover: bool = True, zeros: bool = 
         return
     with torch.no_grad():
         if not inside:
-            value = q(_some(q))
-            out = ~holds(p, value)  # some densities are NaN there, or anything
+            value = q(_enough(q))
+            out = ~holds(p, value)  # densities may be NaN or any number there
             if bool(out.any()) and not (zeros and bool((~out | (_scores(p, value) == -math.inf)).all())):
-                raise NoWeightError(_beyond(name, q, p))
+                raise NoWeightError(_support_message(name, q, p))
         share = _left_out(q, p) if cover else 0.0
     if share:
         raise NoWeightError(
@@ -91,7 +92,7 @@ def refuse_quantised(name: str, *distributions: Any, what: str) -> None:
 
 
 def _narrow(fn: Any) -> Any:
-    """A transform whose range is less than the codomain that it names: a weighted sum of units that are bounded.
+    """A transform whose range is smaller than its codomain: a weighted sum of bounded units.
 
     Source: De Cao, Titov, Aziz: Block Neural Autoregressive Flow, 2019, arXiv:1904.04676, which adds a residual.
     """
@@ -102,14 +103,14 @@ def _narrow(fn: Any) -> Any:
 
 
 def _left_out(q: Any, p: Any) -> float:
-    """The probability under p, over all values where they are few, else among draws, of values that q never draws."""
+    """The probability under p of values that q never draws: exact where the values are few, else among draws of p."""
     one, other = _leaf(q), _leaf(p)
     values = _listed(other) if len(one.event_shape) == len(other.event_shape) else None
     if values is None:
-        return float(_never(q, p(_some(p))).float().mean())
-    mass = torch.where(_never(other, values), 0.0, _scores(other, values).double().exp())
+        return float(_is_never_drawn(q, p(_enough(p))).float().mean())
+    mass = torch.where(_is_never_drawn(other, values), 0.0, _scores(other, values).double().exp())
     listed = _listed(one)
-    lost = (mass * _never(one, values if listed is None else values.to(listed.dtype))).sum(0)
+    lost = (mass * _is_never_drawn(one, values if listed is None else values.to(listed.dtype))).sum(0)
     rest = len(p.event_shape) - len(other.event_shape)
     kept = 1 - lost.clamp(max=1.0)
     return float(1 - (kept.flatten(-rest).prod(-1) if rest else kept).mean())
@@ -140,15 +141,15 @@ def _scores(fn: Any, value: Tensor) -> Tensor:
     return torch.zeros(())
 
 
-def _never(fn: Any, value: Tensor) -> Tensor:
+def _is_never_drawn(fn: Any, value: Tensor) -> Tensor:
     """Whether a distribution never draws values: they lie outside its support, or have no probability."""
     if isinstance(fn, Independent):
-        each = _never(fn.base_dist, value)
+        each = _is_never_drawn(fn.base_dist, value)
         ndims = fn.reinterpreted_batch_ndims
         return each.flatten(-ndims).any(-1) if ndims else each
     if hasattr(fn, "_mask"):  # what is masked has no weight
         shown: Tensor = torch.as_tensor(fn._mask, device=value.device)
-        return _never(fn.base_dist, value) & shown
+        return _is_never_drawn(fn.base_dist, value) & shown
     inside = holds(fn, value)
     at = drawn_in(fn, value)[0]
     none: Tensor = ~inside | (_scores(fn, at) == -math.inf)
@@ -174,12 +175,12 @@ def _clamped(fn: Any, value: Tensor) -> Tensor:
     return none.expand(*shape, none.shape[-1]).gather(-1, index.expand(*shape, 1)).squeeze(-1)
 
 
-def _some(fn: Any) -> torch.Size:
-    """The shape of enough draws."""
+def _enough(fn: Any) -> torch.Size:
+    """The sample shape that gives at least ``DRAWS`` values, over the batch of a distribution."""
     return torch.Size((max(1, DRAWS // max(1, fn.batch_shape.numel())),))
 
 
-def _beyond(name: str, q: Any, p: Any) -> str:
+def _support_message(name: str, q: Any, p: Any) -> str:
     such = "Categorical for a discrete latent" if is_discrete(p) else "LogNormal for a positive latent"
     return (
         f"site {name!r}: the guide's {title(q)} has support {named_set(support_of(q))}, beyond the model's {title(p)} "

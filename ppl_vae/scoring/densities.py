@@ -43,7 +43,7 @@ def log_prob_of(site: Any, shape: tuple[int, int]) -> Tensor:
     if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
         raise PairError(
             f"site {site['name']!r} observes data of shape {tuple(value.shape)} where (data, *event) = {wanted} is "
-            f"needed; reshape the data, or declare the dimensions of one datum with .to_event"
+            f"needed; reshape the data, or declare the dimensions of one example with .to_event"
         )
     log_p: Tensor = scale_and_mask(_density(site, fn), 1.0, site["mask"])
     return of_shape(site["name"], log_p, shape)
@@ -61,7 +61,7 @@ def _density(site: Any, fn: Any) -> Tensor:
 
 
 def _filled(fn: Any, mask: Any, value: Tensor) -> Tensor:
-    """Data with something legal in the place of a missing entry (NaN) that is masked: its gradient would be NaN.
+    """Data with a legal number in place of each missing entry (NaN) that is masked, whose gradient would be NaN.
 
     Nothing is read from the device.
     """
@@ -89,7 +89,7 @@ def of_shape(name: str, log_p: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def summed_sites(sites: Mapping[str, Any], known: Container[str]) -> tuple[str, ...]:
-    """The names of the sites that are marked to be summed out, and that nobody has a value for."""
+    """The names of the sites that are marked to be summed out and have no given value."""
     return tuple(name for name, site in sites.items() if name not in known and enumeration.is_marked(site))
 
 
@@ -104,8 +104,7 @@ def score_sites(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The sites of a model without those that are summed out, and their log densities (K, B), summed where need be.
 
-    ``run`` runs the model again with so many particles and values at its sites; ``unmasked`` leaves out what masks the
-    latent sites.
+    ``run(particles, values)`` runs the model again; ``unmasked`` ignores the masks of latent sites.
     """
     size = batch_shape(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
     whole = (particles, size)
@@ -176,9 +175,8 @@ def log_densities(
     """The log densities (K, B) of a program at given latents: of its observed sites, and of its latent ones.
 
     Where ``latents`` is a function, ``particles`` is K, and the function has a value for every site but those that are
-    summed out. ``unmasked`` gives what is masked at latent sites its own density. ``anywhere`` expects values that
-    another program drew, outside the support too, where a density of zero may be computed as NaN. ``factors`` says
-    whether a ``pyro.factor`` is legal.
+    summed out. ``unmasked`` ignores the masks of latent sites. ``anywhere`` accepts values of another program outside
+    the support, where a density of zero may be computed as NaN. ``factors`` makes a ``pyro.factor`` legal.
 
     Raises:
         PairError: a latent site has no value.

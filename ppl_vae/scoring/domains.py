@@ -1,4 +1,4 @@
-"""A support as a set that can be compared with another: the ends of its numbers, or its family."""
+"""A support as a set that can be compared with another: an interval of numbers, or a family."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INSIDE = {("_OrderedVector", "real"), ("_PositiveOrderedVector", "real"), ("_Po
 def core_of(support: Any) -> Any:
     """A constraint without the wrappers that only count dimensions, and of a mixture that of its components.
 
-    None where the support is not known, or is a union of intervals.
+    None where the support is unknown, or is a union of intervals.
     """
     while True:
         if isinstance(support, constraints.MixtureSameFamilyConstraint):
@@ -66,14 +66,14 @@ def interval_of(core: Any) -> Described | None:
 
 
 def as_set(support: Any) -> Described | None:
-    """What can be compared: the ends of numbers, or the family of another set; None where nothing is known."""
+    """A support as an interval, or as the family of another set; None for an unknown one."""
     core = core_of(support)
     family = next((k for k in type(core).__mro__ if k in _FAMILIES), None)
     return interval_of(core) if family is None else (family.__name__, 0, 0)
 
 
 def are_apart(q: Described | None, p: Described | None) -> bool:
-    """Whether two sets can't carry densities that compare: another dimension, or a whole line for a part of it."""
+    """Whether densities on two sets can't be compared: another dimension, or the real line for a part of it."""
     if q is None or p is None:
         return False
     if q[0] == p[0]:
@@ -82,7 +82,7 @@ def are_apart(q: Described | None, p: Described | None) -> bool:
 
 
 def is_within(q: Described | None, p: Described | None) -> bool:
-    """Whether every value of the first set is in the second; false where structure does not tell."""
+    """Whether every value of the first set is in the second; false where the structure does not decide it."""
     if q is None or p is None or q[0] != p[0]:
         return False
     try:

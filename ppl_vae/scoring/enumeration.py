@@ -1,4 +1,4 @@
-r"""Discrete latents that are summed out: each assignment of their values is scored, and the chain rule shares the sum.
+r"""Discrete latents that are summed out: each assignment of values is scored, and the chain rule divides the sum.
 
 A site that the model marks ``infer={"enumerate": "parallel"}``, and the guide does not draw, takes all its values. With
 c for all such sites, and z_1, ..., z_m, x_1, ... for the others, latents first,
@@ -24,7 +24,7 @@ MOST = 4096  # assignments
 
 
 def is_marked(site: Any) -> bool:
-    """Whether a site of a trace asks to be summed out."""
+    """Whether a site of a trace is marked to be summed out."""
     return bool(site["infer"].get("enumerate")) and not site["is_observed"]
 
 
@@ -70,7 +70,7 @@ def _product(sizes: list[int]) -> Tensor:
 def _refuse_many(names: str, count: int) -> None:
     if count > MOST:
         raise PairError(
-            f"summing out {names} takes {count:,} assignments, and {MOST:,} are the most; let the guide draw some of "
+            f"summing out {names} takes {count:,} assignments, more than {MOST:,}; let the guide draw some of "
             f"them, or train by TraceEnum_ELBO"
         )
 

@@ -1,4 +1,4 @@
-"""A pair and its data: its mode, its device, what it takes, and the data there."""
+"""The inputs of a pair: its mode and device, and data as its programs take them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..data.tables import in_order, is_table, named_only, names_of
 from . import terms
 
 ALL = slice(None)
-FEW = 4096  # data on which a pair is tried as a whole: a program may know their number
+FEW = 4096  # up to so many examples, a pair is tried on all of them: a program may depend on their number
 
 
 @contextmanager
 def evaluating(pair: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and every module's own mode given back."""
+    """Evaluation mode without gradients; the mode of every module is restored on the way out."""
     modes = [(m, m.training) for m in pair.modules()]
     try:
         pair.eval()
@@ -38,28 +38,31 @@ def evaluating(pair: nn.Module) -> Iterator[None]:
 
 
 def device_and_dtype(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device and the floating dtype of a pair's first parameter; the CPU and the default where it has none."""
-    for p in (*pair.parameters(), *pair.buffers()):
-        if p.is_floating_point():
-            return p.device, p.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
+    """The device and the dtype of :func:`first_floating`; the CPU and the default dtype where there is none."""
+    p = first_floating(pair)
+    return (torch.device("cpu"), torch.get_default_dtype()) if p is None else (p.device, p.dtype)
+
+
+def first_floating(pair: nn.Module) -> Tensor | None:
+    """The first floating parameter or buffer of a pair."""
+    return next((p for p in (*pair.parameters(), *pair.buffers()) if p.is_floating_point()), None)
 
 
 class Needs:
-    """What a pair takes: data as its programs can use them, labels as the classes that it knows.
+    """Data as the programs of a pair can use them, and labels as its classes.
 
     Whole numbers stay whole where the pair runs on them, as an embedding of tokens does, and become floating ones
-    where it doesn't, as a linear layer on counts. That is tried once, on the first data, or on two where they are many.
+    where it does not, as a linear layer on counts. This is tried once, on the first data, or on two of many examples.
     """
 
     def __init__(self, pair: Any) -> None:
         self.pair = pair
         self.num_classes = _num_classes(pair)
-        self.floating: bool | None = None  # not known yet
-        self.looked = False  # whether labels were told from fields
+        self.floating: bool | None = None  # whether whole numbers become floating ones; None before that was tried
+        self.labels_checked = False  # whether fields were given in place of labels is checked once
 
     def scale_of(self, raw: Any) -> int | None:
-        """What bytes are divided by: as the first bytes were that the pair was given."""
+        """The divisor of bytes: that of the first bytes that the pair was given."""
         if isinstance(raw, tuple) and len(raw) == 2:
             raw = raw[0]
         known: int | None = getattr(self.pair, "byte_scale", None)
@@ -68,10 +71,10 @@ class Needs:
         return known
 
     def by_name(self, raw: Any) -> Any:
-        """Data as given, but for a table: its columns stand as in the first one that the pair was given.
+        """Data as given, but a table with its columns in the order of the first table that the pair was given.
 
         Raises:
-            DataError: a column of that is missing.
+            DataError: a column of the first table is missing.
         """
         table, *rest = raw if isinstance(raw, tuple) and len(raw) == 2 else (raw,)
         if not hasattr(self.pair, "columns"):
@@ -87,16 +90,16 @@ class Needs:
         return (table, *rest) if rest else table
 
     def __call__(self, x: X, y: Tensor | None) -> tuple[X, Tensor | None]:
-        """Data and labels, from those that :mod:`ppl_vae.data.convert` made.
+        """Data and labels from the tensors of :mod:`ppl_vae.data.convert`.
 
         Raises:
             DataError: a label that is no class of the pair.
             UserError: two arrays of one shape, for a pair without labels: fields, not labels.
         """
         y = y if y is None or self.num_classes is None else classes(y, self.num_classes)
-        if not self.looked:  # the batches of a loader are alike
+        if not self.labels_checked:  # the batches of a loader are alike
             _refuse_fields(self.pair, x, y)
-            self.looked = True
+            self.labels_checked = True
         if any(t.dtype == torch.int64 for t in leaves(x)):
             if self.floating is None:
                 few = (x, y) if num_data(x) <= FEW else (rows(x, slice(2)), None if y is None else y[:2])
@@ -111,23 +114,23 @@ def _num_classes(pair: Any) -> int | None:
 
 
 def _refuse_fields(pair: Any, x: X, y: Tensor | None) -> None:
-    """A pair that makes nothing of labels would drop a mask that was given in their place, in silence."""
+    """Refuse a mask that is given in place of labels: a pair that ignores labels would drop it in silence."""
     if y is None or y.ndim < 2 or not torch.is_tensor(x) or y.shape != x.shape:
         return
     few = slice(None) if len(x) <= FEW else slice(2)
     try:
         ignored = torch.equal(*(_log_w(pair, x[few], labels) for labels in (y[few], y[few] + 1)))
-    except Exception:  # whoever runs the pair next says what is wrong
+    except Exception:  # the next run of the pair reports the error
         return
     if ignored:
         raise UserError(
-            f"(x, y) are data and labels, and y has the shape {tuple(y.shape)} of x while this pair makes nothing of "
-            f"labels; several fields of a datum are one dictionary, {{'values': ..., 'mask': ...}}"
+            f"(x, y) are data and labels, and y has the shape {tuple(y.shape)} of x while this pair ignores "
+            f"labels; several fields of an example are one dictionary, {{'values': ..., 'mask': ...}}"
         )
 
 
 def _log_w(pair: Any, x: X, y: Tensor | None) -> Tensor:
-    """The log weights of one particle, always the same."""
+    """The log weights of one particle, with a fixed seed."""
     with evaluating(pair), forked(device_and_dtype(pair)[0], 0), pyro.validation_enabled(False):
         return terms.terms(pair.model, pair.guide, *to_device(pair, x, y)).log_w
 
@@ -135,17 +138,17 @@ def _log_w(pair: Any, x: X, y: Tensor | None) -> Tensor:
 def _fails(pair: Any, x: X, y: Tensor | None) -> bool:
     try:
         _log_w(pair, x, y)
-    except Exception:  # whatever a user's program raises when it meets numbers of another type than it takes
+    except Exception:  # a user's program may raise anything on numbers of another type
         return True
     return False
 
 
 def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, Tensor | None]:
-    """Data and labels of whatever was given, as tensors that the pair takes, or as rows to be read when needed.
+    """Data and labels of any form, as tensors that the pair takes, or as rows that are read when needed.
 
     Raises:
-        DataError: no data, not numbers, labels that do not fit.
-        UserError: all splits at once.
+        DataError: x can't be read as numbers, or the labels do not fit.
+        UserError: x is all splits, or labels are given twice.
     """
     if isinstance(x, Data):
         raise UserError("name a split of the data: data.test, data.valid or data.train")
@@ -177,19 +180,19 @@ def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, 
 
 
 def num_rows(x: X | Lazy) -> int:
-    """N, of data that :func:`as_data` gave."""
+    """N, of data from :func:`as_data`."""
     return len(x) if isinstance(x, Lazy) else num_data(x)
 
 
 def numbers_of(x: X | Lazy) -> int:
-    """Numbers in one datum."""
+    """Numbers in one example."""
     return size_of(x.take(slice(1))[0] if isinstance(x, Lazy) else x)
 
 
 def to_device(pair: Any, x: X | Lazy, y: Tensor | None = None, part: slice = ALL) -> tuple[X, Tensor | None]:
-    """A part of data and labels, on the device of a pair; floating ones in its dtype, where it has one."""
+    """A part of data and labels on the device of a pair; floating tensors in its dtype, where it has one."""
     device, dtype = device_and_dtype(pair)
-    has_dtype = any(p.is_floating_point() for p in (*pair.parameters(), *pair.buffers()))
+    has_dtype = first_floating(pair) is not None
 
     def moved(t: Tensor) -> Tensor:
         t = t.to(device)
@@ -200,13 +203,13 @@ def to_device(pair: Any, x: X | Lazy, y: Tensor | None = None, part: slice = ALL
 
 
 def everything(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X, Tensor | None]:
-    """All data and labels as tensors, where they are; a data set is read."""
+    """All data and labels as tensors; rows that are read when needed are all read."""
     found, ys = as_data(pair, x, y, seed)
     return found.take(ALL) if isinstance(found, Lazy) else (found, ys)
 
 
 def fingerprint(pair: nn.Module, x: X | Lazy, y: Tensor | None) -> str:
-    """A digest of the parameters of a pair and of data: work on others is other work."""
+    """A digest of the parameters of a pair and of data, which identifies the work on them."""
     found = {f"pair.{k}": v for k, v in pair.state_dict().items()}
     if isinstance(x, Lazy):
         for start in range(0, len(x), 4096):

@@ -1,4 +1,4 @@
-"""What a distribution is, under its wrappers."""
+"""Properties of a distribution under its wrappers: its kind, its mean, whether it is masked or quantised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kind(distribution: Any) -> str:
 
 
 def title(distribution: Any) -> str:
-    """The name of a distribution as its user wrote it: without what only masks it or counts its dimensions."""
+    """The name of a distribution as its user wrote it: without wrappers that mask it or count dimensions."""
     while type(distribution).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
         distribution = distribution.base_dist
     name = _name(distribution)
@@ -42,7 +42,7 @@ def title(distribution: Any) -> str:
 
 
 def quantised(distribution: Any) -> bool:
-    """Whether draws are rounded, and scored as they were before: only the tensor that was drawn has its density."""
+    """Whether draws are rounded and their density is that before rounding, which only the drawn tensor holds."""
     return any(isinstance(layer, _STRAIGHT_THROUGH) for layer in layers(distribution))
 
 
@@ -52,7 +52,7 @@ def has_mask(distribution: Any) -> bool:
 
 
 def bare(distribution: Any) -> Any:
-    """A distribution without what masks it."""
+    """A distribution without its masks."""
     if hasattr(distribution, "_mask"):
         return bare(distribution.base_dist)
     if isinstance(distribution, torch.distributions.Independent) and has_mask(distribution):
@@ -88,7 +88,7 @@ def parts_of(transforms: Any) -> Iterator[Any]:
 
 
 def no_density(name: str) -> str:
-    """Why a ``pyro.factor`` of a model is in no estimate, in a line that names the site."""
+    """The message, of one line, on a ``pyro.factor`` of a model, which is in no estimate."""
     return (
         f"site {name!r} is a pyro.factor of the model, which counts in training and is no part of log p(x); call it in "
         f"training only (if self.training: ...), or write a likelihood as pyro.sample({name!r}, ..., obs=...)"
@@ -96,7 +96,7 @@ def no_density(name: str) -> str:
 
 
 def unscorable(name: str, distribution: Any, value: Tensor) -> str:
-    """Why a distribution has no log density of a value that it did not draw, in a line that names the site."""
+    """The message, of one line, on a distribution without a log density at values that it did not draw."""
     culprit = _without_inverse(distribution, value)
     why = (
         f"{kind(distribution)} has no log density in closed form"

@@ -1,4 +1,4 @@
-"""Which tensors were computed from which: read off the operations while a program runs."""
+"""Which tensors were computed from which, recorded from the operations while a program runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SHAPED = {
 
 
 class Lineage(TorchDispatchMode):
-    """While it is entered, follow tensors through every operation: what is made from a followed one is followed.
+    """A context that follows tensors through every operation: what is computed from a followed tensor is followed.
 
-    A tensor is known by its storage, so views of it are it. Every followed storage is kept alive, so that no other
-    takes its place in memory. A number that is read back to the host (``int(y[0])``) can't be followed further;
+    A tensor is identified by its storage, which its views share. Every followed storage is kept alive, so that no other
+    has its address. A number that is read back to the host (``int(y[0])``) can't be followed further;
     ``escaped`` names what it was read from.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a site observes: what is missing, what lies outside the support, how many numbers there are."""
+"""The data of an observed site: missing entries, entries outside the support, and how many numbers there are."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .terms import Site, Terms
 def first_outside(site: Site) -> int | None:
     """The index of the first example outside the support of an observed site, or None; reads the device.
 
-    What is missing (NaN) or masked is left out.
+    Entries that are missing (NaN) or masked do not count.
     """
     support: Any = support_of(site.p)
     if support is None:
         return None
-    while isinstance(support, constraints.independent):  # entries are left out one by one
+    while isinstance(support, constraints.independent):  # entries are masked one by one
         support = support.base_constraint
     event = site.value.shape[-1 - len(site.p.event_shape) :]
     inside = support.check(site.value.reshape(-1, *event))  # bounds may have particles
     left_out = _left_out(site).reshape(-1, *event)
-    while left_out.dim() > inside.dim():  # a part of an event is no event
+    while left_out.dim() > inside.dim():  # of an event that is partly left out
         left_out = left_out.any(-1)
     return _first(~(inside | left_out), 1)
 
@@ -47,17 +47,17 @@ def _left_out(site: Site) -> Tensor:
 
 
 def _first(bad: Tensor, dim: int) -> int | None:
-    """The index along one dimension of the first example of which something is bad."""
+    """The first index along one dimension at which any entry is true."""
     rest = [d for d in range(bad.dim()) if d != dim]
     found = torch.nonzero(bad.any(rest) if rest else bad)
     return int(found[0]) if len(found) else None
 
 
 def num_observed(t: Terms) -> Tensor:
-    """How many numbers are observed of each example, (B,) float64: none that is missing or masked."""
+    """The number of observed entries of each example, (B,) float64, without missing and masked ones."""
     total = torch.zeros(t.log_w.shape[1], dtype=torch.float64)
     for site in t.observed.values():
         if kind(site.p) != "Unit" and torch.is_tensor(site.value):
-            seen = ~_left_out(site)
-            total = total + seen.reshape(-1, len(total), site.p.event_shape.numel())[0].sum(1).cpu()
+            kept = ~_left_out(site)
+            total = total + kept.reshape(-1, len(total), site.p.event_shape.numel())[0].sum(1).cpu()
     return total

@@ -1,4 +1,4 @@
-"""Where parameters live: a module's in the module, a bare ``pyro.param`` in Pyro's store, and nothing in both."""
+"""Where parameters live: those of a module in the module, those of a bare ``pyro.param`` in Pyro's store."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def own_store(keep: bool = False) -> Iterator[None]:
     """Run stock Pyro code without leaving anything in Pyro's parameter store.
 
     A parameter has one home: a module's lives in the module, a bare ``pyro.param`` in the store. Inside, the store
-    holds only the bare ones, so a second instance can't overwrite the first one's weights. On the way out it is as
-    it was, plus, where ``keep`` is set, the bare parameters that the user's program asked for.
+    holds only the bare ones, so a second instance can't overwrite the first one's weights. On the way out it is
+    restored; with ``keep``, the bare parameters of the user's program are added.
     """
     store: Any = pyro.get_param_store()
     before = store.get_state()
@@ -73,7 +73,7 @@ def modules_of(*programs: Any) -> list[nn.Module]:
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
 
-    def look(thing: Any) -> None:
+    def visit(thing: Any) -> None:
         if id(thing) in seen:
             return
         seen.add(id(thing))
@@ -84,47 +84,47 @@ def modules_of(*programs: Any) -> list[nn.Module]:
         if isinstance(thing, functools.partial):
             parts += [thing.func, *thing.args, *thing.keywords.values()]
         for cell in getattr(thing, "__closure__", None) or ():
-            with suppress(ValueError):  # a cell that is not filled yet
+            with suppress(ValueError):  # the cell is empty
                 parts.append(cell.cell_contents)
         for part in parts:
             if isinstance(part, nn.Module) or callable(part):
-                look(part)
+                visit(part)
 
     for program in programs:
-        look(program)
+        visit(program)
     return list(found.values())
 
 
 def constants_beside(program: Program, *args: Any) -> Any:
-    """A context in which the constants of a program, ``Normal(0., 1.)``, lie where its data and parameters lie.
+    """A context that makes the constants of a program, ``Normal(0., 1.)``, on the device of its data and parameters.
 
-    Stock priors are written without a device. On a CPU there is nothing to do, and nothing is done.
+    Stock priors are written without a device. On a CPU the context is empty.
     """
     given = (leaf for arg in args if arg is not None for leaf in leaves(arg) if torch.is_tensor(leaf))
-    held = (p for module in modules_of(program) for p in module.parameters())  # not looked for where data are given
+    held = (p for module in modules_of(program) for p in module.parameters())  # evaluated only where there are no data
     found = next(chain(given, held), None)
     return nullcontext() if found is None or found.device.type == "cpu" else found.device
 
 
 @contextmanager
 def unmoved(*programs: Program) -> Iterator[None]:
-    """Run programs in training mode without moving what they keep: running averages, vectors of a power iteration.
+    """Run programs in training mode without changing their buffers: running averages, vectors of a power iteration.
 
-    Inside, modules in training mode hold copies of their buffers; on the way out they hold their own again. Nothing is
-    copied back, which would spoil what autograd has saved of a graph made inside.
+    Inside, modules in training mode hold copies of their buffers; on the way out the originals are put back. Nothing is
+    copied back, which would invalidate what autograd has saved of a graph made inside.
     """
     modules = {id(m): m for top in modules_of(*programs) for m in top.modules() if m.training and m._buffers}
     before = [(m, dict(m._buffers)) for m in modules.values()]
     copies: dict[int, Tensor] = {}  # one for each tensor: two modules may share a buffer
     try:
-        for module, own in before:
-            for name, value in own.items():
+        for module, buffers in before:
+            for name, value in buffers.items():
                 if value is not None and not is_lazy(value):
                     module._buffers[name] = copies.setdefault(id(value), value.clone())
         yield
     finally:
-        for module, own in before:
-            module._buffers.update(own)
+        for module, buffers in before:
+            module._buffers.update(buffers)
 
 
 @contextmanager

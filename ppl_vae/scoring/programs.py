@@ -19,7 +19,7 @@ from .param_store import Program, own_store
 from .trace import PARTICLES, Fill, Uncondition, Values, sample_sites, trace_program
 
 
-def _classes(
+def _draw_summed(
     sites: dict[str, Any],
     particles: int,
     summed: tuple[str, ...],
@@ -47,9 +47,9 @@ class TracedSite:
     is_observed: bool
     frames: tuple[Any, ...] = ()
     scale: float | Tensor = 1.0
-    mask: Any = None  # what poutine.mask put on it
+    mask: Any = None  # of poutine.mask
     summed: bool = False  # marked infer={"enumerate": ...}
-    given: Tensor | None = None  # what an observed site observed
+    given: Tensor | None = None  # the data of an observed site
     kept: bool = False  # observes labels, in a run that draws the data
 
     @property
@@ -77,28 +77,25 @@ def sites(
         num_samples: the number K of particles.
         values: values (K, B, *event) to put at sites instead of drawing them, as :func:`terms` takes them.
         means: put each site's mean instead of a draw, where it has one.
-        uncondition: draw the observed sites too, as for sampling from a model that needs data to run, but for those
-            that observe labels, the second argument. Sites that are summed out are then drawn given the values and
-            the data, where there are any.
+        uncondition: draw the observed sites too, as for sampling from a model that needs data to run, except
+            those that observe labels, the second argument. Sites that are summed out are then drawn given the values
+            and the data, where there are any.
 
     Returns:
         The sites; draws come from torch's global generators.
     """
     kwargs = kwargs or {}
     labels = args[1].clone() if uncondition and len(args) > 1 and torch.is_tensor(args[1]) else None
-    args = args if labels is None else (args[0], labels, *args[2:])  # which share no memory with the data
+    args = args if labels is None else (args[0], labels, *args[2:])  # a copy: labels may share memory with the data
     lineage = Lineage({} if labels is None else {"y": labels})
     inner = Uncondition(lineage) if uncondition else None
     with own_store(), lineage if labels is not None else nullcontext():
-        if means:
-            with Fill(lambda name, fn: mean_of(fn)):
-                trace = trace_program(program, args, kwargs, num_samples, values, inner)
-        else:
+        with Fill(lambda name, fn: mean_of(fn)) if means else nullcontext():
             trace = trace_program(program, args, kwargs, num_samples, values, inner)
         if uncondition and isinstance(values, dict) and (loose := summed_sites(sample_sites(trace), values)):
             held = {n: v for n, v in values.items() if n in trace.nodes}
             run = partial(trace_program, program, args, kwargs)
-            found = _classes(sample_sites(run(num_samples, held)), num_samples, loose, run, held)
+            found = _draw_summed(sample_sites(run(num_samples, held)), num_samples, loose, run, held)
             trace = trace_program(program, args, kwargs, num_samples, {**held, **found}, inner)
     return {
         name: TracedSite(
@@ -121,14 +118,14 @@ def parents(
 ) -> dict[str, set[str]]:
     """For each latent site of a model, the latent sites that its distribution depends on.
 
-    Each site in turn gets another value; a site whose log density moves depends on it. Gradients would miss what
-    passes through a comparison or a detached tensor.
+    Each site in turn is given another value; a site whose log density changes depends on it. Gradients would miss a
+    dependence through a comparison or a detached tensor.
 
     Args:
         model: the model of a pair.
         args: its positional arguments.
         values: a value (K, B, *event) for each latent site.
-        other: another one.
+        other: another value for each.
     """
     particles = next(iter(values.values())).shape[0] if values else 1
     first = sample_sites(trace_program(model, args, {}, particles, values))
@@ -136,13 +133,13 @@ def parents(
 
     def densities(at: Mapping[str, Tensor]) -> dict[str, Tensor]:
         sites = sample_sites(trace_program(model, args, {}, particles, {**rest, **at}))
-        # the distribution may move while the value stays: always score the first value
+        # only the distribution may change, so always score the first value
         return {n: sites[n]["fn"].log_prob(values[n]) for n in values if n in sites}
 
     start = densities(values)
     found: dict[str, set[str]] = {name: set() for name in start}
-    for moved in start:
-        for name, log_p in densities({**values, moved: other[moved]}).items():
-            if name != moved and not torch.equal(log_p, start[name]):
-                found[name].add(moved)
+    for changed in start:
+        for name, log_p in densities({**values, changed: other[changed]}).items():
+            if name != changed and not torch.equal(log_p, start[name]):
+                found[name].add(changed)
     return found

@@ -1,4 +1,4 @@
-"""The density that a pair's number is of, and whether binarised data suit it: read off a run of its model."""
+"""The density that the estimates of a pair are of, and whether its likelihood is binary, from a run of its model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOG_PX = "log p(x)"
 def _followed(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
     """The sites of the model, scored at the first two examples, and which of ``x`` and ``y`` each was computed from.
 
-    The latents are drawn from the prior beforehand: what they were computed from is no matter of the densities at them.
+    The latents are drawn from the prior before: the densities are those at given latents.
     """
     x, y = to_device(pair, x, y, slice(2))
     given = {name: value for name, value in (("x", x), ("y", y)) if value is not None}
@@ -43,7 +43,7 @@ def _followed(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
 
 
 def name_of(pair: Any, x: Any, y: Any) -> str:
-    """What a pair's weights estimate the log of, by the run of its model.
+    """The name of what the weights of a pair estimate, from a run of its model.
 
     ``"log p(x, y)"`` where the model observes what was made from the labels, all of them or some; else
     ``"log p(x | y)"`` where a density of the model depends on them; else ``"log p(x)"``. A model that observes labels
@@ -72,11 +72,11 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
 
 
 def is_binary(pair: Any, x: Any, y: Any) -> bool:
-    """Whether the model gives the data a likelihood of zeros and ones alone."""
-    return not _others(pair, x, y)
+    """Whether the likelihood of the data is one of zeros and ones alone."""
+    return not _other_supports(pair, x, y)
 
 
-def _others(pair: Any, x: Any, y: Any) -> list[str]:
+def _other_supports(pair: Any, x: Any, y: Any) -> list[str]:
     """The sites that observe the data and whose support is known to be other than {0, 1}: name and distribution."""
     found, lineage = _followed(pair, x, y)
     sites = {n: s for n, s in found.observed.items() if "x" in lineage.of(s.value)}
@@ -95,7 +95,7 @@ def _is_binary(distribution: Any) -> bool:
 
 
 def refuse_binarised(pair: Any, data: Any) -> None:
-    """Refuse a split of binarised data for a model whose likelihood is of other values than 0 and 1.
+    """Refuse a split of binarised data where the support of the likelihood is not {0, 1}.
 
     Raises:
         DataError: names the site.
@@ -103,9 +103,9 @@ def refuse_binarised(pair: Any, data: Any) -> None:
     split = data.train if isinstance(data, Data) else data
     if not isinstance(split, Split) or not (split.drawn or split.binarize != "none") or not len(split):
         return
-    for site in _others(pair, split.x, split.y):
+    for site in _other_supports(pair, split.x, split.y):
         raise DataError(
-            f"site {site} is no Bernoulli, and the data ({split.name}) are binarised: load them with "
+            f"site {site} is not a Bernoulli, and the data ({split.name}) are binarised: load them with "
             f"binarize='none' (--binarize none), or choose likelihood='bernoulli'"
         )
 

@@ -1,4 +1,4 @@
-"""Data drawn from a model, in the form that the pair takes them: where its observed sites lie in x."""
+"""Data drawn from a model, in the form that the pair takes: each observed site is written to its place in x."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Simulation(NamedTuple):
 
     Attributes:
         sites: all of its sites, by name.
-        data: those that observe data, when there are any to observe; in the order of the model.
-        x: the data that it was run on, (n, ...), which say where each site lies; None where the model needs none.
+        data: those of its sites that observe data in a conditioned run; in the order of the model.
+        x: the data that it was run on, (n, ...), which show the place of each site; None where the model needs none.
         kept: whether what the sites do not draw (masks, lengths, covariates) is kept from x.
     """
 
@@ -41,7 +41,7 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
     """Run the model of a pair under one particle, with given latents (1, n, *event), and draw what it observes.
 
     Raises:
-        UserError: it can't run without data and the shape of a datum is not known.
+        UserError: it can't run without data and the shape of an example is unknown.
     """
     shown = _like(pair, n, like)
     target = pair.model.forward if isinstance(pair.model, nn.Module) else pair.model
@@ -49,7 +49,7 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
     free = like is None and "n" in names and "x" in names
     if shown is None and not free:
         raise UserError(
-            "this model can't run without data: write model(x=None, y=None, n=1), or give the shape of a datum, "
+            "this model can't run without data: write model(x=None, y=None, n=1), or give the shape of an example, "
             "pv.Pair(model, guide, data_shape=(784,))"
         )
     found = None
@@ -59,16 +59,16 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
         if "x" in found and (shown is None or torch.is_tensor(shown)) and not _several(pair):
             return Simulation(found, {"x": found["x"]}, None, False)
     if shown is None:
-        data = {name: d for name, d in (found or {}).items() if d.is_observed and not d.kept}
+        data = _observing_data(found or {})
         if not data:
             raise UserError(
-                'the model has no site for the data: write pyro.sample("x", ..., obs=x), or let the pair see data '
-                "first (fit, log_likelihood), so that it knows which sites observe them"
+                'the model has no site for the data: write pyro.sample("x", ..., obs=x), or use the pair on data '
+                "first (fit, log_likelihood), which show the sites that observe them"
             )
         return Simulation(found or {}, data, None, False)
     values = latents if found is None else {name: d.value for name, d in found.items() if not d.is_observed}
     at = programs.sites(pair.model, call_args(pair.model, shown, y), values=values, uncondition=True)
-    places = {name: d for name, d in at.items() if d.is_observed and not d.kept}
+    places = _observing_data(at)
     if found is None:
         _refuse_dependent(pair, call_args(pair.model, shown, y), {}, at)
         return Simulation(at, places, shown, like is not None)
@@ -77,13 +77,17 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
 
 
 def rerun(sites: dict[str, TracedSite], x: X) -> Simulation:
-    """The sites of a model that was run on data x, unconditioned, as a run whose data are to be put together."""
-    data = {name: d for name, d in sites.items() if d.is_observed and not d.kept}
-    return Simulation(sites, data, x, False)
+    """The sites of a model that was run on data x, unconditioned, as a Simulation."""
+    return Simulation(sites, _observing_data(sites), x, False)
+
+
+def _observing_data(sites: dict[str, TracedSite]) -> dict[str, TracedSite]:
+    """The sites that observe data, and not labels."""
+    return {name: d for name, d in sites.items() if d.is_observed and not d.kept}
 
 
 def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, TracedSite]) -> None:
-    """Refuse labels that the model observes after what is drawn: running it forwards draws nothing given them.
+    """Refuse labels that the model observes given other draws: those are then not draws given the labels.
 
     Raises:
         UserError: names the site of the labels, and what it depends on.
@@ -98,7 +102,7 @@ def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
         if names:
             raise UserError(
                 f"site {name!r} observes the labels and depends on {', '.join(map(repr, sorted(names)))}, so that "
-                f"running the model forwards draws nothing given them: leave y out"
+                f"a run of the model draws nothing given them: leave y out"
             )
 
 
@@ -107,7 +111,7 @@ def _several(pair: Any) -> bool:
 
 
 def _like(pair: Any, n: int, like: Any) -> X | None:
-    """Data to run a model on: rows of ``like`` again and again, or zeros of the form that the pair has seen."""
+    """Data to run a model on: rows of ``like``, repeated, or zeros of the form of the pair's first data."""
     if like is not None:
         x, _ = everything(pair, like)
         x, _ = to_device(pair, rows(x, torch.arange(n, device=device_of(x)) % num_data(x)))
@@ -125,7 +129,7 @@ def _like(pair: Any, n: int, like: Any) -> X | None:
 
 
 def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> None:
-    """Keep the form of the data, no data, with a pair, so that it can be sampled in that form."""
+    """Record the form of the data with a pair, so that it can be sampled in that form."""
     if not hasattr(pair, "template"):
         return
     pair.template = each(lambda t: t[:0].cpu(), x)
@@ -133,23 +137,23 @@ def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> Non
 
 
 def value_of(draw: TracedSite) -> Tensor:
-    """What was drawn, (n, *event)."""
+    """The draw of a site, (n, *event)."""
     return draw.value[0]
 
 
 def mean_or_value(draw: TracedSite) -> Tensor:
-    """The mean of what was drawn, (n, *event), or the draw where there is no mean."""
+    """The mean of a site, (n, *event), or its draw where there is no mean."""
     mean = mean_of(draw.fn)
     return (draw.value if mean is None else mean.expand(draw.value.shape))[0]
 
 
 def assembled(drawn: Simulation, what: Callable[[TracedSite], Tensor], whole: bool = False) -> X:
-    """The data of a run, in the form that the pair takes; by site where the sites do not make up all of it.
+    """The data of a run, in the form that the pair takes; by site where the sites do not cover x.
 
     Args:
         drawn: the run.
         what: the tensor (n, *event) of a site.
-        whole: refuse data that the pair could not take.
+        whole: refuse draws that do not cover x.
 
     Raises:
         UserError: ``whole``, and the model does not draw all of x.
@@ -160,7 +164,7 @@ def assembled(drawn: Simulation, what: Callable[[TracedSite], Tensor], whole: bo
     shown = leaves(drawn.x)
     floating = next((v.dtype for v in values.values() if v.is_floating_point()), torch.get_default_dtype())
     out = []
-    seen = []
+    covers = []
     for leaf in shown:
         sites = [n for n in values if _leaf(drawn.data[n], shown) is leaf]
         wide = any(values[n].is_floating_point() for n in sites) and not leaf.is_floating_point()
@@ -172,31 +176,31 @@ def assembled(drawn: Simulation, what: Callable[[TracedSite], Tensor], whole: bo
         if leaf.is_floating_point() and drawn.kept:
             target = torch.where(leaf.isnan(), leaf, target)
         out.append(target)
-        seen.append(bool(covered.all()))
+        covers.append(bool(covered.all()))
     lost = [name for name, d in drawn.data.items() if _leaf(d, shown) is None]
-    if not lost and (drawn.kept or all(seen)):
+    if not lost and (drawn.kept or all(covers)):
         return filled(drawn.x, iter(out))
     if whole:
-        missing = [name for (name, _), full in zip(named(drawn.x), seen, strict=True) if not full]
-        what_is, mend = f"the model does not draw all of {', '.join(missing)}", "give like=, data that have the rest"
+        missing = [name for (name, _), full in zip(named(drawn.x), covers, strict=True) if not full]
+        found, fix = f"the model does not draw all of {', '.join(missing)}", "give like=, data that have the rest"
         if lost:
-            what_is, mend = f"site {lost[0]!r} observes something made of x, not a part of it", "observe x itself"
-        raise UserError(f"the pair can't be run on what it draws: {what_is}; {mend}")
+            found, fix = f"site {lost[0]!r} observes a function of x, not a part of it", "observe x itself"
+        raise UserError(f"the pair can't be run on what it draws: {found}; {fix}")
     if len(values) == 1:
         return next(iter(values.values()))
     return values
 
 
 def _leaf(draw: TracedSite, shown: list[Tensor]) -> Tensor | None:
-    """The tensor of x that a site observes a part of, or all of in another type."""
+    """The tensor of x of which a site observes a part, or all in another dtype."""
     given = draw.given
     if given is None:
         return None
     for leaf in shown:
         if given.untyped_storage().data_ptr() == leaf.untyped_storage().data_ptr():
             return leaf
-    alike = [leaf for leaf in shown if leaf.shape == given.shape]
-    return alike[0] if len(alike) == 1 else None
+    same_shape = [leaf for leaf in shown if leaf.shape == given.shape]
+    return same_shape[0] if len(same_shape) == 1 else None
 
 
 def _into(target: Tensor, draw: TracedSite, leaf: Tensor) -> Tensor:
@@ -209,12 +213,12 @@ def _into(target: Tensor, draw: TracedSite, leaf: Tensor) -> Tensor:
 
 
 def simulate(pair: Any, n: int, y: Tensor | None = None, like: Any = None) -> tuple[X, dict[str, Tensor]]:
-    """Draw n data from the model together with their latents: x as the pair takes it, and (1, n, *event) by site.
+    """Draw n examples from the model together with their latents: x as the pair takes it, and (1, n, *event) by site.
 
     Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
 
     Raises:
-        UserError: the model does not draw all that the pair takes, and nothing says what the rest is.
+        UserError: the model does not draw all that the pair takes, and ``like`` does not give the rest.
     """
     drawn = run(pair, n, y, None, like)
     x = assembled(drawn, value_of, whole=True)
@@ -222,7 +226,11 @@ def simulate(pair: Any, n: int, y: Tensor | None = None, like: Any = None) -> tu
 
 
 def check_labels(pair: Any, n: int, y: Any, name: str = "n") -> Tensor | None:
-    """Labels for n data to draw, on the pair's device; refuses numbers that make no sense."""
+    """Labels for n examples to draw, on the device of the pair.
+
+    Raises:
+        UserError: n is not a whole number of at least one.
+    """
     if isinstance(n, bool) or int(n) != n or n < 1:
         raise UserError(f"{name}={n}: draw at least one, a whole number")
     if y is None:

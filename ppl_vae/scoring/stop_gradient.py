@@ -1,4 +1,4 @@
-"""Stopping the guide's parameters in log q: a second pass of the guide, gates on the draws, and what it can't do."""
+"""Stopping the guide's parameters in log q: a second pass of the guide, gates on the draws, and its limits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .kinds import has_mask, kind, unscorable
 
 
 def gated(value: Tensor, gate: list[Tensor | None]) -> Tensor:
-    """A copy of a draw, for the scores to use; the sampling chain goes on from the draw itself."""
-    copy = value.clone()  # another tensor always: some distributions know the draws that they made
+    """A copy of a draw, for the scores alone: the next sites are sampled given the draw itself."""
+    copy = value.clone()  # also without gradients: some distributions cache the scores of their draws
     if not value.requires_grad:
         return copy
 
@@ -40,7 +40,7 @@ def guide_parts(sites: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse(site: Any) -> None:
-    """Where stopping the guide's parameters in log q would give another gradient than intended."""
+    """Refuse a site where stopping the guide's parameters in log q would give another gradient than intended."""
     name, fn = site["name"], site["fn"]
     what = {
         f"{kind(fn)} has no rsample": not fn.has_rsample,
@@ -58,7 +58,7 @@ def refuse(site: Any) -> None:
 
 
 def check(latents: Mapping[str, Any], parts: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
-    """Both passes of the guide must agree, and the second may reach its parameters through the draws alone."""
+    """Refuse passes of the guide that differ, and a second one that depends on parameters other than through draws."""
     ends = {v.grad_fn for v in values.values() if v.grad_fn is not None}
     todo = [p.log_prob.grad_fn for p in parts.values() if p.log_prob.grad_fn is not None]
     seen = set(todo)
@@ -73,7 +73,7 @@ def check(latents: Mapping[str, Any], parts: Mapping[str, Any], values: Mapping[
             if following is not None and following not in seen and following not in ends:
                 seen.add(following)
                 todo.append(following)
-    if is_validation_enabled():  # in the first step of a fit; later steps do not look
+    if is_validation_enabled():  # in the first step of a fit only
         with torch.no_grad():
             for name, first in guide_parts(latents).items():
                 if not torch.allclose(first.log_prob, parts[name].log_prob, rtol=1e-3, atol=1e-3):

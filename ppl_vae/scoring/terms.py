@@ -1,4 +1,4 @@
-"""Score once: the log densities of a guide and a model, which everything else is made of."""
+"""Score once: the log densities of a guide and a model, of which objectives and estimates are functions."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Site:
     Attributes:
         log_p: log density under the model.
         log_q: log density under the guide; zero where the site is observed.
-        score: what the score-function gradient differentiates, zero where the draw is reparameterised: never where
-            ``grad="score"`` cut it.
-        scale: the factor on log_p that plates and ``poutine.scale`` ask for; objectives use it, estimates never do.
+        score: the term of the score-function gradient, zero where the draw is reparameterised and ``grad`` is not
+            ``"score"``.
+        scale: the factor of plates and ``poutine.scale`` on log_p; objectives use it, estimates never do.
         scale_q: the same on log_q.
         value: the draw (K, B, *event), or the data.
         p: the distribution under the model.
         q: the distribution under the guide, None where the site is observed.
-        masks: what ``poutine.mask`` put on it, in the model and in the guide.
+        masks: its masks by ``poutine.mask``, in the model and in the guide.
         marginal: whether ``log_p`` is summed over discrete sites that p depends on.
     """
 
@@ -64,7 +64,7 @@ class Site:
 
     @property
     def kl(self) -> Tensor | None:
-        """KL(q || p) in closed form, (K, B), given the site's parents; None where torch knows no formula.
+        """KL(q || p) in closed form, (K, B), given the site's parents; None where torch has no formula.
 
         None also where the guide is a Delta, or where model and guide mask or scale the site differently.
         """
@@ -82,7 +82,7 @@ class Site:
 
 
 def same_scale(one: float | Tensor, other: float | Tensor) -> bool:
-    """Whether two scales are one: equal numbers, or equal tensors (which reads the device)."""
+    """Whether two scales are equal: numbers, or tensors (which reads the device)."""
     if torch.is_tensor(one) or torch.is_tensor(other):
         return one is other or bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other)))
     return one == other
@@ -90,7 +90,7 @@ def same_scale(one: float | Tensor, other: float | Tensor) -> bool:
 
 @dataclass(eq=False)
 class Terms:
-    """The log densities of K particles for each of B data, in nats, each of shape (K, B).
+    """The log densities of K particles for each of B examples, in nats, each of shape (K, B).
 
     ``log_w = log_lik + log_prior - log_q`` is the log importance weight: ``E_q[exp log_w] = p(x)``.
 
@@ -100,8 +100,9 @@ class Terms:
         log_q: log q(z | x).
         sites: the latent sites by name, in the guide's order.
         observed: the observed sites by name.
-        factors: what the guide observes by name: ``pyro.factor``, and ``pyro.sample(..., obs=)``. Their ``log_q`` is
-            no density of z, and so is in no total; the objectives "elbo" and "analytic_kl" subtract it, as Pyro does.
+        factors: the sites that the guide observes, by name: ``pyro.factor``, and ``pyro.sample(..., obs=)``. Their
+            ``log_q`` is no density of z, and so in no total; the objectives "elbo" and "analytic_kl" subtract it, as
+            Pyro does.
         summed: the names of the discrete sites that were summed out.
     """
 
@@ -125,7 +126,7 @@ class Terms:
         return not self.sites
 
     def gate(self, factor: Tensor) -> None:
-        """Multiply, in the backward pass, what flows from the scores into each z by ``factor`` (K, B).
+        """Multiply, in the backward pass, the gradient of the scores in each z by ``factor`` (K, B).
 
         Only terms made with ``grad="stl"`` have gates. With the normalised weights as the factor, the gradient of
         the weighted sum of ``log_w`` is doubly reparameterised.
@@ -161,7 +162,7 @@ def terms_of(
         for site in latents.values():
             stop_gradient.refuse(site)
         drawn = {name: stop_gradient.gated(value, gate) for name, value in drawn.items()}
-        with frozen(guide), unmoved(guide):  # the scores too: some distributions use their parameters only then
+        with frozen(guide), unmoved(guide):  # the scores too: some distributions use parameters only there
             again = sample_sites(trace_program(guide, guide_args, kwargs, num_samples, drawn))
             scored = {name: site for name, site in again.items() if not site["is_observed"]}
             parts = stop_gradient.guide_parts(scored)
@@ -180,7 +181,7 @@ def terms_of(
         model_sites, log_ps = score_sites(model_sites, particles, summed, run, drawn)
     except UserError:
         raise
-    except (RuntimeError, IndexError, ValueError) as error:  # a draw of the guide that is no value of the model's
+    except (RuntimeError, IndexError, ValueError) as error:  # a draw of the guide may be no value of the model's site
         _refuse_draws(scored, model_sites, error)
         raise
 
@@ -199,7 +200,7 @@ def terms_of(
         p = model_sites.get(name)
         if p is None:  # an auxiliary site of the guide has no prior
             p = {"scale": 1.0, "fn": None, "mask": None}
-        score = log_q if grad == "score" else parts[name].score_function  # no gradient passes through a cut draw
+        score = log_q if grad == "score" else parts[name].score_function  # a cut draw has no pathwise gradient
         sites[name] = Site(
             name, log_ps.get(name, zero), log_q, score, p["scale"], q["value"], p["fn"], q["fn"],
             q["scale"], (p["mask"], q["mask"]), bool(summed),
@@ -217,7 +218,7 @@ def terms_of(
 
 
 def _refuse_draws(guide_sites: Mapping[str, Any], model_sites: Mapping[str, Any], error: Exception) -> None:
-    """Say which of the guide's draws a distribution of the model could not score, where one is known not to."""
+    """Refuse, by name, the draws of the guide that a distribution of the model can't score."""
     for name, q in guide_sites.items():
         if name not in model_sites or kind(q["fn"]) == "Delta":
             continue
@@ -234,7 +235,7 @@ def _refuse_draws(guide_sites: Mapping[str, Any], model_sites: Mapping[str, Any]
 
 
 def _factors(sites: Mapping[str, Any], zero: Tensor) -> dict[str, Site]:
-    """What a guide observes, as sites (K, B); a factor outside the data plate is shared out among the data."""
+    """What a guide observes, as sites (K, B); a factor outside the data plate is divided among the examples."""
     found: dict[str, Site] = {}
     shape = zero.shape[0], zero.shape[1]
     for name, part in stop_gradient.guide_parts(sites).items():
@@ -255,13 +256,13 @@ def _factors(sites: Mapping[str, Any], zero: Tensor) -> dict[str, Site]:
 
 
 def _check_names(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
-    """``poutine.replay`` accepts differing names in silence, and then trains something else."""
+    """Refuse latent names that differ, which ``poutine.replay`` accepts in silence."""
     auxiliary = {name for name, site in guide_sites.items() if site["infer"].get("is_auxiliary")}
     latent = {name for name, site in model_sites.items() if not site["is_observed"]}
     if auxiliary and not any(kind(site["fn"]) == "Delta" for site in guide_sites.values()):
         raise PairError(
-            f"site {min(auxiliary)!r} is auxiliary in the guide and nothing is made from it by a Delta, as autoguides "
-            f"do, so p(x, z) / q would be no weight; draw it in the model too, under the same name"
+            f"site {min(auxiliary)!r} is auxiliary in the guide and no Delta is made from it, as in autoguides, "
+            f"so p(x, z) / q would be no weight; draw it in the model too, under the same name"
         )
     drawn = set(guide_sites) - auxiliary
     if latent == drawn:
@@ -339,7 +340,7 @@ def terms(
 
 
 def _as_tensors(x: Any, y: Any) -> tuple[Any, Tensor | None]:
-    """Data and labels of any form; tensors that programs take stay what they are, and nothing is read of them."""
+    """Data and labels of any form as tensors; those that programs can take are returned as they are."""
     ready = torch.is_tensor(x) and (x.is_floating_point() or x.dtype == torch.int64)
     x = x if ready or isinstance(x, dict) else convert.data(x)
     if y is not None and not (torch.is_tensor(y) and (y.is_floating_point() or y.dtype == torch.int64)):

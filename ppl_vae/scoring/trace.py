@@ -1,4 +1,4 @@
-"""Run a program under a plate of particles: the only file that handles Pyro's effects."""
+"""Run a program under a plate of particles: the only file that uses Pyro's handlers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .param_store import Program, constants_beside
 Values = Mapping[str, Tensor] | Callable[[str, Any], Tensor | None]  # by name, or by name and distribution
 
 
-PARTICLES = "particles"  # the plate at dim -2 that we put around the user's data plate at dim -1
+PARTICLES = "particles"  # the plate at dim -2 around the data plate of a pair at dim -1
 
 
 def takes_labels(program: Program) -> bool:
-    """Whether a model or a guide has a place for labels: a parameter named like ``y``, ``ys`` or ``labels``."""
+    """Whether a model or a guide takes labels: a parameter named like ``y``, ``ys`` or ``labels``."""
     target = program.forward if isinstance(program, nn.Module) else program
     try:
         names = list(inspect.signature(target).parameters)
@@ -58,13 +58,13 @@ def captured_params() -> Iterator[list[Tensor]]:
 
 
 class Detach(Messenger):
-    """Cut the gradient at each draw, before anything else sees it."""
+    """Cut the gradient at each draw, before its value is used."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and torch.is_tensor(msg["value"]):
             value: Any = msg["value"]
             cut: Any = value.detach()
-            if hasattr(value, "_unquantize"):  # what a straight-through draw was before, which its density is of
+            if hasattr(value, "_unquantize"):  # the draw before rounding, at which its density is
                 cut._unquantize = value._unquantize.detach()
             msg["value"] = cut
 
@@ -87,7 +87,7 @@ class Fill(Messenger):
 
 
 class Uncondition(Messenger):
-    """Draw what is observed, but for what was made from labels: they are given, not data to be drawn."""
+    """Draw the observed sites, except those that observe what was computed from labels, which are given."""
 
     def __init__(self, lineage: Lineage) -> None:
         super().__init__()
@@ -136,9 +136,9 @@ def trace_program(
 
 
 def prior_of(model: Program, drawn: Container[str] | None = None) -> Program:
-    """The prior of a model, as a guide: it draws the latents and looks at no data.
+    """The prior of a model, as a guide: it draws the latents without data.
 
-    Where the names that the guide draws are given, sites that would be summed out beside them are not shown.
+    Where ``drawn``, the names of the guide's sites, is given, sites that would be summed out beside them are left out.
     """
 
     def program(x: Tensor, y: Tensor | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What has no log p(x): refused before anything is computed."""
+"""Refusals of pairs and data without a log p(x), before anything is estimated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kinds import kind, no_density, title
 
 
 def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
-    """Raise where weights mean nothing: a deterministic guide, one on another space, or a factor in the model.
+    """Raise where there are no importance weights: a deterministic guide, one on another space, a factor in the model.
 
     ``cover`` also refuses a guide that leaves out a part of the prior's support, where the weights are p(x, z) / q.
 
@@ -24,9 +24,9 @@ def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
     """
     auxiliary = any(s.p is None for s in t.sites.values())
     for s in t.sites.values():
-        # an autoguide's Delta passes on what its auxiliary site drew; one that never moves is a code
-        moves = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
-        if kind(s.q) == "Delta" and not moves:
+        # the Delta of an autoguide holds the draw of its auxiliary site; one whose value is constant is a code
+        varies = auxiliary and (len(s.value) == 1 or not torch.equal(s.value[0], s.value[1]))
+        if kind(s.q) == "Delta" and not varies:
             raise NoWeightError(
                 f"site {s.name!r}: the guide is deterministic (Delta), so q(z|x) has no density, there is no "
                 f"importance weight and no log p(x) to estimate; report the reconstruction, E[log p(x|z)], or use a "
@@ -37,7 +37,7 @@ def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
 
 
 def refuse_missing(t: terms.Terms, first: int = 0) -> None:
-    """Raise where a missing entry (NaN) of the data is not left out by the likelihood.
+    """Raise where the likelihood does not leave out a missing entry (NaN) of the data.
 
     Raises:
         DataError: names the site and the example.
@@ -65,7 +65,7 @@ def refuse_support(t: terms.Terms, cover: bool = False) -> None:
     for name, s in t.sites.items():
         if s.p is None or s.q is None or kind(s.q) == "Delta":
             continue
-        q = s.q if s.masks[1] is None else s.q.mask(s.masks[1])  # what is masked has no weight
+        q = s.q if s.masks[1] is None else s.q.mask(s.masks[1])  # masked entries have no weight
         refuse_foreign(name, q, s.p, plain, zeros=cover)
         if not cover or s.marginal:
             continue
@@ -91,7 +91,7 @@ def refuse_factor(observed: Mapping[str, Any]) -> None:
 
 
 def refuse_outside(t: terms.Terms, first: int = 0) -> None:
-    """Raise where data lie outside the support of the site that observes them; ``first`` is the index of the first.
+    """Raise where data lie outside the support of the site that observes them; ``first`` is that of the first example.
 
     Raises:
         DataError: names the site and the example.
