@@ -94,7 +94,7 @@ def test_an_unfinished_estimate_goes_on_by_the_routine_it_began_with(
     began: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second half is multiplied as the first was, whatever this machine would choose."""
-    monkeypatch.setattr(partial, "EVERY", 0.0)
+    monkeypatch.setattr(partial, "WRITE_EVERY", 0.0)
     monkeypatch.setattr(products, "as_exact", lambda before: True)
     other = "highest" if began == "medium" else "medium"
     pair = pv.build("vae", data_shape=(6,), latent=2, hidden=(8,))

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..likelihood.curves import Curve
 from ..likelihood.diagnostics import khat_threshold
-from ..likelihood.result import Estimate
+from ..likelihood.result import SOURCES, Estimate
 from ..likelihood.sandwich import Sandwich
 from .style import BLUE, COLORS, GREEN, GREY, SKY, VERMILLION, canvas, need, text
 
@@ -109,7 +109,8 @@ def khat_scatter(est: Estimate) -> Figure:
     """
     k, bad, n = est.khat.numpy(), est.unreliable.numpy(), len(est)
     index, exact, finite = np.arange(n), np.isneginf(k), np.isfinite(k)
-    unknown, size = ~exact & ~finite, float(np.clip(6000 / n, 6, 25))
+    annealed = np.zeros(n, dtype=bool) if est.source is None else est.source.numpy() == SOURCES.index("ais")
+    unknown, size = ~exact & ~finite & ~annealed, float(np.clip(6000 / n, 6, 25))
     figure, ax = canvas(4.6)
     for which, color, marker, label in ((~bad, BLUE, "o", "reliable"), (bad, VERMILLION, "^", "unreliable")):
         if (which & finite).any():
@@ -124,6 +125,7 @@ def khat_scatter(est: Estimate) -> Figure:
     by = "" if est.proposal == "guide" else f", {est.proposal} proposal"
     words = [f"{bad.sum()} of {n} examples unreliable at K = {est.num_samples}{by}"]
     words += [f"{exact.sum()} exact, with no k to show"] if exact.any() else []
+    words += [f"{annealed.sum()} annealed, with no k"] if annealed.any() else []
     words += [f"{unknown.sum()} with no k: too few weights in the tail"] if unknown.any() else []
     ax.set_title("\n".join([words[0], "; ".join(words[1:])]).strip(), fontsize=11)
     low, high = np.min(k[finite], initial=0.0), np.max(k[finite], initial=1.0)

@@ -185,6 +185,8 @@ def refuse_mismatch(estimator: Estimator, proposal: Proposal, num_samples: int) 
         UserError: says why.
     """
     name, least, most = estimator.name, estimator.least, estimator.most
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples}: at least one is needed")
     if proposal.stages and estimator.function is not log_mean_exp:
         raise UserError(f"proposal={proposal.name!r} gives the K-sample bound, not estimator={name!r}: use 'refined'")
     scatter_serves = not proposal.nets or estimator.function is log_mean_exp
