@@ -206,5 +206,5 @@ def test_what_makes_no_sense_is_one_line(make: Any, message: str) -> None:
 
 def test_free_bits_and_shards_are_refused_together() -> None:
     pair = pv.build("linear", data_shape=(3,), latent=2)
-    with pytest.raises(pv.UserError, match="free_bits takes the mean KL of all data of a step"):
+    with pytest.raises(pv.UserError, match="free_bits takes the mean KL of all examples of a step"):
         pv.fit(pair, torch.zeros(8, 3), pv.Elbo(free_bits=1.0), shards=2, epochs=1, progress=False)

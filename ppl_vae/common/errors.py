@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A fault of the input, not of the library; the command line prints it and exits with 2."""
+    """An error of the input, not of the library; the command line prints it and exits with 2."""
 
     def __str__(self) -> str:
         # always one line: Pyro appends the shapes of a trace to whatever is raised inside a program
@@ -16,11 +16,11 @@ class DataError(UserError):
 
 
 class PairError(UserError):
-    """A model and a guide that do not keep the contract of a pair; names the site."""
+    """A model and a guide that break the contract of a pair; names the site."""
 
 
 class NoWeightError(PairError):
-    """A pair that keeps its contract but has no importance weights, so no log p(x) to estimate."""
+    """A pair that keeps the contract but has no importance weights, so no log p(x) to estimate."""
 
 
 class RunError(UserError):
@@ -32,4 +32,4 @@ class NonFiniteError(UserError):
 
 
 class RankError(RuntimeError):
-    """Another process of the job was lost, or does other work; not a fault of the input."""
+    """Another process of the job was lost, or does other work; not an error of the input."""

@@ -25,16 +25,22 @@ FEW = 4096  # up to so many examples, a pair is tried on all of them: a program 
 
 
 @contextmanager
-def evaluating(pair: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of every module is restored on the way out."""
+def modes_kept(pair: nn.Module) -> Iterator[None]:
+    """Restore the mode, training or evaluation, of each module on the way out."""
     modes = [(m, m.training) for m in pair.modules()]
     try:
-        pair.eval()
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for m, training in modes:
             m.training = training
+
+
+@contextmanager
+def evaluating(pair: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode of each module is restored on the way out."""
+    with modes_kept(pair), torch.no_grad():
+        pair.eval()
+        yield
 
 
 def device_and_dtype(pair: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -38,7 +38,7 @@ def check_pair(
     """Try a pair on three examples with two particles and raise one error that says what to write instead.
 
     Looks for latent names that do not match, a model that observes nothing, a site that is not (particles, data),
-    plates other than one unscaled ``pyro.plate("data", B, dim=-1)``, a latent outside of it, a guide without
+    plates other than one unscaled ``pyro.plate("data", B, dim=-1)``, a latent outside it, a guide without
     ``rsample`` under a pathwise objective, a guide whose support exceeds the model's, data outside the likelihood's,
     and NaN, naming the site. Changes no parameter and no generator.
 
@@ -47,7 +47,7 @@ def check_pair(
         guide: ``guide(x, y)``.
         x: data (N, *shape); the first three are used.
         y: labels (N,), for pairs that take them.
-        objective: what the pair will be trained on; None takes the ELBO, which any pair can be.
+        objective: what the pair will be trained on; None takes the ELBO.
 
     Raises:
         PairError: the contract is broken; names the site, what was found and what to write.
@@ -70,17 +70,17 @@ def check_pair(
     with unmoved(model, guide), forked(device_of(x)), torch.no_grad(), pyro.validation_enabled(False):
         guide_sites = _run("guide", guide, x, y, None)
         drawn = {name: site for name, site in guide_sites.items() if not site.is_observed}
-        _check_plates(drawn, num_data(x))  # a factor may stand outside
+        _check_plates(drawn, num_data(x))  # a factor may be outside
         model_sites = _run("model", model, x, y, {name: site.value for name, site in drawn.items()})
         _check_plates(model_sites, num_data(x))
-        for name in set(drawn) & set(model_sites):  # before a table is read beyond its end
+        for name in set(drawn) & set(model_sites):  # before an index out of range in a table
             if kind(drawn[name].fn) != "Delta" and not model_sites[name].is_observed:
                 refuse_foreign(name, drawn[name].fn, model_sites[name].fn, cover=False, zeros=False)
         t = terms.terms(model, guide, x, y, num_samples=2)
         refuse_missing(t)
-        refuse_support(t)  # before the values: a latent of the wrong sign is NaN further on
+        refuse_support(t)  # before the values: a latent of the wrong sign gives NaN later
         report = nonfinite_site(t)
-        if report is not None and "-inf" not in report:  # which may be data outside the support, and that says more
+        if report is not None and "-inf" not in report:  # -inf may be data outside the support, named below
             raise NonFiniteError(report)
         refuse_outside(t)
         if report is not None:
@@ -120,7 +120,7 @@ def check_data(pair: Pair, source: Feed, loss: Any, device: torch.device) -> Non
 
 
 def nonfinite_site(t: Terms) -> str | None:
-    """The first site whose value or score is not finite, in words; None where all are."""
+    """The first site whose value or score is not finite, as a message; None where all are."""
     for name, site in (*t.sites.items(), *t.observed.items()):
         parts = (("value", site.value), ("log density", site.log_p), ("log q", site.log_q))
         for what, values in parts if name in t.sites else parts[1:]:  # a missing entry of the data is refused elsewhere
@@ -139,7 +139,7 @@ def nonfinite_site(t: Terms) -> str | None:
 def _run(
     role: str, program: Program, x: Tensor, y: Tensor | None, values: Mapping[str, Tensor] | None
 ) -> dict[str, TracedSite]:
-    """Run one program, and put its role in front of whatever goes wrong inside."""
+    """Run one program; an error inside names its role."""
     try:
         return programs.sites(program, call_args(program, x, y), num_samples=2, values=values)
     except UserError:
@@ -170,7 +170,7 @@ def _check_plates(sites: Mapping[str, TracedSite], num_data: int) -> None:
             )
         if frames[0].size != num_data:
             raise PairError(
-                f"site {name!r} is in a plate of size {frames[0].size} for {num_data} data; write "
+                f"site {name!r} is in a plate of size {frames[0].size} for {num_data} examples; write "
                 f'pyro.plate("data", x.shape[0], dim=-1)'
             )
         shape = tuple(site.fn.batch_shape)

@@ -35,7 +35,7 @@ def option(
         help: one line: what it is, and when to use it.
         choices: the names that it has.
         at_least: the smallest number.
-        same: whether another value makes another run, which a resumed one refuses.
+        same: whether resuming with another value is refused, as another run.
     """
     metadata = {"help": help, "choices": tuple(choices), "at_least": at_least}
     return dataclasses.field(default=default, compare=same, metadata=metadata)
@@ -49,7 +49,7 @@ class FitConfig:
     the names to choose from in each field's ``metadata``.
 
     Raises:
-        UserError: a value of the wrong type, out of its range, or a name that is not known.
+        UserError: a value of the wrong type, out of its range, or an unknown name.
 
     Example:
         >>> config = FitConfig(epochs=3, lr=3e-3)
@@ -101,7 +101,7 @@ class FitConfig:
             value, kind = plain(getattr(self, f.name)), str(f.type)
             choices, least = f.metadata["choices"], f.metadata["at_least"]
             if f.name == "objective" and isinstance(value, str):
-                resolve(f.name, value, OBJECTIVES)  # which knows former names too
+                resolve(f.name, value, OBJECTIVES)  # former names too
             elif choices and (isinstance(value, str) or kind == "str") and value not in choices:
                 raise UserError(f"{f.name}={value!r}: choose one of {', '.join(choices)}")
             value = needed(f.name, value, kind)
@@ -125,7 +125,7 @@ class FitConfig:
         if (end := schedules.factor("beta_schedule", beta_factor, 1.0)) != 1:
             raise UserError(
                 f"beta_schedule: the factor on the weight of the KL term ends at {end:g}, not at 1, which trains "
-                f"another objective; end at 1, and give the objective its own beta"
+                f"another objective; end at 1, and set beta on the objective"
             )
 
     def replace(self, **options: Any) -> FitConfig:
@@ -137,15 +137,15 @@ class FitConfig:
         refuse_unknown(options, names())
         return dataclasses.replace(self, **options)
 
-    def record(self, **settled: Any) -> dict[str, Any]:
+    def record(self, **resolved: Any) -> dict[str, Any]:
         """The configuration as facts that JSON holds; equal facts mean the same work.
 
         Args:
-            settled: what is known of an option only once the fit has begun, such as the optimiser that was made.
+            resolved: facts about options that only the fit has, such as the optimiser that was made.
         """
         from ..common.identity import describe
 
-        return {name: settled[name] if name in settled else describe(getattr(self, name)) for name in names()}
+        return {name: resolved[name] if name in resolved else describe(getattr(self, name)) for name in names()}
 
 
 _HELP = [f"        {f.name}: {f.metadata['help']}" for f in dataclasses.fields(FitConfig)]

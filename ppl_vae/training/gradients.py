@@ -1,4 +1,4 @@
-"""Loss and gradients of a step, left on the parameters: by our objective, or as Pyro finds them; see ``step_graph``."""
+"""Loss and gradients of an eager step, left on the parameters; those of a captured one are in ``step_graph``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _backward(loss: Tensor, params: list[Tensor]) -> Tensor:
     if not loss.requires_grad:
         raise PairError("the loss depends on no parameter of the pair, so there is nothing to train")
     live = [p for p in params if p.requires_grad]
-    if live:  # and only there: nothing would clear the gradients of others
+    if live:  # only these: nothing would clear the gradients of others
         loss.backward(inputs=live)
     return loss.detach()
 
@@ -74,7 +74,7 @@ def _refuse_missing(params: list[Tensor], held: list[Tensor]) -> None:
         if id(p) not in known and not isinstance(p, nn.Parameter):
             name = pyro.get_param_store().param_name(p)
             raise PairError(
-                f"pyro.param {name!r} is not among the parameters of the optimiser, so it would not move; make it an "
+                f"pyro.param {name!r} is not among the parameters of the optimiser, so it would not change; make it an "
                 f"nn.Parameter of a module, or give SVI a callable, functools.partial(torch.optim.Adam, lr=1e-3)"
             )
 

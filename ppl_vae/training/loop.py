@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common import ranks
 from ..common.entry import entry_point
@@ -26,13 +26,13 @@ from ..data.batches import Batch, feed
 from ..objectives.names import objective as make_objective
 from ..pairs.base import Pair
 from ..runs.state import set_state
-from ..scoring.inputs import Needs, device_and_dtype
+from ..scoring.inputs import Needs, device_and_dtype, modes_kept
 from ..scoring.param_store import unmoved
 from .check import check_data
 from .config import FitConfig, names, refuse_unknown
 from .progress import Display, deferred_interrupt
 from .replay import explain
-from .resume import History, Run, State, shards_of
+from .resume import Checkpoints, History, State, shards_of
 from .svi import READ_EVERY
 from .trainer import Trainer
 from .validation import HeldOut, held_out, validate
@@ -97,7 +97,7 @@ def fit(
     if not isinstance(pair, Pair):
         raise UserError(f"fit: {type(pair).__name__} is not a pair; write pv.Pair(model, guide)")
     refuse_unknown(options, [*names(), *inspect.signature(fit).parameters])
-    config = settled(config or FitConfig(), objective, options, run_dir if resume else None)
+    config = resolve_config(config or FitConfig(), objective, options, run_dir if resume else None)
     device = resolve_device(config.device)
     loss = config.objective
     loss = loss if loss is None or isinstance(loss, ELBO) else make_objective(loss)
@@ -105,7 +105,7 @@ def fit(
     source = feed(data, config.batch_size, config.seed, device, device_and_dtype(pair)[1], Needs(pair))
     held = held_out(pair, getattr(data, "valid", None) if valid is None else valid, config.seed)
     trainer = Trainer(pair, source, loss, config, device)
-    loop = Loop(trainer, held, callbacks, None if run_dir is None else trainer.run_in(Path(run_dir)))
+    loop = Loop(trainer, held, callbacks, None if run_dir is None else trainer.checkpoints(Path(run_dir)))
     display = Display(progress, tensorboard, run_dir)
     loop.begin(resume, overwrite, plain(dict(record or {})))
     loop.run(display)
@@ -116,40 +116,42 @@ class Loop:
     """The epochs of a fit.
 
     Attributes:
-        state: where the fit stands.
-        best: the weights of the best epoch, where ``patience`` asks for them.
-        running: the sum of the losses of an epoch, on the device.
+        state: the position and the history.
+        best: the weights of the best epoch, kept where there is a ``patience``.
+        epoch_loss: the sum of the losses of the current epoch so far, on the device.
     """
 
-    def __init__(self, trainer: Trainer, held: HeldOut | None, callbacks: Sequence[Callback], run: Run | None) -> None:
+    def __init__(
+        self, trainer: Trainer, held: HeldOut | None, callbacks: Sequence[Callback], checkpoints: Checkpoints | None
+    ) -> None:
         if trainer.config.patience is not None and held is None:
             raise UserError("patience needs validation data; pass valid=, or what load_data returns")
-        self.trainer, self.held, self.callbacks, self.folder = trainer, held, callbacks, run
+        self.trainer, self.held, self.callbacks, self.checkpoints = trainer, held, callbacks, checkpoints
         self.state = State()
         self.best: dict[str, Tensor] = {}
-        self.running: Tensor | None = None
+        self.epoch_loss: Tensor | None = None
         self.saved_at = time.monotonic()
 
     def begin(self, resume: bool, overwrite: bool, record: Mapping[str, Any]) -> None:
-        """Resume from the folder, or check all there is before anything is written to it."""
+        """Resume from the last checkpoint, or check pair and data before anything is written."""
         trainer, pair = self.trainer, self.trainer.pair
         with ranks.raise_together():
-            if self.folder is not None and resume:
-                self.state, self.best, self.running = self.folder.read(pair, trainer.made, trainer.device)
+            if self.checkpoints is not None and resume:
+                self.state, self.best, self.epoch_loss = self.checkpoints.read(pair, trainer.made, trainer.device)
             if self.state.step:
                 trainer.restore(self.state)
             with forked(trainer.device), unmoved(pair.model, pair.guide):
                 check_data(pair, trainer.source, trainer.loss, trainer.device)
         ranks.broadcast([v for v in pair.state_dict().values() if torch.is_tensor(v)])
         trainer.svi.steps = self.state.step
-        trainer.settle_capture(self.state)
-        if self.folder is not None and not resume:
-            trainer.note(self.state)  # which refuses what could not be resumed
-            ranks.broadcast_object(functools.partial(self.folder.start, pair, record, overwrite))
-            self.save()  # from here on the folder holds a whole run
+        trainer.choose_capture(self.state)
+        if self.checkpoints is not None and not resume:
+            trainer.store(self.state)  # which refuses what could not be resumed
+            ranks.broadcast_object(functools.partial(self.checkpoints.start, pair, record, overwrite))
+            self.save()  # from here on the run can be resumed
 
     def run(self, display: Display) -> None:
-        """Train to the end; whatever happens, the pair's modes and the objective's weight are left as they were."""
+        """Train to the end; the pair's modes and the objective's weight are restored, after an error too."""
         trainer, state = self.trainer, self.state
         keep_freed()
         with (
@@ -157,60 +159,62 @@ class Loop:
             fast_products(trainer.device, state.products) as state.products,
             deferred_interrupt() as interrupt,
             display.begin(state.step, trainer.num_steps),
-            _modes_kept(trainer.pair),
+            modes_kept(trainer.pair),
             trainer.kl_weight,
         ):
-            with self._explained():
+            with self._errors_explained():
                 stopped = self._is_finished()
                 while not stopped:
                     stopped = self.epoch(display, interrupt)
-            if self.folder is not None:  # with the last weights, which a longer fit resumes; the best are beside them
+            if self.checkpoints is not None:  # a longer fit resumes from the last weights, not the best
                 ranks.broadcast_object(functools.partial(self.save, done=True))
             if self.best:
                 set_state(trainer.pair, self.best)
 
     def epoch(self, display: Display, interrupt: Event) -> bool:
-        """Take the steps of an epoch, or of what is left of it, and return whether it was the last."""
+        """Take the steps that are left of an epoch, and return whether it was the last."""
         trainer, state = self.trainer, self.state
         began = time.monotonic()
         trainer.pair.train()
         for batch in trainer.source.visits(state.epoch, state.batch):
             self.step(batch, display, interrupt)
         trainer.svi.check()
-        if self.running is None:
+        if self.epoch_loss is None:
             raise DataError("the loader gave no batch")
-        ranks.broadcast(list(trainer.pair.buffers()))  # such as the averages of batch norm, of the shards of a rank
-        row = self._row(self.running, began)
+        ranks.broadcast(list(trainer.pair.buffers()))  # such as batch norm's averages, which are of a rank's shards
+        row = self._row(self.epoch_loss, began)
         self._end(row)
         display.epoch(row)
         enough = any([call(row, trainer.pair) for call in self.callbacks])  # noqa: C419
         trainer.refuse_thawed()
         stopped = ranks.all_reduce_any(enough or self._is_finished())[0]
-        if self.folder is not None and (stopped or self._is_due()):
+        if self.checkpoints is not None and (stopped or self._is_due()):
             self.save()
         return stopped
 
     def step(self, batch: Batch, display: Display, interrupt: Event) -> None:
-        """Take a step; after it, stop where that was asked for, and write a checkpoint where one is due."""
+        """Take a step; then stop after an interrupt, or write a checkpoint where one is due."""
         state = self.state
         loss = self.trainer.step(batch, state)
         state.step += 1
         state.batch += 1
-        self.running = loss.double() if self.running is None else self.running + loss
+        self.epoch_loss = loss.double() if self.epoch_loss is None else self.epoch_loss + loss
         if state.step % READ_EVERY == 0:  # the only time that the device is read within an epoch
             display.show(state.step, f"epoch {state.epoch + 1}  loss {float(loss) / len(batch):.2f}")
         stop, due = ranks.all_reduce_any(interrupt.is_set(), self._is_due())
         if stop:
             raise KeyboardInterrupt
-        if self.folder is not None and due:
+        if self.checkpoints is not None and due:
             self.trainer.svi.check()
             self.save()
 
     def save(self, done: bool = False) -> None:
         """Write a checkpoint."""
-        assert self.folder is not None
-        self.trainer.note(self.state)
-        self.folder.write(self.trainer.pair, self.trainer.svi.optimizer, self.state, self.best, self.running, done=done)
+        assert self.checkpoints is not None
+        self.trainer.store(self.state)
+        self.checkpoints.write(
+            self.trainer.pair, self.trainer.svi.optimizer, self.state, self.best, self.epoch_loss, done=done
+        )
         self.saved_at = time.monotonic()
 
     def _row(self, losses: Tensor, began: float) -> dict[str, Any]:
@@ -227,19 +231,19 @@ class Loop:
         }  # fmt: skip
 
     def _end(self, row: dict[str, Any]) -> None:
-        """Move to the next epoch; keep the weights of the best one, and step a torch scheduler of epochs."""
+        """Begin the next epoch; keep the weights of the best one, and step a torch scheduler of epochs."""
         trainer, state = self.trainer, self.state
         state.history.append(row)
-        state.epoch, state.batch, self.running = state.epoch + 1, 0, None
+        state.epoch, state.batch, self.epoch_loss = state.epoch + 1, 0, None
         bound: float | None = row.get("valid_bound")
-        weighted_down = trainer.kl_weight.factor(state.step - 1) < 1
-        if weighted_down:  # another bound is trained: nothing counts as best, and patience waits
+        warming = trainer.kl_weight.factor(state.step - 1) < 1
+        if warming:  # another bound is trained: no epoch counts as best or against patience
             state.best_epoch += 1
         elif bound is not None and (state.best_bound is None or bound > state.best_bound):
             state.best_bound, state.best_epoch = bound, state.epoch
             if trainer.config.patience is not None:
                 self.best = {k: v.clone() for k, v in trainer.pair.state_dict().items() if torch.is_tensor(v)}
-        trainer.rates.after_epoch(None if weighted_down else -(row["train_bound"] if bound is None else bound))
+        trainer.rates.after_epoch(None if warming else -(row["train_bound"] if bound is None else bound))
 
     def _is_finished(self) -> bool:
         config, state = self.trainer.config, self.state
@@ -249,26 +253,28 @@ class Loop:
 
     def _is_due(self) -> bool:
         every = self.trainer.config.checkpoint_every
-        return self.folder is not None and ranks.first() and time.monotonic() - self.saved_at > every
+        return self.checkpoints is not None and ranks.first() and time.monotonic() - self.saved_at > every
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Write a checkpoint on Ctrl-C; say where a loss was not finite, and that a lost rank is no lost run."""
+    def _errors_explained(self) -> Iterator[None]:
+        """Write a checkpoint on Ctrl-C; add the site to a loss that is not finite, and how to resume to a lost rank."""
         try:
             yield
         except KeyboardInterrupt:
-            if self.folder is not None and self.trainer.svi.first_bad_step() is None:
+            if self.checkpoints is not None and self.trainer.svi.first_bad_step() is None:
                 self.save()
             raise
         except NonFiniteError as error:
             raise explain(error, self.trainer) from error
         except RankError as error:
-            more = "" if self.folder is None else "; the run can be resumed with --resume (resume=True)"
+            more = "" if self.checkpoints is None else "; the run can be resumed with --resume (resume=True)"
             raise RankError(f"{error} at step {self.state.step}{more}") from error
 
 
-def settled(config: FitConfig, objective: Any, options: Mapping[str, Any], resumed: str | Path | None) -> FitConfig:
-    """The configuration with the options of a call, and with as many shards as the resumed run, or ranks, have.
+def resolve_config(
+    config: FitConfig, objective: Any, options: Mapping[str, Any], resumed: str | Path | None
+) -> FitConfig:
+    """The configuration with the options of a call, and the shards of the resumed run, else one a rank.
 
     Raises:
         UserError: an option that makes no sense, or shards that the ranks can't share.
@@ -279,17 +285,6 @@ def settled(config: FitConfig, objective: Any, options: Mapping[str, Any], resum
     if config.shards and config.shards % ranks.count():
         raise UserError(f"shards={config.shards} on {ranks.count()} ranks: give a multiple of the number of ranks")
     return config
-
-
-@contextmanager
-def _modes_kept(pair: nn.Module) -> Iterator[None]:
-    """Leave each module in the mode, training or evaluation, that it was in."""
-    modes = [(m, m.training) for m in pair.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

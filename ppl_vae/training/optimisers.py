@@ -60,7 +60,7 @@ def make(optimizer: Any, params: Sequence[Tensor], lr: float) -> Optimizer:
 
 
 def record(optimizer: Any, made: Any) -> Any:
-    """An optimiser as facts for a configuration: a name; else what makes it, and what was made."""
+    """An optimiser as facts for a configuration: its name; else its factory, its class and its groups."""
     from ..common.identity import describe
 
     if isinstance(optimizer, str) or made is None:

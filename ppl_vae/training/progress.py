@@ -1,4 +1,4 @@
-"""What a fit shows while it runs, and how it is interrupted between two steps."""
+"""The progress display of a fit, and interrupts between two steps."""
 
 from __future__ import annotations
 
@@ -68,24 +68,23 @@ def _make_writer(run_dir: str | Path | None) -> Callable[[], Any]:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Let Ctrl-C wait for the end of a step, so that a checkpoint is whole; a second one stops at once.
+    """Defer Ctrl-C to the end of a step, so that a checkpoint is complete; a second one stops at once.
 
-    Gives a flag that is set where a stop was asked for.
-
-    With several ranks SIGTERM does the same: a launcher sends it to all where one is lost.
+    Yields a flag that is set by an interrupt. With several ranks SIGTERM does the same: a launcher sends it to all
+    when one is lost.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
 
-    def ask(signum: int, frame: Any) -> None:
+    def interrupt(signum: int, frame: Any) -> None:
         if flag.is_set():
             raise KeyboardInterrupt
         flag.set()
 
     kinds = (signal.SIGINT,) if ranks.count() == 1 else (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, ask) for kind in kinds]
+    before = [signal.signal(kind, interrupt) for kind in kinds]
     try:
         yield flag
     finally:

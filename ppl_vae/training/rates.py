@@ -19,7 +19,7 @@ class Rates:
     from then on. A torch scheduler sets the rates itself, after each step or each epoch.
 
     Args:
-        optimizer: None where it is made in the first step, of bare ``pyro.param`` values: nothing is scheduled.
+        optimizer: None where the first step makes it, of bare ``pyro.param`` values; then nothing is scheduled.
         config: the schedule, and the rate that the history shows without groups.
         num_steps: of the whole fit; None where a loader has no length.
 
@@ -43,7 +43,7 @@ class Rates:
         schedule = config.schedule
         self.schedule: Any = schedules.SCHEDULES[schedule] if isinstance(schedule, str) else schedule
         self.scheduler = torch_schedulers.make(self.schedule, optimizer)
-        self.needs_length = schedule != "constant" and self.scheduler is None  # of the whole fit
+        self.needs_length = schedule != "constant" and self.scheduler is None  # the number of steps
 
     @property
     def groups(self) -> list[dict[str, Any]]:

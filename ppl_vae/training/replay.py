@@ -1,4 +1,4 @@
-"""The first step that was not finite, computed again: which site or which gradient, in which batch."""
+"""The first step that was not finite, computed again to find the site or the gradient, and the batch."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def explain(error: NonFiniteError, trainer: Trainer) -> NonFiniteError:
             break
     return NonFiniteError(
         f"training stopped at step {step} ({where}): {what or 'the loss is not finite'}. "
-        f"No parameter was moved from that step on; the last checkpoint is kept. Lower the learning rate or clip"
+        f"No parameter was changed from that step on; the last checkpoint is kept. Lower the learning "
+        f"rate or clip the gradient"
     )
 
 
 def _nonfinite_part(svi: SVI, pair: Pair, x: X, y: Tensor | None) -> str | None:
-    """What is not finite when these data are scored, or else in the gradient; None where all is finite."""
+    """The first site, else the first gradient, that is not finite on these data; None where all are finite."""
     of_model, of_guide = trace.call_args(pair.model, x, y), trace.call_args(pair.guide, x, y)
     grad = svi.objective.grad if svi.objective is not None else "path"
     with unmoved(pair.model, pair.guide), pyro.validation_enabled(False), own_store():

@@ -37,27 +37,29 @@ class State:
     best_bound: float | None = None
     best_epoch: int = 0
     history: History = field(default_factory=list)
-    captured: str | None = None  # "all", "full" (batches) or "none": settled at the start, and kept when resumed
+    captured: str | None = None  # "all", "full" (batches) or "none": chosen at the start, kept when resumed
     products: str | None = None
-    own_lr: list[float] | None = None  # of each group, without the schedule; None in runs of older versions
-    last_lr: list[float] | None = None  # that the schedule set last; another one was set by a callback
-    own_beta: float | None = None  # of the objective, without warm-up
-    scheduler: Any = None  # of a torch scheduler, packed
+    own_lr: list[float] | None = None  # base rate of each group; None in runs of older versions
+    last_lr: list[float] | None = None  # set last by the schedule; any other value is from a callback
+    own_beta: float | None = None  # base weight of the KL term
+    scheduler: Any = None  # state of a torch scheduler, packed
     frozen: list[str] | None = None  # parameters without a gradient
 
 
-class Run:
-    """The folder of a fit. The truth for resuming is one file, so that a kill can't leave two that disagree.
+class Checkpoints:
+    """The checkpoints of a fit in its run folder.
+
+    All that resuming reads is in one file, so that a kill can't leave two that disagree.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         pair: what is trained.
         settings: the configuration, and the identity of the data.
         config: the configuration itself.
-        extends: whether a fit of more epochs is the same run, which no schedule over the whole fit allows.
+        extends: whether a fit of more epochs is the same run: not under a schedule over the whole fit.
 
     Raises:
-        RunError: the pair keeps nothing that a folder can hold.
+        RunError: the pair has nothing that a folder can hold.
     """
 
     def __init__(self, folder: Path, pair: Pair, settings: dict[str, Any], config: FitConfig, *, extends: bool) -> None:
@@ -93,28 +95,28 @@ class Run:
             files.write_json(folder / CONFIG, {**config, "fit": settings})
 
     def write(
-        self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], running: Tensor | None,
+        self, pair: Pair, optim: Any, state: State, best: Mapping[str, Tensor], epoch_loss: Tensor | None,
         done: bool = False,
     ) -> None:  # fmt: skip
-        """Write the checkpoint, then the readable copies: weights, position, history. Rank 0 does."""
+        """Write the checkpoint, then the readable copies (weights, position, history), on rank 0."""
         if not ranks.first():
             return
         now = state_tensors(pair)
         tensors = {f"pair.{k}": v for k, v in now.items()}
         tensors |= {f"best.{k}": best[k].detach().cpu().contiguous().clone() for k in now if best}
         groups: list[dict[str, Any]] = []
-        plain: dict[str, dict[str, Any]] = {}  # what an optimiser keeps for a parameter besides tensors
+        numbers: dict[str, dict[str, Any]] = {}  # the optimiser's state of a parameter besides tensors
         if isinstance(optim, Optimizer):
             saved = optim.state_dict()
             for index, slots in saved["state"].items():
-                plain[str(index)] = {k: v for k, v in slots.items() if _is_plain(v)}
+                numbers[str(index)] = {k: v for k, v in slots.items() if _is_plain(v)}
                 for key, value in slots.items():
                     if torch.is_tensor(value):
                         tensors[f"optim.{index}.{key}"] = value.detach().cpu().contiguous().clone()
             groups = [{k: v for k, v in g.items() if _is_plain(v)} for g in saved["param_groups"]]
-        if running is not None:
-            tensors["running"] = running.detach().cpu().reshape(1)
-        about = {"state": asdict(state), "groups": groups, "slots": plain, "done": done}
+        if epoch_loss is not None:
+            tensors["running"] = epoch_loss.detach().cpu().reshape(1)
+        about = {"state": asdict(state), "groups": groups, "slots": numbers, "done": done}
         files.write_tensors(self.folder / STATE, tensors, about)
         files.write_tensors(self.folder / WEIGHTS, {k: best.get(k, v).detach().cpu() for k, v in now.items()}, {})
         position = {k: v for k, v in asdict(state).items() if k != "history"}
@@ -123,10 +125,10 @@ class Run:
         files.write_text(self.folder / "history.jsonl", lines)
 
     def read(self, pair: Pair, optim: Any, device: torch.device) -> tuple[State, dict[str, Tensor], Tensor | None]:
-        """Put the pair and the optimiser back where the last checkpoint left them."""
+        """Restore pair and optimiser from the last checkpoint; returns state, best weights and the epoch's loss."""
         self._check_settings()
         path = self.folder / STATE
-        if not path.exists():  # killed before the first checkpoint: start again, from the same seeds
+        if not path.exists():  # stopped before the first checkpoint: start again, from the same seeds
             return State(), {}, None
         tensors, about = files.read_tensors(path)
         part = {
@@ -142,7 +144,7 @@ class Run:
                 index, key = name.split(".", 1)
                 slots.setdefault(int(index), {})[key] = value
             sizes = [[len(g["params"]) for g in groups] for groups in (about["groups"], saved)]
-            if sizes[0] != sizes[1]:  # in runs of older versions it held no frozen parameters
+            if sizes[0] != sizes[1]:  # in runs of older versions the optimiser held no frozen parameters
                 live = [i for i, p in enumerate(p for g in optim.param_groups for p in g["params"]) if p.requires_grad]
                 if len(sizes[0]) != len(saved) or sum(sizes[0]) != len(live) or about["state"].get("frozen"):
                     raise RunError(f"{path}: the optimiser of the run held {sizes[0]} parameters, and this {sizes[1]}")
@@ -150,22 +152,22 @@ class Run:
             for group, then in zip(saved, about["groups"], strict=True):
                 group.update({k: tuple(v) if isinstance(v, list) else v for k, v in then.items() if k != "params"})
             optim.load_state_dict({"state": slots, "param_groups": saved})
-        running = tensors.get("running")
+        epoch_loss = tensors.get("running")
         best = {k: v.to(device) for k, v in part["best"].items()}
-        return State(**about["state"]), best, None if running is None else running[0].to(device)
+        return State(**about["state"]), best, None if epoch_loss is None else epoch_loss[0].to(device)
 
 
 def _as_recorded(
     then: dict[str, Any], settings: Mapping[str, Any], config: FitConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run recorded and what is asked for now, in the form that its version wrote."""
+    """The recorded settings and those of this call, in the form of the version that recorded them."""
     now = {name: settings[name] for name in names(same=True)}
-    if "data" in then:  # older runs did not know their data
+    if "data" in then:  # older versions recorded no identity of the data
         now["data"] = settings["data"]
     loss = then.get("objective")
     if isinstance(loss, dict) and loss.get("name") == "MeanField" and "class" not in loss:
         loss["name"] = "AnalyticKL"  # its former name
-    if "beta_schedule" not in then:  # these recorded an optimiser, a schedule and an objective by little but a name
+    if "beta_schedule" not in then:  # older versions recorded little but names
         for key in ("optimizer", "schedule"):
             value = getattr(config, key)
             now[key] = value if isinstance(value, str) else getattr(value, "__name__", repr(value))
@@ -175,7 +177,7 @@ def _as_recorded(
 
 
 def describe_loss(loss: Any) -> dict[str, Any]:
-    """An objective, for a configuration: its name and every setting; a bound or a class of the user's, by digest.
+    """An objective, for a configuration: its name and every setting; a custom bound or class by digest.
 
     Example:
         >>> import ppl_vae as pv
@@ -184,16 +186,16 @@ def describe_loss(loss: Any) -> dict[str, Any]:
     """
     whole = describe(loss)
     settings = whole.pop("settings", {})
-    if isinstance(loss, Objective):  # not what Pyro's base class keeps for its own
+    if isinstance(loss, Objective):  # without the attributes of Pyro's base class
         known = [k for k in vars(loss) if k in settings and k not in vars(Trace_ELBO())]
         settings = {k: settings[k] for k in ("num_particles", *known)} | {"beta": plain(loss.beta)}
-        if list(settings.get("bound", ())) == ["name"]:  # one of ours, which the class tells
+        if list(settings.get("bound", ())) == ["name"]:  # one of ours, which the class implies
             del settings["bound"]
     return {"name": type(loss).__name__, **settings, **({} if list(whole) == ["name"] else {"class": whole})}
 
 
 def shards_of(folder: Path) -> int:
-    """Into how many shards a run divides its batches."""
+    """The number of shards of each batch in a run."""
     then = read_config(folder).get("fit")
     return int(then.get("shards", 1)) if isinstance(then, dict) else 1
 

@@ -15,7 +15,7 @@ Share = Callable[[float], float]
 
 
 def constant(done: float) -> float:
-    """1 throughout. Use when the length of the fit is open, or a callback moves the rate."""
+    """1 throughout. Use when the length of the fit is open, or a callback sets the rate."""
     return 1.0
 
 

@@ -27,12 +27,12 @@ class Guard:
     """
 
     def __init__(self, device: torch.device, first: int = 0) -> None:
-        self.stop = torch.zeros((), dtype=torch.float32, device=device)  # the kernels know no other
+        self.stop = torch.zeros((), dtype=torch.float32, device=device)  # the dtype that the fused kernels take
         self.good = torch.zeros((), dtype=torch.int64, device=device)
         self.first = first  # the number of the first step that is checked
 
     def check(self, loss: Tensor, norm: Tensor) -> None:
-        """Count a step of this loss and norm of its gradient, or stop."""
+        """Count a step by its loss and the norm of its gradient, or stop."""
         bad = ~torch.isfinite(norm + loss.to(norm.device))
         self.stop.copy_(torch.maximum(self.stop, bad.to(self.stop.dtype)))
         self.good.add_((1 - self.stop).to(self.good.dtype))
@@ -50,7 +50,7 @@ def clip(grads: list[Tensor], norm: Tensor, largest: float) -> None:
 def update(optimizer: Optimizer | PyroOptim, params: list[Tensor], guard: Guard) -> None:
     """Update the parameters by their gradients, unless the guard has stopped, and clear the gradients.
 
-    A fused optimiser takes ``found_inf`` and then does nothing, on the device; of any other the host reads the guard.
+    A fused optimiser takes ``found_inf`` and skips the update on the device; for any other the host reads the guard.
     """
     optim: Any = optimizer
     if isinstance(optim, Optimizer) and all(group.get("fused") for group in optim.param_groups):

@@ -78,12 +78,12 @@ class StepGraphs:
                 raise UncapturableError(f"more than {MOST} graphs: its arguments keep changing")
             found = self._graph(values, form, live, add)
         self.beta.fill_(o.beta)
-        graph, moved = found
+        graph, updated = found
         loss, norm, *grads = graph(*[v for v in values if torch.is_tensor(v)])
         self._graphs[key] = found
-        for p, g in zip(moved, grads, strict=True):
+        for p, g in zip(updated, grads, strict=True):
             p.grad = p.grad.add_(g) if p.grad is not None else g.clone() if add else g
-        return (loss.clone() if loss.is_cuda else loss), norm, moved  # a CUDA graph writes its results over the last
+        return (loss.clone() if loss.is_cuda else loss), norm, updated  # a CUDA graph overwrites its last results
 
     def _graph(self, values: list[Any], form: Any, params: list[Tensor], add: bool) -> tuple[Captured, list[Tensor]]:
         """A function of the tensors among the arguments: loss, norm of the gradient, gradients."""
@@ -91,7 +91,7 @@ class StepGraphs:
             raise UncapturableError("a parameter has a hook on its accumulated gradient")
         self._validate(*filled(form, iter(values)))
         constants = [_TENSOR if torch.is_tensor(v) else v for v in values]
-        moved: list[Tensor] = []
+        updated: list[Tensor] = []
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
             given = iter(tensors)
@@ -106,14 +106,14 @@ class StepGraphs:
             finally:
                 self.objective.beta = was
             loss = loss.detach()
-            moved[:] = [p for p, g in zip(params, found, strict=True) if g is not None]
+            updated[:] = [p for p, g in zip(params, found, strict=True) if g is not None]
             grads = _unshared([_in_layout(g, p) for p, g in zip(params, found, strict=True) if g is not None])
             norm = torch.nn.utils.get_total_norm(grads)
             if not add:
                 self.guard.check(loss, norm)
             return loss, norm, *grads
 
-        return Captured(run, self.compiled, self.modules), moved
+        return Captured(run, self.compiled, self.modules), updated
 
     def _validate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse a pair that the objective can't train; leaves noise and tensors as they were."""
@@ -128,7 +128,7 @@ class StepGraphs:
 
 
 def _kind(value: Any) -> tuple[Any, ...]:
-    """What a graph is made for: the form of a tensor, the value of a constant."""
+    """The part of a graph's key that an argument gives: the form of a tensor, the value of a constant."""
     if torch.is_tensor(value):
         return value.shape, value.stride(), value.dtype
     if not isinstance(value, _CONSTANTS):
@@ -137,7 +137,7 @@ def _kind(value: Any) -> tuple[Any, ...]:
 
 
 def _unshared(gradients: list[Tensor]) -> list[Tensor]:
-    """Each in its own memory: two parameters of a sum have one gradient, and clipping it twice would be wrong."""
+    """Gradients that share no memory: two parameters of a sum have one gradient, which would be clipped twice."""
     seen: set[int] = set()
     return [g.clone() if id(g) in seen or seen.add(id(g)) else g for g in gradients]  # type: ignore[func-returns-value]
 

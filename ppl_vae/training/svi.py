@@ -37,8 +37,8 @@ READ_EVERY = 50  # steps between two reads of the device, for which the host wai
 class SVI:
     r"""Stochastic variational inference on plain modules and on stock Pyro code; drop-in for ``pyro.infer.SVI``.
 
-    Each step takes the gradient of the loss, summed over the batch as in Pyro, and moves the parameters. For the
-    losses that this package understands (``Trace_ELBO``, ``TraceMeanField_ELBO`` and its own objectives) a step
+    Each step takes the gradient of the loss, summed over the batch as in Pyro, and updates the parameters. For the
+    losses that this package computes itself (``Trace_ELBO``, ``TraceMeanField_ELBO`` and its own objectives) a step
     reads nothing back from the device; any other ``pyro.infer.ELBO`` is run as it is. The first step runs with
     Pyro's validation on, later ones with it off.
 
@@ -56,12 +56,12 @@ class SVI:
             takes ``Trace_ELBO()``.
         clip_norm: the largest norm of the whole gradient; None leaves it alone.
         capture: after the first step, run loss and gradient as a compiled graph, one for each shape of the arguments:
-            the same numbers to rounding, on the same noise, without running Python. What Python decides is decided when
-            the graph is made; a changed attribute of a module makes another. Compiling takes seconds. What can't be
-            captured runs as it is, after one warning that says why (also in ``eager_because``).
+            the same numbers to rounding, on the same noise, without running Python. Branches in Python are
+            fixed when the graph is made; a changed attribute of a module makes another. Compiling takes seconds. What
+            can't be captured runs as it is, after one warning that says why (also in ``eager_because``).
         precision: ``"float32"``, or ``"bf16"`` for matrix products and convolutions in bfloat16.
-        prepare: makes the arguments of model and guide from those of :meth:`step`; part of the graph, so what it does
-            (choosing the rows of a batch, binarising, augmenting) is compiled too.
+        prepare: makes the arguments of model and guide from those of :meth:`step`; part of the graph, so that
+            choosing the rows of a batch, binarising or augmenting is compiled too.
 
     Raises:
         UserError: ``optim`` is none of these, or another precision.
@@ -110,7 +110,7 @@ class SVI:
         self._optim = optim
         self._guard: Guard | None = None
         self._graphs: StepGraphs | None = None
-        self._graphed: tuple[Any, ...] = ()  # what the graphs were made of
+        self._graphs_of: tuple[Any, ...] = ()  # the objects that the graphs were made of
 
     @property
     def optimizer(self) -> Optimizer | PyroOptim | None:
@@ -118,7 +118,7 @@ class SVI:
         return self._optim if isinstance(self._optim, Optimizer | PyroOptim) else None
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take one gradient step and return the loss before it: a detached 0-d tensor, in nats, summed over data.
+        """Take one gradient step and return the loss before it: a detached 0-d tensor, in nats, summed over the batch.
 
         Data of any form are taken, as by :func:`~ppl_vae.fit`; a tensor of the parameters' dtype is passed on at once.
 
@@ -171,7 +171,7 @@ class SVI:
         return self._count(loss)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The loss in nats, summed over the data; moves nothing, neither parameters nor running averages."""
+        """The loss in nats, summed over the data; changes neither parameters nor running averages."""
         args = self._arguments(args)
         with own_store(), torch.no_grad(), unmoved(self.model, self.guide):
             if self.objective is not None:
@@ -189,8 +189,8 @@ class SVI:
         step = self.first_bad_step()
         if step is not None:
             raise NonFiniteError(
-                f"step {step}: the loss or a gradient is not finite; no parameter was moved since. Lower the learning "
-                f"rate or clip the gradient; pv.fit names the site and the batch"
+                f"step {step}: the loss or a gradient is not finite; no parameter was changed since. Lower the "
+                f"learning rate or clip the gradient; pv.fit names the site and the batch"
             )
 
     def first_bad_step(self) -> int | None:
@@ -198,7 +198,7 @@ class SVI:
         return None if self._guard is None else self._guard.first_bad_step()
 
     def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of a step; those of ``prepare`` are its own."""
+        """The arguments of a step, converted where there is no ``prepare``."""
         return self._arguments(args) if self.prepare is None else args
 
     def _held(self) -> list[Tensor] | None:
@@ -209,7 +209,7 @@ class SVI:
 
     @contextmanager
     def _store(self) -> Iterator[None]:
-        """Pyro's parameter store with bare parameters alone, and validation in the first step alone."""
+        """Pyro's parameter store with only the bare parameters, and validation in the first step only."""
         with own_store(keep=True), pyro.validation_enabled(self.steps == 0):
             yield
 
@@ -234,17 +234,17 @@ class SVI:
             if held is None:
                 raise UncapturableError(f"the optimiser {type(self._optim).__name__} is not a torch.optim optimiser")
             parts = (self.objective, self.model, self.guide, self.precision, self.prepare)
-            if self._graphs is None or any(map(operator.is_not, parts, self._graphed)):
+            if self._graphs is None or any(map(operator.is_not, parts, self._graphs_of)):
                 dtype = torch.promote_types(held[0].dtype, torch.float32)
                 guard, programs = self._guard_on(held[0].device), (self.model, self.guide)
                 self._graphs = StepGraphs(self.objective, programs, guard, self.precision, self.prepare, dtype=dtype)
-                self._graphed = parts
-            loss, norm, moved = self._graphs(held, args, kwargs, add=add)
+                self._graphs_of = parts
+            loss, norm, updated = self._graphs(held, args, kwargs, add=add)
         except UncapturableError as why:
             self.eager_because = str(why)
             warnings.warn(f"the step is not captured, and runs as it is: {why}", stacklevel=3)
             return None
-        return (loss, held, None) if add else (loss, moved, norm)
+        return (loss, held, None) if add else (loss, updated, norm)
 
     def _guard_on(self, device: torch.device) -> Guard:
         if self._guard is None:

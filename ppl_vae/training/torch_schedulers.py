@@ -49,7 +49,7 @@ def make(schedule: Any, optimizer: Any) -> LRScheduler | None:
         raise UserError(f"schedule: {what}") from error
     if not isinstance(made, LRScheduler):
         raise UserError(f"schedule: it makes a {type(made).__name__}, not a scheduler of torch.optim.lr_scheduler")
-    is_by_step(made)  # refuses some
+    is_by_step(made)  # refuses mixtures
     if isinstance(made, ReduceLROnPlateau) and made.mode != "min":
         raise UserError("schedule: ReduceLROnPlateau follows a loss, which falls; leave mode at 'min'")
     return made

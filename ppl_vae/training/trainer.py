@@ -26,12 +26,12 @@ from . import optimisers
 from .config import FitConfig
 from .kl_weight import KLWeight
 from .rates import Rates
-from .resume import Run, State, describe_loss
+from .resume import Checkpoints, State, describe_loss
 from .svi import SVI
 
 
 class Trainer:
-    """What moves a pair: SVI with its optimiser, the learning rates, and the weight of the KL term.
+    """SVI with its optimiser, the learning rates, and the weight of the KL term.
 
     Raises:
         UserError: options that do not go together, or not with the objective or the data.
@@ -41,24 +41,24 @@ class Trainer:
         self.pair, self.source, self.loss, self.config, self.device = pair, source, loss, config, device
         self.shards = config.shards or 1
         self.num_steps = None if source.length is None else config.epochs * source.length
-        params = list(pair.parameters())  # the frozen ones too, which may be thawed
+        params = list(pair.parameters())  # frozen ones too: a callback may thaw them
         make = functools.partial(optimisers.make, config.optimizer, lr=config.lr)
         self.trainable = {n for n, p in pair.named_parameters() if p.requires_grad}
         self.made = make(params) if params else None
         self.rates = Rates(self.made, config, self.num_steps)
         if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.needs_length):
-            raise UserError("a schedule or a warm-up needs to know the number of batches; the loader has no length")
+            raise UserError("a schedule or a warm-up needs the number of batches; the loader has no length")
         self.svi = SVI(
             pair.model, pair.guide, make if self.made is None else self.made, loss, clip_norm=config.clip_norm,
             precision=config.precision, prepare=_preparation(pair, source),
         )  # fmt: skip
         if self.svi.objective is None and math.isinf(getattr(self.svi.loss, "max_plate_nesting", 0)):
-            # the data plate, and that of vectorised particles: Pyro would run the pair to count them, also when resumed
+            # the plates of the data and of vectorised particles, which Pyro would run the pair to count
             particles = self.svi.loss.num_particles if self.svi.loss.vectorize_particles else 1
             self.svi.loss.max_plate_nesting = 2 if particles > 1 else 1
         self.kl_weight = KLWeight(self.svi.objective, self.svi.loss, config, source.length)
         if getattr(self.svi.objective, "free_bits", 0) and self.shards > 1:
-            raise UserError(f"free_bits takes the mean KL of all data of a step: leave out shards={self.shards}")
+            raise UserError(f"free_bits takes the mean KL of all examples of a step: leave out shards={self.shards}")
 
     def step(self, batch: Batch, state: State) -> Tensor:
         """Take the step of a batch; returns its loss, a 0-d tensor in nats."""
@@ -73,11 +73,11 @@ class Trainer:
         self.rates.after_step()
         return loss
 
-    def run_in(self, folder: Path) -> Run:
-        """The run folder of this fit."""
+    def checkpoints(self, folder: Path) -> Checkpoints:
+        """The checkpoints of this fit in a run folder."""
         settings = {**self.record(), "data": self.source.identity()}
         extends = self.config.beta_schedule == "constant" and not self.rates.needs_length
-        return Run(folder, self.pair, settings, self.config, extends=extends)
+        return Checkpoints(folder, self.pair, settings, self.config, extends=extends)
 
     def record(self) -> dict[str, Any]:
         """The configuration, as facts for JSON."""
@@ -90,26 +90,26 @@ class Trainer:
             schedule=made_by if scheduler is None else {"scheduler": type(scheduler).__name__, "made_by": made_by},
         )
 
-    def note(self, state: State) -> None:
-        """Write what moves besides tensors into the state that resuming reads."""
+    def store(self, state: State) -> None:
+        """Store what changes besides tensors in the state that resuming reads."""
         for name, value in self.rates.state().items():
             setattr(state, name, value)
         state.own_beta = self.kl_weight.read()
         state.frozen = [n for n, p in self.pair.named_parameters() if not p.requires_grad]
 
     def restore(self, state: State) -> None:
-        """Set what :meth:`note` wrote."""
+        """Restore what :meth:`store` stored."""
         self.rates.restore(state.own_lr, state.last_lr, state.scheduler, self.config.lr)
         self.kl_weight.restore(state.own_beta)
         if state.frozen is not None:
             for name, p in self.pair.named_parameters():
                 p.requires_grad_(name not in state.frozen)
 
-    def settle_capture(self, state: State) -> None:
-        """Decide which steps are captured: as asked, or as the resumed run did, which must agree.
+    def choose_capture(self, state: State) -> None:
+        """Choose which steps are captured: by the configuration, or as in the run that is resumed.
 
         Raises:
-            RunError: they do not.
+            RunError: the two differ.
         """
         asked = {True: "all", False: "none", "auto": None}[self.config.capture]
         if asked is not None and state.captured not in (None, asked):
@@ -122,10 +122,12 @@ class Trainer:
         if objective is None or self.num_steps is None or not isinstance(source, TensorFeed):
             return False
         rows = self.config.batch_size * self.svi.loss.num_particles // self.shards
-        return worthwhile(3 * self.num_steps * self.shards, rows, self.pair, size_of(source.split.x))  # back is twice
+        return worthwhile(
+            3 * self.num_steps * self.shards, rows, self.pair, size_of(source.split.x)
+        )  # a backward pass costs two forward ones
 
     def refuse_thawed(self) -> None:
-        """Refuse a parameter that was thawed, or made, and that the optimiser does not hold: it would never move.
+        """Refuse a parameter that was thawed, or made, and that the optimiser does not hold: it would never change.
 
         Raises:
             UserError: names it.
@@ -136,12 +138,12 @@ class Trainer:
             if p.requires_grad and id(p) not in held and name not in self.trainable:
                 raise UserError(
                     f"parameter {name!r} has had a gradient since this epoch and is not in the optimiser, so it would "
-                    f"never move; build the optimiser of all the parameters that it is given, the frozen ones too"
+                    f"never change; build the optimiser of all the parameters that it is given, the frozen ones too"
                 )
 
 
 def _preparation(pair: Pair, source: Feed) -> Callable[..., tuple[Any, ...]]:
-    """What makes the arguments of the programs from a batch: its rows, binarised anew at each visit."""
+    """A function from a batch to the arguments of the programs: its rows, binarised anew at each visit."""
 
     def prepare(x: X, y: Tensor | None, index: Tensor | None, key: Tensor) -> tuple[Any, ...]:
         x, y = selected(x, y, index)
@@ -153,7 +155,7 @@ def _preparation(pair: Pair, source: Feed) -> Callable[..., tuple[Any, ...]]:
 def seeded_shards(
     batch: Batch, of: int, wanted: Iterable[int], seed: int, step: int
 ) -> Iterator[tuple[int, Batch, Tensor]]:
-    """The wanted shards of a batch that hold data, and the keys of their visits; noise is seeded as each is taken."""
+    """The wanted shards of a batch, without empty ones, and the keys of their visits; taking one seeds its noise."""
     parts = [batch] if of == 1 else batch.split(of)
     for shard in wanted:
         if len(parts[shard]):

@@ -22,15 +22,15 @@ from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to
 from ..scoring.param_store import own_store, unmoved
 from .svi import SVI
 
-HeldOut = tuple[Any, Tensor | None]  # data and labels, or rows to be read
+HeldOut = tuple[Any, Tensor | None]  # data and labels; or Lazy rows, and None
 
 
 def held_out(pair: Pair, data: Any, seed: int) -> HeldOut | None:
-    """Validation data as the pair takes them, on its device where there is room.
+    """Validation data as the pair takes them, on its device where they fit.
 
     Raises:
-        UserError: they are several splits.
-        DataError: they are none.
+        UserError: the data have several splits.
+        DataError: there are none.
     """
     if data is None:
         return None
