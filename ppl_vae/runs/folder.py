@@ -57,7 +57,7 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
             "this pair has no parameters in modules, so there is nothing to save; write the networks as attributes of "
             "an nn.Module (bare pyro.param values live in Pyro's store)"
         )
-    as_json(_about(pair, record))  # refused before a folder is made, or emptied
+    as_json(_about(pair, record))  # an error comes before a folder is made or emptied
     folder = make_folder(run_dir, overwrite)
     write_config(folder, pair, record)
     write_tensors(folder / WEIGHTS, tensors, {})
@@ -67,8 +67,8 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
 def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.device = "cpu") -> Pair:
     """Read a pair from a run folder, in evaluation mode.
 
-    Only registered names are rebuilt; nothing that the folder names is imported. A pair of your own is loaded into
-    the instance that you hand over.
+    Only registered names are rebuilt; nothing that the folder names is imported. A custom pair is loaded into
+    an instance, ``pair``.
 
     Args:
         run_dir: the folder.
@@ -120,7 +120,7 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
 
 
 def _empty_rows(form: Any, where: Path) -> Any:
-    """Rows of data without any, from their description in a configuration."""
+    """Data of zero rows, from the description of their form in a configuration."""
     try:
         if isinstance(form, list):
             return tuple(_empty_rows(value, where) for value in form)
@@ -166,7 +166,7 @@ def versions() -> dict[str, str]:
 
 
 def write_config(folder: Path, pair: Pair, record: Mapping[str, Any]) -> None:
-    """Write everything that is needed to rebuild the pair and to redo the run."""
+    """Write the configuration: what rebuilding the pair and repeating the run need."""
     write_json(folder / CONFIG, _about(pair, record))
 
 
@@ -174,7 +174,7 @@ def _about(pair: Pair, record: Mapping[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {"name": pair.name, "options": pair.config}
     if pair.source is not None:
         about["source"] = pair.source
-    if pair.byte_scale is not None:  # so that bytes mean what they meant
+    if pair.byte_scale is not None:  # so that bytes are divided as in training
         about["byte_scale"] = pair.byte_scale
     if pair.columns is not None:
         about["columns"] = pair.columns

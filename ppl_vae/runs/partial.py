@@ -18,20 +18,20 @@ from ..common import ranks
 from ..common.errors import RunError
 from ..common.files import read_tensors, writable, write_tensors
 
-WRITE_EVERY = 5.0  # seconds: the work that a kill can lose
+WRITE_EVERY = 5.0  # seconds between two writes: at most so much work is lost
 
 
 class PartialResults:
     """Named parts, each a dictionary of tensors, kept in a folder until the work is complete.
 
     A context: leaving it by an exception writes the parts, leaving it normally removes the file. The name of the file
-    is a digest of ``about``, so that other work never resumes from it. Each rank writes its own file and reads the
+    is a digest of ``about``, so that no other work resumes from it. Each rank writes its own file and reads the
     files of all, so that the work can resume with another number of ranks.
 
     Args:
         folder: where to keep the file; None keeps nothing.
         about: everything that the parts depend on, JSON-able.
-        settled: the choices of this machine. Resumed work keeps the choices made where it began: ``self.settled``.
+        settled: choices that depend on the machine. Resumed work keeps those of its beginning: ``self.settled``.
 
     Raises:
         RunError: the file is damaged.
@@ -69,7 +69,7 @@ class PartialResults:
         self.parts |= found
 
     def get(self, part: str) -> dict[str, Tensor] | None:
-        """A part that was kept, or None."""
+        """A part, or None."""
         return self.parts.get(part)
 
     def put(self, part: str, fields: Mapping[str, Tensor], *, instead_of: str | None = None) -> None:
@@ -96,15 +96,16 @@ class PartialResults:
         if kind is not None:
             self.write()
         elif self.path is not None:
-            files, later = {self.path, *self._files}, _later.get()
-            if later is None:
+            files, finished = {self.path, *self._files}, _finished.get()
+            if finished is None:
                 _remove(files)
             else:
                 self.write()
-                later |= files
+                finished |= files
 
 
-_later: ContextVar[set[Path] | None] = ContextVar("later", default=None)  # files that the whole work removes
+# inside ``together``: the files of finished steps, which the end of the last step removes
+_finished: ContextVar[set[Path] | None] = ContextVar("finished", default=None)
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -114,11 +115,11 @@ def _remove(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Work in several steps: what a finished step has kept stays in its file until the last step is finished."""
+    """Work in several steps: the file of a finished step is kept until the last step is finished."""
     files: set[Path] = set()
-    token = _later.set(files)
+    token = _finished.set(files)
     try:
         yield
     finally:
-        _later.reset(token)
+        _finished.reset(token)
     _remove(files)

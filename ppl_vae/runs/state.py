@@ -14,7 +14,7 @@ from ..common.errors import RunError
 from ..common.files import first_line
 from ..common.memory import assign
 
-UNHELD = (torch.complex128, torch.float8_e8m0fnu)  # dtypes that safetensors has no name for
+UNHELD = (torch.complex128, torch.float8_e8m0fnu)  # dtypes without a name in safetensors
 
 
 def state_tensors(pair: nn.Module) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def restore_state(pair: nn.Module, tensors: Mapping[str, Tensor], where: Path) -
     """Give a pair the values of :func:`state_tensors`, each in its own dtype, after checking every name and shape.
 
     Raises:
-        RunError: a tensor is missing, is one too many, or has another shape or kind of number.
+        RunError: a tensor is missing or unexpected, or has another shape or kind of number.
     """
     current = pair.state_dict(keep_vars=True)
     firsts = _first_names(current)
@@ -59,7 +59,7 @@ def restore_state(pair: nn.Module, tensors: Mapping[str, Tensor], where: Path) -
     if any(value.dtype != current[name].dtype for name, value in tensors.items()):
         dtypes = {value.dtype for value in tensors.values() if value.is_floating_point() or value.is_complex()}
         if len(dtypes) == 1:
-            pair.to(dtype=dtypes.pop())  # with what is in no file
+            pair.to(dtype=dtypes.pop())  # with buffers that no file has
         else:
             for name, first in firsts.items():
                 if not is_lazy(current[name]):
