@@ -46,12 +46,19 @@ class Path:
         self.summed = {n for n, d in found.items() if d.summed}
         latents = {n: d for n, d in found.items() if not d.is_observed and n not in self.summed}
         for name in self.summed & set(first):
-            raise PairError(f"site {name!r} is discrete; annealing needs continuous latents: start='prior' sums it out")
+            raise PairError(
+                f"site {name!r} is discrete; annealing and refining need continuous latents: ais(start='prior') sums it "
+                f"out"
+            )
         if not latents:
-            raise PairError("this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal")
+            raise PairError(
+                "this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal or to refine"
+            )
         for name in sorted(set(first) ^ set(latents)):
             other = "guide" if name in latents else "model"
-            raise PairError(f"site {name!r}: the {other} does not draw it; annealing needs the names to agree")
+            raise PairError(
+                f"site {name!r}: the {other} does not draw it; annealing and refining need the names to agree"
+            )
         self.shapes: dict[str, torch.Size] = {}
         for name, draw in latents.items():
             _refuse_static(name, draw, first[name])
@@ -121,7 +128,7 @@ class Path:
             try:
                 first, last, gradient = self.graph(u, at)
             except UncapturableError as why:
-                warnings.warn(f"annealing is not captured, and runs as it is: {why}", stacklevel=2)
+                warnings.warn(f"the gradients are not captured, and run as they are: {why}", stacklevel=2)
                 self.graph = None
             else:
                 return (first.clone(), last.clone(), gradient) if u.is_cuda else (first, last, gradient)
@@ -139,7 +146,7 @@ def _refuse_static(name: str, draw: programs.TracedSite, first: programs.TracedS
     """Raise where no gradient moves a latent."""
     what = "discrete or deterministic" if is_discrete(draw.fn) or kind(first.fn) == "Delta" else "not floating point"
     if what != "not floating point" or not draw.value.is_floating_point():
-        raise PairError(f"site {name!r} is {what}; annealing needs continuous latents")
+        raise PairError(f"site {name!r} is {what}; annealing and refining need continuous latents")
     refuse_quantised(name, draw.fn, first.fn, what="a move of hmc, nuts and annealing")
 
 
@@ -162,7 +169,9 @@ class _Place:
         if name in self.summed:
             return None
         if name not in self.parts:
-            raise PairError(f"site {name!r} is drawn in some runs of the model and not in others: it can't be annealed")
+            raise PairError(
+                f"site {name!r} is drawn in some runs of the model and not in others: it can't be annealed or refined"
+            )
         transform = unconstraining(name, fn)
         value: Tensor = transform(self.parts[name])
         term = transform.log_abs_det_jacobian(self.parts[name], value)

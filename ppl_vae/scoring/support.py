@@ -148,7 +148,7 @@ def unconstraining(name: str, fn: Any, first: bool = False) -> Transform:
     except NotImplementedError:
         raise PairError(
             f"site {name!r}: the support of {title(fn)}, {support}, has no map from unconstrained numbers, so it can't "
-            f"be annealed, or sampled by hmc and nuts; use log_likelihood, or posterior(method='sir')"
+            f"be annealed or refined, or sampled by hmc and nuts; use log_likelihood, or posterior(method='sir')"
         ) from None
     rest = len(fn.event_shape) - transform.codomain.event_dim
     return IndependentTransform(transform, rest) if rest > 0 else transform
