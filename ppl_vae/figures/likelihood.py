@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..likelihood.curves import Curve
 from ..likelihood.diagnostics import khat_threshold
-from ..likelihood.result import SOURCES, Estimate
+from ..likelihood.result import Estimate
 from ..likelihood.sandwich import Sandwich
 from .style import BLUE, COLORS, GREEN, GREY, SKY, VERMILLION, canvas, need, text
 
@@ -109,7 +109,7 @@ def khat_scatter(est: Estimate) -> Figure:
     """
     k, bad, n = est.khat.numpy(), est.unreliable.numpy(), len(est)
     index, exact, finite = np.arange(n), np.isneginf(k), np.isfinite(k)
-    annealed = np.zeros(n, dtype=bool) if est.source is None else est.source.numpy() == SOURCES.index("ais")
+    annealed = est.annealed_examples.numpy()
     unknown, size = ~exact & ~finite & ~annealed, float(np.clip(6000 / n, 6, 25))
     figure, ax = canvas(4.6)
     for which, color, marker, label in ((~bad, BLUE, "o", "reliable"), (bad, VERMILLION, "^", "unreliable")):

@@ -14,7 +14,7 @@ from torch.distributions import Transform
 from torch.distributions.transforms import ReshapeTransform, identity_transform
 
 from ..common.errors import DataError
-from ..common.fields import X, leaves, num_data
+from ..common.fields import X, named, num_data
 
 MIX = -0x61C8864680B583EB  # an odd number whose bits look random
 
@@ -65,20 +65,21 @@ class Refined(nn.Module):
         super().__init__()
         self.sites = dict(sites)
         self.df = df
-        parts = leaves(x) if y is None else [*leaves(x), y]
+        parts = _parts(x) if y is None else [*_parts(x), y]
         # buffers, since a compiled graph on a GPU can't make them: Triton narrows an arange to 32 bits
         self.num_parts = len(parts)
         for i, factor in enumerate(factors_of(*parts)):
             self.register_buffer(f"factor_{i}", factor)
-        for end, given in (("", leaves(x)), ("_with_labels", parts)):
+        for end, given in (("", _parts(x)), ("_with_labels", parts)):
             keys, order = row_keys(given, self.factors).sort(stable=True)
             self.register_buffer(f"keys{end}", keys)
             self.register_buffer(f"order{end}", order)
         self.register_buffer("loc", loc)
         self.register_buffer("root", root)
         self.has_labels = y is not None
-        self.register_buffer("steps", steps)
-        self.register_buffer("khat", khat)
+        place = self.rows(x, y)  # of an example that is there twice, the parameters of the first are used
+        self.register_buffer("steps", steps[place])
+        self.register_buffer("khat", khat[place])
 
     def __len__(self) -> int:
         return len(self.loc)
@@ -106,9 +107,9 @@ class Refined(nn.Module):
 
         Labels tell equal x apart. An example that is there twice stands at its first place.
         """
-        named = y is not None and self.has_labels
-        keys, order = (self.keys_with_labels, self.order_with_labels) if named else (self.keys, self.order)
-        wanted = row_keys([*leaves(x), y] if named and y is not None else leaves(x), self.factors)
+        labelled = y is not None and self.has_labels
+        keys, order = (self.keys_with_labels, self.order_with_labels) if labelled else (self.keys, self.order)
+        wanted = row_keys([*_parts(x), y] if labelled and y is not None else _parts(x), self.factors)
         at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         return torch.where(keys[at] == wanted, order[at], -1)
 
@@ -174,7 +175,8 @@ def factors_of(*parts: Tensor) -> list[Tensor]:
 def row_keys(parts: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
     """A 64-bit key of the content of each example, (B,) int64: equal numbers have equal keys, on every device.
 
-    Two of 10,000 different examples share a key with a probability of some 1e-12.
+    Floating numbers count as float32, so that a pair may change its dtype. Two of 10,000 different examples share a key
+    with a probability of some 1e-12.
 
     Example:
         >>> x = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
@@ -184,13 +186,29 @@ def row_keys(parts: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
     """
     total = torch.zeros(len(parts[0]), dtype=torch.int64, device=parts[0].device)
     for part, factor in zip(parts, factors, strict=False):
-        bits = (part.double() + 0.0).reshape(len(part), -1).contiguous().view(torch.int64)  # -0.0 is 0.0
+        bits = (_bits(part) if part.is_floating_point() else part.long()).reshape(len(part), -1)
         total = _mixed(total * MIX + (_mixed(bits) * factor).sum(1))
     return total
+
+
+def _parts(x: X) -> list[Tensor]:
+    """The tensors of x, by name: fields may come in any order."""
+    return [tensor for _, tensor in sorted(named(x), key=lambda part: part[0])]
+
+
+def _bits(numbers: Tensor) -> Tensor:
+    """Floating numbers as int64, the same for 0.0 and -0.0, and for every NaN."""
+    single = numbers.float() + 0.0
+    return torch.where(single.isnan(), torch.nan, single).double().contiguous().view(torch.int64)
 
 
 def _mixed(bits: Tensor) -> Tensor:
     """A bijection of 64-bit numbers under which every bit depends on many."""
     for shift in (32, 29, 32):
-        bits = (bits ^ (bits >> shift)) * MIX
-    return bits ^ (bits >> 32)
+        bits = (bits ^ _down(bits, shift)) * MIX
+    return bits ^ _down(bits, 32)
+
+
+def _down(bits: Tensor, shift: int) -> Tensor:
+    """A shift to the right that brings in zeros; that of torch brings in the sign."""
+    return (bits >> shift) & ((1 << (64 - shift)) - 1)

@@ -21,7 +21,6 @@ from ..common import ranks
 from ..common.entry import entry_point
 from ..common.errors import UserError
 from ..common.fields import X, device_of, each
-from ..common.files import digest
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import chosen, worthwhile
@@ -33,7 +32,7 @@ from ..scoring.quantity import name_of, refuse_binarised
 from ..scoring.validity import refuse_outside
 from .accumulator import Accumulator, weights_of
 from .estimators import log_mean
-from .hmc import ACCEPT, LEAPFROG, Path, move
+from .hmc import ACCEPT, LEAPFROG, Path, move, probe
 from .result import Estimate, mean_size
 from .sandwich import Sandwich
 
@@ -134,13 +133,6 @@ class Chains:
         gradients = runs * self.num_temperatures * (LEAPFROG + 1) * -(-num_rows(x) // block)
         return worthwhile(3 * gradients, self.num_chains * min(block, num_rows(x)), self.pair, numbers_of(x))
 
-    def probe(self, x: X, y: Tensor | None) -> str:
-        """A digest of what the programs do: parameters alone do not distinguish code, closures and attributes."""
-        with evaluating(self.pair), forked(device_of(x), 0), pyro.validation_enabled(False):
-            path = Path(self.pair, x, y, 2, self.start)
-            first, last = path.ends(path.unconstrained(path.values))
-        return digest({"first": first, "last": last, **path.values})
-
     def log_weights(
         self, x: X, y: Tensor | None, batch: int, saved: PartialResults, advance: Callable[[], None]
     ) -> Tensor:
@@ -231,7 +223,7 @@ def ais(
     chains.capture = chains.is_captured(x, block, 2)
     about = {"work": "ais", **chains.setting, "block": block}
     if resume is not None:
-        about |= {"data": fingerprint(pair, x, y), "probe": chains.probe(*to_device(pair, x, y, slice(2)))}
+        about |= {"data": fingerprint(pair, x, y), "probe": probe(pair, *to_device(pair, x, y, slice(2)), start)}
     if ranks.count() > 1:
         ranks.assert_same("work", {**about, "pair or data": fingerprint(pair, x, y)})
     with PartialResults(resume, about) as saved, bar(progress) as shown:

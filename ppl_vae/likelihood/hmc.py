@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from ..common.errors import PairError
+from ..common.fields import X, device_of
+from ..common.files import digest
+from ..common.rng import forked
 from ..compile.capture import Captured
 from ..compile.guards import UncapturableError
 from ..scoring import densities, programs, trace
 from ..scoring.coverage import refuse_foreign, refuse_quantised
+from ..scoring.inputs import evaluating
 from ..scoring.kinds import kind, title
 from ..scoring.param_store import modules_of
 from ..scoring.support import holds, is_discrete, unconstraining
@@ -46,10 +50,8 @@ class Path:
         self.summed = {n for n, d in found.items() if d.summed}
         latents = {n: d for n, d in found.items() if not d.is_observed and n not in self.summed}
         for name in self.summed & set(first):
-            raise PairError(
-                f"site {name!r} is discrete; annealing and refining need continuous latents: ais(start='prior') sums it "
-                f"out"
-            )
+            fix = "ais(start='prior') sums it out"
+            raise PairError(f"site {name!r} is discrete; annealing and refining need continuous latents: {fix}")
         if not latents:
             raise PairError(
                 "this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal or to refine"
@@ -140,6 +142,14 @@ class Path:
             first, last = self.ends(at)
             (gradient,) = torch.autograd.grad(((1 - beta) * first + beta * last).sum(), at)
         return first.detach(), last.detach(), gradient
+
+
+def probe(pair: Any, x: X, y: Tensor | None, start: str) -> str:
+    """A digest of what the programs do: parameters alone do not distinguish code, closures and attributes."""
+    with evaluating(pair), forked(device_of(x), 0), pyro.validation_enabled(False):
+        path = Path(pair, x, y, 2, start)
+        first, last = path.ends(path.unconstrained(path.values))
+    return digest({"first": first, "last": last, **path.values})
 
 
 def _refuse_static(name: str, draw: programs.TracedSite, first: programs.TracedSite) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyro
@@ -25,7 +25,7 @@ from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, 
 from ..scoring.quantity import refuse_binarised
 from ..scoring.support import unconstraining
 from .diagnostics import pareto_khat
-from .hmc import Path
+from .hmc import Path, probe
 
 STARTS = 64  # draws of the amortised guide, whose moments are the start
 PILOT = 500  # draws that tell whether an example needs another round
@@ -34,6 +34,7 @@ RATE = 0.2  # of the natural gradient at the start of a round; a cosine takes it
 STEP = 0.5  # the longest step, in standard deviations of the Gaussian that takes it
 ROWS = 4096  # draws that are scored at once
 FAMILIES = ("full", "diagonal")
+Sites = dict[str, tuple[torch.Size, Transform]]
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,13 @@ def refine(
     :math:`v = L^{-1}(u - \mu)` of the Gaussian itself. With :math:`h = L^\top \nabla_u \log p + v`:
 
     .. math:: \mu \leftarrow \mu + \rho L\, E[h], \qquad
-              L \leftarrow L \exp\bigl(\rho\, (\mathrm{tril} - \tfrac12 \mathrm{diag})(E[h v^\top])\bigr)
+              L \leftarrow L (I + \rho A), \qquad A = (\mathrm{tril} - \tfrac12 \mathrm{diag})(E[h v^\top])
 
-    The noise of a step vanishes where the posterior is a Gaussian. After a round of steps, examples whose Pareto k is
-    still high on pilot draws get another round, with twice the particles. The maximum of the ELBO is too narrow for
-    importance sampling, so in the end all standard deviations are multiplied by ``widen``, and a full Gaussian becomes
-    a Student's t.
+    with :math:`\exp(\rho A_{ii})` on the diagonal, so that L stays a root; a step of more than half a standard
+    deviation is shortened to that. The noise of a step vanishes where the posterior is a Gaussian. After a round of
+    steps, examples whose Pareto k is still high on pilot draws get another round, with twice the particles. The maximum
+    of the ELBO is too narrow for importance sampling, so in the end all standard deviations are multiplied by
+    ``widen``, and a full Gaussian becomes a Student's t.
 
     Use when Pareto k of the amortised guide is above its threshold. ``log_likelihood(..., proposal="refined")`` refines
     and then draws anew, so that the bound stays a bound.
@@ -116,7 +118,7 @@ def refine(
         num_particles: draws of a step for each example.
         rounds: at most.
         widen: the factor of the standard deviations in the end; None takes :math:`1 + \min(0.1, 0.7 / \sqrt n)` for n
-            latent dimensions, which costs half of the effective sample size at most.
+            latent dimensions; where the posterior is a Gaussian, that leaves 0.37 of the effective sample size or more.
         df: degrees of freedom of the Student's t; None takes 4 + n^2 / 4, ``math.inf`` keeps the Gaussian. A diagonal
             Gaussian is kept in any case.
         seed: seeds each data batch separately.
@@ -153,7 +155,7 @@ def refine(
     x, y = as_data(pair, x, y, seed)
     about = {"work": "refine", **asdict(setting), "df": str(df)}
     if resume is not None or ranks.count() > 1:
-        about["data"] = fingerprint(pair, x, y)
+        about |= {"data": fingerprint(pair, x, y), "probe": probe(pair, *to_device(pair, x, y, slice(2)), "guide")}
     if ranks.count() > 1:
         ranks.assert_same("work", about)
     device = device_and_dtype(pair)[0]
@@ -171,11 +173,11 @@ def refine(
             return part
 
         with pyro.validation_enabled(False):
+            fit.sites = sites_of(Path(pair, *to_device(pair, x, y, slice(2)), 2, "guide"))
             parts = ranks.each(part_at, starts, lambda local: shown.track(local, task_id=task))
-            sites = sites_of(Path(pair, *to_device(pair, x, y, slice(2)), 2, "guide"))
     whole = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
     data = to_device(pair, *everything(pair, x, y))
-    return Refined(*data, sites=sites, df=setting.degrees(whole["loc"].shape[1]), **whole).eval()
+    return Refined(*data, sites=fit.sites, df=setting.degrees(whole["loc"].shape[1]), **whole).eval()
 
 
 @dataclass(frozen=True)
@@ -236,13 +238,14 @@ class _Fit:
     setting: Setting
     capture: bool | str
     num_batches: int
+    sites: Sites = field(default_factory=dict)  # of the first examples
 
     def __call__(self, x: X, y: Tensor | None, batch: int) -> dict[str, Tensor]:
         """The Gaussians of a data batch, widened, with the steps and Pareto k of each; on the CPU."""
         setting = self.setting
         reseed(seed_for(setting.seed, "refine", batch), device_of(x))
         amortised = Path(self.pair, x, y, STARTS, "guide")
-        sites_of(amortised)  # refused before the work
+        sites_of(amortised, self.sites)
         q = _moments(amortised.unconstrained(amortised.values), setting.family == "full")
         n = q.loc.shape[1]
         factor, df = setting.factor(n), setting.degrees(n)
@@ -257,11 +260,11 @@ class _Fit:
             one = _ascended(path, q.rows(active), setting.steps, setting.num_particles * 2**i)
             found = pareto_khat(_log_weights(path, one.widened(factor), df, PILOT))
             gained = _log_weights(path, one, math.inf, STARTS).mean(0) > elbo[active]
-            better = gained & ~(found > khat[active])
+            better = gained & (found <= khat[active])  # false for a k that is not a number
             taken = active[better]
             q, khat[taken] = q.put(taken, one.rows(better)), found[better]
             steps[active] += setting.steps
-            active = active[khat[active] >= GOOD]
+            active = active[~(khat[active] < GOOD)]
             if len(active) == 0:
                 break
         q = q.widened(factor)
@@ -313,8 +316,10 @@ def _log_weights(path: Path, q: Gaussian, df: float, num_samples: int) -> Tensor
     return torch.cat(found)
 
 
-def sites_of(path: Path) -> dict[str, tuple[torch.Size, Transform]]:
+def sites_of(path: Path, known: Sites | None = None) -> Sites:
     """The latents of a model in their order: the shape of each in its unconstrained space, and the map from there.
+
+    Those of other examples may be ``known``.
 
     Raises:
         PairError: a site is masked, or its support depends on the example or on another latent.
@@ -323,7 +328,8 @@ def sites_of(path: Path) -> dict[str, tuple[torch.Size, Transform]]:
         raise PairError(f"site {name!r} has masked entries, and a refined guide has none: use ais, or the pair's guide")
     found = {}
     for name, draw in path.latents(path.values).items():
-        each, one = unconstraining(name, draw.fn), unconstraining(name, draw.fn, first=True)
+        each = unconstraining(name, draw.fn)
+        one = known[name][1] if known else unconstraining(name, draw.fn, first=True)
         u = torch.randn(path.shapes[name], dtype=draw.value.dtype, device=draw.value.device)
         u = u.expand(*draw.value.shape[:2], *u.shape)
         if not torch.equal(*(transform(u).expand(draw.value.shape) for transform in (each, one))):

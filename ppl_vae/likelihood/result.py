@@ -95,9 +95,19 @@ class Estimate:
 
     @property
     def unreliable(self) -> Tensor:
-        """(N,) bool: examples whose k is not below the threshold for this K; exact and annealed ones never are."""
-        bad = ~(self.khat < khat_threshold(self.num_samples))
-        return bad if self.source is None else bad & (self.source != SOURCES.index("ais"))
+        """(N,) bool: examples whose k is not below the threshold for this K; exact ones never are.
+
+        Of annealed examples k says nothing; they are unreliable where one chain is nearly all of the sum (ESS < 2).
+        """
+        annealed = self.annealed_examples
+        return torch.where(annealed, ~(self.ess >= 2), ~(self.khat < khat_threshold(self.num_samples)))
+
+    @property
+    def annealed_examples(self) -> Tensor:
+        """(N,) bool: examples that were annealed: all, or those that ``"auto"`` chose for it."""
+        if self.source is None:
+            return torch.full_like(self.khat, self.annealed, dtype=torch.bool)
+        return self.source == SOURCES.index("ais")
 
     @property
     def sources(self) -> dict[str, int]:
@@ -185,12 +195,15 @@ class Estimate:
 
     def _trust(self) -> str:
         """What Pareto k says of the estimate, in a line."""
-        if bool(self.khat.isnan().all()):
+        annealed = self.annealed_examples
+        if bool((self.khat.isnan() & ~annealed).all()):
             return f"Pareto k needs more than {self.num_samples} samples: nothing says how far to trust this"
         bad = torch.nonzero(self.unreliable)[:, 0].tolist()
         listed = f": {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''}" if bad else ""
         threshold = khat_threshold(self.num_samples)
-        return f"{len(bad)} of {len(self)} data unreliable (Pareto k >= {threshold:.2f}){listed}"
+        rules = [] if bool(annealed.all()) else [f"Pareto k >= {threshold:.2f}"]
+        rules += ["one chain is nearly all of the sum"] if bool(annealed.any()) else []
+        return f"{len(bad)} of {len(self)} data unreliable ({', or '.join(rules)}){listed}"
 
 
 def mean_size(num_dims: Tensor) -> float | int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..common.fields import num_data, rows
 from ..common.rng import seed_for
 from ..runs.partial import together
 from ..scoring.inputs import as_data, everything
+from ..scoring.quantity import refuse_binarised
 from .annealing import ais
 from .refine import GOOD, PILOT, refine
 from .result import SOURCES, Estimate
@@ -27,7 +29,7 @@ def staged(
     r"""Estimate each example by the first stage that serves it.
 
     Pilot draws decide, and the estimate is made of fresh ones, so that the choice does not bias it. An example whose
-    fresh draws have a bad k all the same goes on to the next stage; with e the chance of that,
+    fresh draws have a bad k all the same goes on to the next stage; with e the expected number of such passings,
     :math:`E[\hat p] \le (1 + e)\, p(x)`. A stage that does not apply to the pair (discrete latents, masks) is left out;
     what none serves has the estimate under the guide.
 
@@ -40,6 +42,7 @@ def staged(
         options: ``seed``, ``progress``, ``resume`` and ``capture``.
     """
     seed = options["seed"]
+    refuse_binarised(pair, x)
     x, y = everything(pair, *as_data(pair, x, y, seed))
     whole = {k: torch.full((num_data(x),), torch.nan, dtype=torch.float64) for k in EACH}
     source = torch.zeros(num_data(x), dtype=torch.int64)
@@ -55,7 +58,7 @@ def staged(
         for k in EACH:
             whole[k][which] = getattr(found, k)
         source[which] = SOURCES.index(name)
-        return which[found.unreliable]
+        return which[found.unreliable & ~found.khat.isnan()]  # without a k, the pilot's verdict stands
 
     with together():
         pilot = estimate(pair, x, y, PILOT, seed_for(seed, "pilot"))
@@ -63,16 +66,15 @@ def staged(
         if len(good):
             left = torch.cat([left, put("guide", good, estimate(pair, *at(good), num_samples, seed))]).sort().values
         if len(left):
-            try:
+            with suppress(PairError):
                 guide = refine(pair, *at(left), **options)
-            except PairError:
-                pass
-            else:
                 refined = guide.summary()
-                good, left = left[(guide.khat < GOOD).cpu()], left[(guide.khat >= GOOD).cpu()]
-                if len(good):
-                    bad = put("refined", good, estimate(pair.with_guide(guide), *at(good), num_samples, seed))
-                    left = torch.cat([left, bad]).sort().values
+                served = (guide.khat < GOOD).cpu()
+                if bool(served.any()):
+                    good = left[served]
+                    better, own = pair.with_guide(guide), seed_for(seed, "refined")
+                    bad = put("refined", good, estimate(better, *at(good), num_samples, own))
+                    left = torch.cat([left[~served], bad]).sort().values
         if len(left):
             try:  # from the guide: chains that start at a refined one stay in the mode that it was fitted to
                 put("ais", left, ais(pair, *at(left), start="guide", **options))
@@ -80,4 +82,5 @@ def staged(
                 put("guide", left, estimate(pair, *at(left), num_samples, seed))
     first = next(made[name] for name in SOURCES if name in made)
     changed: dict[str, Any] = {**whole, "proposal": "auto", "estimator": "iwae", "num_samples": num_samples}
-    return replace(first, **changed, num_temperatures=0, source=source, refined=refined)
+    facts: dict[str, Any] = {"num_dims": pilot.num_dims, "num_temperatures": 0, "refined": refined}
+    return replace(first, **changed, **facts, source=source)
