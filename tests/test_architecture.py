@@ -149,6 +149,12 @@ def test_every_public_name_is_there_and_documented() -> None:
         _ = ppl_vae.nothing
 
 
+def test_type_checkers_see_the_public_names_where_they_are_loaded_from() -> None:
+    nodes = ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
+    declared = {a.asname: n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level for a in n.names}
+    assert declared == ppl_vae._WHERE
+
+
 def test_every_public_function_has_an_example() -> None:
     for name in ppl_vae.__all__:
         value = getattr(ppl_vae, name)

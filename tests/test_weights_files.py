@@ -233,7 +233,7 @@ class Extra(nn.Linear):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lazy": (
         lambda: nn.LazyLinear(D),
-        "'model.net.weight' belongs to a lazy layer that has seen no data; run check_pair",
+        "'model.net.weight' belongs to a lazy layer that was not run on data; run check_pair",
     ),
     "extra state": (lambda: Extra(2, D), "'model.net._extra_state' is a dict, which a module keeps by get_extra_state"),
     "complex128": (buffer(lambda: torch.zeros(D, dtype=torch.complex128)), "'model.net.b' is torch.complex128"),

@@ -38,7 +38,7 @@ def save(run_dir: str | Path, pair: Pair, *, overwrite: bool = False, **record: 
         The folder.
 
     Raises:
-        RunError: a run is there already, the pair has no parameters in modules, a lazy layer has seen no data yet, or
+        RunError: a run is there already, the pair has no parameters in modules, a lazy layer was not run yet, or
             a module keeps what is not a tensor (``get_extra_state``).
         UserError: a fact that JSON can't hold.
 

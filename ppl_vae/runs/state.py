@@ -21,7 +21,7 @@ def state_tensors(pair: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, on the CPU; a tensor with several names is kept once.
 
     Raises:
-        RunError: a layer has not seen data yet, or a module keeps what is not a tensor; names it.
+        RunError: a lazy layer was not run on data yet, or a module keeps what is not a tensor; names it.
     """
     state = pair.state_dict()
     for name, value in state.items():
@@ -93,7 +93,7 @@ def _why_not_kept(value: Any) -> str | None:
             f"keep it in a buffer, or leave it out"
         )
     if is_lazy(value):
-        return "belongs to a lazy layer that has seen no data; run check_pair(model, guide, x) once before it is saved"
+        return "belongs to a lazy layer that was not run on data; run check_pair(model, guide, x) once before saving"
     if value.layout == torch.strided and not value.is_quantized and not value.is_meta and value.dtype not in UNHELD:
         return None
     kind = "on no device (meta)" if value.is_meta else value.dtype if value.layout == torch.strided else value.layout

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..common.fields import leaves, num_data
 from ..data.convert import classes, data, labels
 from ..data.lazy import as_floating
-from .inputs import Needs, first_floating, to_device
-from .param_store import Program, modules_of
+from .inputs import Needs, as_pair, first_floating, to_device
+from .param_store import Program
 from .trace import takes_labels
 
 WHOLE = {torch.int64}
@@ -31,8 +30,7 @@ class Arguments:
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
-        pair: Any = nn.Module()
-        pair.held, pair.model, pair.guide = nn.ModuleList(modules_of(model, guide)), model, guide
+        pair = as_pair(model, guide)
         pair.byte_scale = pair.columns = None
         self.programs = model, guide
         self.needs = Needs(pair)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.errors import PairError
 from . import enumeration
-from .kinds import bare, kind, layers, no_density, unscorable
+from .kinds import bare, is_factor, kind, layers, no_density, unscorable
 from .param_store import Program, own_store, unmoved
 from .support import drawn_in, legal_number
 from .trace import PARTICLES, Values, call_args, sample_sites, trace_program
@@ -196,7 +196,7 @@ def log_densities(
         for name, site in sites.items():
             if not site["is_observed"] and name not in held and name not in summed:
                 raise PairError(f"the latent site {name!r} has no value; give one in latents[{name!r}]")
-            if not factors and kind(site["fn"]) == "Unit" and bool((site["fn"].log_factor != 0).any()):
+            if not factors and is_factor(site["fn"]):
                 raise PairError(no_density(name))
         values = {n: v for n, v in held.items() if n in sites and not sites[n]["is_observed"]}
         sites, found = score_sites(

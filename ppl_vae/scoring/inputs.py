@@ -19,6 +19,7 @@ from ..data.lazy import Lazy, as_floating, is_lazy, opened
 from ..data.splits import Data, Split
 from ..data.tables import in_order, is_table, named_only, names_of
 from . import terms
+from .param_store import Program, modules_of
 
 ALL = slice(None)
 FEW = 4096  # up to so many examples, a pair is tried on all of them: a program may depend on their number
@@ -52,6 +53,13 @@ def device_and_dtype(pair: nn.Module) -> tuple[torch.device, torch.dtype]:
 def first_floating(pair: nn.Module) -> Tensor | None:
     """The first floating parameter or buffer of a pair."""
     return next((p for p in (*pair.parameters(), *pair.buffers()) if p.is_floating_point()), None)
+
+
+def as_pair(model: Program, guide: Program) -> Any:
+    """Two programs as one module, for functions that take a pair."""
+    pair: Any = nn.Module()
+    pair.held, pair.model, pair.guide = nn.ModuleList(modules_of(model, guide)), model, guide
+    return pair
 
 
 class Needs:

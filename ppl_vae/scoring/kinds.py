@@ -87,6 +87,11 @@ def parts_of(transforms: Any) -> Iterator[Any]:
             yield transform
 
 
+def is_factor(distribution: Any) -> bool:
+    """Whether this is a ``pyro.factor`` that is not zero; reads the device."""
+    return kind(distribution) == "Unit" and bool((distribution.log_factor != 0).any())
+
+
 def no_density(name: str) -> str:
     """The message, of one line, on a ``pyro.factor`` of a model, which is in no estimate."""
     return (

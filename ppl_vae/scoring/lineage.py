@@ -45,7 +45,7 @@ class Lineage(TorchDispatchMode):
         self._names: dict[int, set[str]] = {}
         self._kept: list[Any] = []
         for name, root in roots.items():
-            for leaf in filter(torch.is_tensor, tree_leaves(root)):
+            for leaf in _tensors(root):
                 self._mark(leaf, {name})
 
     def of(self, tensor: Any) -> set[str]:
@@ -60,22 +60,24 @@ class Lineage(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
-        names = set().union(*(self.of(leaf) for leaf in given))
+        names = set().union(*map(self.of, _tensors((args, kwargs))))
         result = func(*args, **kwargs)
         if not names or func._schema.name in _SHAPED:
             return result
-        made = [leaf for leaf in tree_leaves(result) if torch.is_tensor(leaf)]
+        made = _tensors(result)
         for leaf in made:
             self._mark(leaf, names)
         if not made and not func._schema.is_mutable:
             self.escaped |= names
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for leaf in tree_leaves(value):
-                    if torch.is_tensor(leaf):
-                        self._mark(leaf, names)
+                for leaf in _tensors(value):
+                    self._mark(leaf, names)
         return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if torch.is_tensor(leaf)]
 
 
 def _key(tensor: Tensor) -> int:

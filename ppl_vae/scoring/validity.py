@@ -11,7 +11,7 @@ from ..common.errors import DataError, NoWeightError
 from . import observed, terms
 from .coverage import refuse_foreign
 from .densities import masked_at
-from .kinds import kind, no_density, title
+from .kinds import is_factor, kind, no_density, title
 
 
 def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
@@ -69,9 +69,9 @@ def refuse_support(t: terms.Terms, cover: bool = False) -> None:
         refuse_foreign(name, q, s.p, plain, zeros=cover)
         if not cover or s.marginal:
             continue
-        masked = [masked_at(fn, mask, s.value) for fn, mask in zip((s.p, s.q), s.masks, strict=True)]
         none = torch.zeros_like(s.value, dtype=torch.bool)
-        if any(at is not None for at in masked) and not torch.equal(*(none if at is None else at for at in masked)):
+        found = (masked_at(fn, mask, s.value) for fn, mask in zip((s.p, s.q), s.masks, strict=True))
+        if not torch.equal(*(none if at is None else at for at in found)):
             raise NoWeightError(
                 f"site {name!r}: the model and the guide mask different entries, so p / q is no weight there; put the "
                 f"same mask on both"
@@ -85,8 +85,7 @@ def refuse_factor(observed: Mapping[str, Any]) -> None:
         NoWeightError: names the site.
     """
     for name, s in observed.items():
-        fn = s.p if isinstance(s, terms.Site) else s.fn
-        if kind(fn) == "Unit" and bool((fn.log_factor != 0).any()):
+        if is_factor(s.p if isinstance(s, terms.Site) else s.fn):
             raise NoWeightError(no_density(name))
 
 

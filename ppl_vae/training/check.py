@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.entry import failing
 from ..common.errors import DataError, NonFiniteError, PairError, UserError
@@ -21,9 +21,9 @@ from ..objectives.names import ours
 from ..pairs.base import Pair
 from ..scoring import programs, terms
 from ..scoring.coverage import refuse_foreign
-from ..scoring.inputs import evaluating, everything, to_device
+from ..scoring.inputs import as_pair, evaluating, everything, to_device
 from ..scoring.kinds import kind, title
-from ..scoring.param_store import Program, modules_of, own_store, unmoved
+from ..scoring.param_store import Program, own_store, unmoved
 from ..scoring.programs import TracedSite
 from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
@@ -59,11 +59,10 @@ def check_pair(
         >>> pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(16,))
         >>> pv.check_pair(pair.model, pair.guide, torch.zeros(3, 1, 8, 8))
     """
-    holder: Any = nn.Module()
-    holder.held, holder.model, holder.guide = nn.ModuleList(modules_of(model, guide)), model, guide
-    x, y = everything(holder, x, y)
+    pair = as_pair(model, guide)
+    x, y = everything(pair, x, y)
     three = slice(3) if num_data(x) >= 3 else torch.arange(3, device=device_of(x)) % num_data(x)
-    x, y = to_device(holder, rows(x, three), None if y is None else y[three])
+    x, y = to_device(pair, rows(x, three), None if y is None else y[three])
     if y is not None and takes_labels(model) != takes_labels(guide):
         have, lack = ("model", "guide") if takes_labels(model) else ("guide", "model")
         raise PairError(f"the {have} takes labels and the {lack} does not; write {lack}(x, y=None)")
@@ -182,6 +181,5 @@ def _check_plates(sites: Mapping[str, TracedSite], num_data: int) -> None:
 
 
 def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
-    args = (x,) if y is None or not takes_labels(model) else (x, y)
     with unmoved(model, guide), forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.no_grad():
-        loss.differentiable_loss(model, guide, *args)
+        loss.differentiable_loss(model, guide, *call_args(model, x, y))

@@ -137,7 +137,7 @@ class Loop:
         trainer, pair = self.trainer, self.trainer.pair
         with ranks.raise_together():
             if self.checkpoints is not None and resume:
-                self.state, self.best, self.epoch_loss = self.checkpoints.read(pair, trainer.made, trainer.device)
+                self.state, self.best, self.epoch_loss = self.checkpoints.read(pair, trainer.optimizer, trainer.device)
             if self.state.step:
                 trainer.restore(self.state)
             with forked(trainer.device), unmoved(pair.model, pair.guide):

@@ -29,7 +29,7 @@ History = list[dict[str, Any]]
 
 @dataclass
 class State:
-    """Where a fit stands; with the weights and the optimiser's state, all that resuming needs."""
+    """The position of a fit; with the weights and the optimiser's state, all that resuming needs."""
 
     epoch: int = 0
     batch: int = 0

@@ -44,13 +44,13 @@ class Trainer:
         params = list(pair.parameters())  # frozen ones too: a callback may thaw them
         make = functools.partial(optimisers.make, config.optimizer, lr=config.lr)
         self.trainable = {n for n, p in pair.named_parameters() if p.requires_grad}
-        self.made = make(params) if params else None
-        self.rates = Rates(self.made, config, self.num_steps)
+        self.optimizer = make(params) if params else None
+        self.rates = Rates(self.optimizer, config, self.num_steps)
         if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.needs_length):
             raise UserError("a schedule or a warm-up needs the number of batches; the loader has no length")
         self.svi = SVI(
-            pair.model, pair.guide, make if self.made is None else self.made, loss, clip_norm=config.clip_norm,
-            precision=config.precision, prepare=_preparation(pair, source),
+            pair.model, pair.guide, make if self.optimizer is None else self.optimizer, loss,
+            clip_norm=config.clip_norm, precision=config.precision, prepare=_preparation(pair, source),
         )  # fmt: skip
         if self.svi.objective is None and math.isinf(getattr(self.svi.loss, "max_plate_nesting", 0)):
             # the plates of the data and of vectorised particles, which Pyro would run the pair to count
@@ -86,7 +86,7 @@ class Trainer:
         return self.config.record(
             objective=describe_loss(self.svi.loss),
             device=self.device.type,
-            optimizer=optimisers.record(self.config.optimizer, self.made),
+            optimizer=optimisers.record(self.config.optimizer, self.optimizer),
             schedule=made_by if scheduler is None else {"scheduler": type(scheduler).__name__, "made_by": made_by},
         )
 
@@ -111,20 +111,19 @@ class Trainer:
         Raises:
             RunError: the two differ.
         """
-        asked = {True: "all", False: "none", "auto": None}[self.config.capture]
-        if asked is not None and state.captured not in (None, asked):
+        chosen = {True: "all", False: "none", "auto": None}[self.config.capture]
+        if chosen is not None and state.captured not in (None, chosen):
             was = f"the run that you resume was {'not ' if state.captured == 'none' else ''}captured"
             raise RunError(f"capture={self.config.capture}: {was}, and its numbers would change; leave the option out")
-        state.captured = asked or state.captured or ("full" if self._capture_pays() else "none")
+        state.captured = chosen or state.captured or ("full" if self._capture_pays() else "none")
 
     def _capture_pays(self) -> bool:
         source, objective = self.source, self.svi.objective
         if objective is None or self.num_steps is None or not isinstance(source, TensorFeed):
             return False
         rows = self.config.batch_size * self.svi.loss.num_particles // self.shards
-        return worthwhile(
-            3 * self.num_steps * self.shards, rows, self.pair, size_of(source.split.x)
-        )  # a backward pass costs two forward ones
+        passes = 3 * self.num_steps * self.shards  # a backward pass costs two forward ones
+        return worthwhile(passes, rows, self.pair, size_of(source.split.x))
 
     def refuse_thawed(self) -> None:
         """Refuse a parameter that was thawed, or made, and that the optimiser does not hold: it would never change.
