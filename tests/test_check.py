@@ -111,7 +111,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "a scaled plate": (subsampled(model()), subsampled(guide()), r"'z' is scaled by 33.3.*without a subsample"),
     "a second plate": (model(), two_plates_guide, r"guide.*other.*dim=-2.*to_event"),
     "a nested plate": (nested_model, guide(), r"'x' is under the plates.*'pixels' at dim -3.*exactly one"),
-    "a plate of another size": (model(), wrong_size_guide, r"'z' is in a plate of size 1 for 3 data"),
+    "a plate of another size": (model(), wrong_size_guide, r"'z' is in a plate of size 1 for 3 examples"),
     "a latent without to_event": (
         model(),
         guide(lambda x: dist.Normal(ZERO.expand(len(x), 3), 1.0)),
