@@ -19,6 +19,7 @@ from ..common.fields import X, device_of, num_data, rows, size_of
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import chosen, worthwhile
+from ..data.lazy import Lazy
 from ..guides.refined import Refined, standard
 from ..runs.partial import PartialResults
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, fingerprint, num_rows, to_device
@@ -153,22 +154,29 @@ def refine(
     chosen(capture)
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
-    about = {"work": "refine", **asdict(setting), "df": str(df)}
+    return _refined(pair, x, y, setting, progress, resume, capture)
+
+
+def _refined(
+    pair: Any, x: X | Lazy, y: Tensor | None, setting: Setting, progress: bool, resume: Any, capture: bool | str
+) -> Refined:
+    """The guide of all data batches, which the ranks share."""
+    about = {"work": "refine", **asdict(setting), "df": str(setting.df)}
     if resume is not None or ranks.count() > 1:
         about |= {"data": fingerprint(pair, x, y), "probe": probe(pair, *to_device(pair, x, y, slice(2)), "guide")}
     if ranks.count() > 1:
         ranks.assert_same("work", about)
     device = device_and_dtype(pair)[0]
-    starts = range(0, num_rows(x), block)
+    starts = range(0, num_rows(x), setting.block)
     fit = _Fit(pair, setting, capture, len(starts))
     with PartialResults(resume, about) as saved, evaluating(pair), forked(device), bar(progress) as shown:
         task = shown.add_task("refining", info="")
 
         def part_at(start: int) -> dict[str, Tensor]:
-            name = str(start // block)
+            name = str(start // setting.block)
             part = saved.get(name)
             if part is None:
-                part = fit(*to_device(pair, x, y, slice(start, start + block)), start // block)
+                part = fit(*to_device(pair, x, y, slice(start, start + setting.block)), start // setting.block)
                 saved.put(name, part)
             return part
 
