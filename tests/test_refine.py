@@ -135,7 +135,7 @@ def test_fresh_draws_keep_the_weights_unbiased() -> None:
     pair, x, _ = linear(n=4)
     ratios = []
     for seed in range(50):
-        proposal = pv.proposals.refined(steps=3, rounds=1)
+        proposal = pv.proposals.refined(steps=30, rounds=1)
         est = pv.log_likelihood(pair, x, num_samples=4, proposal=proposal, seed=seed)
         ratios.append((est.log_px - evidence(pair, x)).exp())
     found = torch.stack(ratios)
