@@ -103,7 +103,7 @@ def test_evaluate_shows_a_row_for_each_estimator(runs: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob("unfinished*"))
     text = call("evaluate", runs / "vae", *flags, *small, "--out", tmp_path).stdout
     assert "defensive" in text
-    assert "At least: the mean log p(x) of these 10 data is above" in text
+    assert "At least: the mean log p(x) of these 10 examples is above" in text
 
 
 def test_each_estimator_is_made_under_each_proposal(runs: Path, tmp_path: Path) -> None:

@@ -73,10 +73,10 @@ def test_bad_weights_are_named_with_their_remedy() -> None:
     x = torch.randn(10, DIMS, dtype=torch.float64)
     text = "\n".join(pv.panel(toy(0.1), x, None, ("iwae", "cubo"), 1000).sentences())
     assert "From above: nothing" in text
-    assert "10 of 10 data unreliable, Pareto k >= 0.67 (index 0, 1, 2, 3, 4, 5, 6, 7, ...)" in text
+    assert "10 of 10 examples unreliable, Pareto k >= 0.67 (index 0, 1, 2, 3, 4, 5, 6, 7, ...)" in text
     assert "more samples hardly help" in text
     assert "Remedy: try refined, defensive, ais" in text
-    assert "cubo is no bound here: for 10 of 10 data" in text
+    assert "cubo is no bound here: for 10 of 10 examples" in text
     assert pv.panel(toy(0.5), x, None, ("iwae",), 100).sentences() == [
         "Every weight equals p(x): the figures are exact."
     ]
@@ -115,7 +115,7 @@ def test_errors_that_the_weights_cannot_know_are_marked() -> None:
 def test_too_few_samples_say_that_and_no_more() -> None:
     x = torch.randn(2, DIMS, dtype=torch.float64)
     text = "\n".join(pv.panel(toy(), x, None, ("iwae",), 1).sentences())
-    assert "no k for any of the data (K = 1 is too small)" in text
+    assert "no k for any of the examples (K = 1 is too small)" in text
     assert "inf" not in text
 
 

@@ -58,4 +58,4 @@ def test_the_exact_guide_has_no_gap() -> None:
     with pytest.raises(pv.UserError, match="num_data=0"):
         pv.eubo(toy(), 0)
     text = str(pv.eubo(toy(), 10, 20))
-    assert "on 10 simulated data" in text
+    assert "on 10 simulated examples" in text

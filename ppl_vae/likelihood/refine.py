@@ -31,6 +31,7 @@ from .hmc import Path, probe
 STARTS = 64  # draws of the amortised guide, whose moments are the start
 PILOT = 500  # draws that tell whether an example needs another round
 GOOD = 0.65  # the Pareto k that ends the rounds: below the threshold of 5,000 draws, as a pilot's k is rough
+EQUAL = 0.1  # nats: log weights that scatter by less are as good as equal
 RATE = 0.2  # of the natural gradient at the start of a round; a cosine takes it to 0
 STEP = 0.5  # the longest step, in standard deviations of the Gaussian that takes it
 ROWS = 4096  # draws that are scored at once
@@ -266,7 +267,9 @@ class _Fit:
             if i > 0:
                 path = self._path(rows(x, active), None if y is None else y[active])
             one = _ascended(path, q.rows(active), setting.steps, setting.num_particles * 2**i)
-            found = pareto_khat(_log_weights(path, one.widened(factor), df, PILOT))
+            log_w = _log_weights(path, one.widened(factor), df, PILOT)
+            found = pareto_khat(log_w)
+            found[found.isnan() & (log_w.std(0) < EQUAL)] = -math.inf  # weights so equal that they have no tail
             gained = _log_weights(path, one, math.inf, STARTS).mean(0) > elbo[active]
             better = gained & (found <= khat[active])  # false for a k that is not a number
             taken = active[better]

@@ -188,7 +188,7 @@ class Estimate:
         how += f"{sources}; " if sources else ""
         return (
             f"{self.name} {float(self.log_px.mean()):.3f} ± {self.data_error:.3f} nats ({SIDES[self.side]}; {how}"
-            f"K = {self.num_samples}, seed {self.seed}, {len(self)} data)\n"
+            f"K = {self.num_samples}, seed {self.seed}, {len(self)} examples)\n"
             f"{mean} {float(self.elbo.mean()):.3f} nats; {self.bits_per_dim:.4f} bits/dim; "
             f"smallest ESS {float(self.ess.min()):.1f}\n{self._trust()}"
         )
@@ -203,7 +203,7 @@ class Estimate:
         threshold = khat_threshold(self.num_samples)
         rules = [] if bool(annealed.all()) else [f"Pareto k >= {threshold:.2f}"]
         rules += ["one chain is nearly all of the sum"] if bool(annealed.any()) else []
-        return f"{len(bad)} of {len(self)} data unreliable ({', or '.join(rules)}){listed}"
+        return f"{len(bad)} of {len(self)} examples unreliable ({', or '.join(rules)}){listed}"
 
 
 def mean_size(num_dims: Tensor) -> float | int:

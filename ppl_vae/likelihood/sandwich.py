@@ -41,9 +41,9 @@ class Sandwich:
 
     def __str__(self) -> str:
         return (
-            f"on {len(self.lower)} simulated data (seed {self.seed}), mean {self.name} lies in expectation between "
+            f"on {len(self.lower)} simulated examples (seed {self.seed}), mean {self.name} lies in expectation between "
             f"{float(self.lower.mean()):.3f} ± {_error(self.lower):.3f} and {float(self.upper.mean()):.3f} ± "
-            f"{_error(self.upper):.3f} nats: a gap of {self.gap:.3f} ± {self.gap_se:.3f} (errors over the data)"
+            f"{_error(self.upper):.3f} nats: a gap of {self.gap:.3f} ± {self.gap_se:.3f} (errors over the examples)"
         )
 
 

@@ -19,7 +19,7 @@ RICHER = "train the guide longer, or make it richer."
 
 
 def sentences(rows: Rows, reasons: Mapping[str, str], index: Tensor | None = None) -> list[str]:
-    """The limits, the unreliable data and why, the K that is needed, and the remedy.
+    """The limits, the unreliable examples and why, the K that is needed, and the remedy.
 
     Args:
         rows: the estimates by the name of their row.
@@ -65,8 +65,8 @@ def _from_below(rows: Rows) -> str:
         return ""
     one = rows[limit[0]]
     return (
-        f"At least: the mean {one.name} of these {len(one)} data is above {limit[1]:.3f} nats (97.5 %, by {limit[0]} "
-        f"and Markov's inequality, whatever the tails of the weights)."
+        f"At least: the mean {one.name} of these {len(one)} examples is above {limit[1]:.3f} nats (97.5 %, by "
+        f"{limit[0]} and Markov's inequality, whatever the tails of the weights)."
     )
 
 
@@ -74,8 +74,8 @@ def _from_above(first: Estimate, weighed: Rows, good: Rows) -> str:
     if good:
         name, end = max(((n, _upper_end(e)) for n, e in good.items()), key=lambda pair: pair[1])
         return (
-            f"No sign of more than {end:.3f} nats ({name}; k is good for all data); what was not drawn is not seen: "
-            f"eubo and bdmc look for it."
+            f"No sign of more than {end:.3f} nats ({name}; k is good for all examples); what was not drawn is not "
+            f"seen: eubo and bdmc look for it."
         )
     return f"From above: nothing. {first.name} may lie well above the rows whose k is bad." if weighed else ""
 
@@ -92,18 +92,18 @@ def _needed(khat: Tensor) -> int:
 
 
 def _why(e: Estimate, index: Tensor | None) -> str:
-    """Which data are unreliable under a proposal, and what K they would need."""
+    """Which examples are unreliable under a proposal, and what K they would need."""
     bad = torch.nonzero(e.unreliable)[:, 0]
     k = e.khat[bad]
     none = int(k.isnan().sum())
     if none == len(e):
         few = f"K = {e.num_samples} is too small" if e.num_samples < 25 else "too few distinct weights in the tail"
-        return f"The {e.proposal} weights: no k for any of the data ({few}), so nothing says how far to trust them."
+        return f"The {e.proposal} weights: no k for any of the examples ({few}), so nothing says how far to trust them."
     where = bad[:8] if index is None else index.cpu()[bad[:8]]
     listed = ", ".join(map(str, where.tolist())) + (", ..." if len(bad) > 8 else "")
     within, beyond = k[k < 0.7], int((k >= 0.7).sum())
     limit = khat_threshold(e.num_samples)
-    parts = [f"{len(bad)} of {len(e)} data unreliable, Pareto k >= {limit:.2f} (index {listed})"]
+    parts = [f"{len(bad)} of {len(e)} examples unreliable, Pareto k >= {limit:.2f} (index {listed})"]
     if len(within):
         parts.append(f"{len(within)} of them need K = {_needed(within):,}")
     if beyond:
@@ -143,6 +143,6 @@ def _chi_square(rows: Rows) -> str:
     if not doubtful:
         return ""
     return (
-        f"cubo is no bound here: for {doubtful} of {len(rows['cubo'])} data k is not below 1/4, so its estimate is too "
-        f"noisy, and it is biased downwards."
+        f"cubo is no bound here: for {doubtful} of {len(rows['cubo'])} examples k is not below 1/4, so its estimate is "
+        f"too noisy, and it is biased downwards."
     )
