@@ -321,13 +321,41 @@ def test_a_k_that_is_not_a_number_is_passed_on_and_a_single_chain_is_no_evidence
 
 
 def test_what_is_not_by_example_is_of_all_examples_under_auto() -> None:
-    """Numbers observed, on average; with few samples the verdict of the pilot stands."""
+    """The numbers observed are averaged over all examples, whichever stage serves them."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
+            assert x is not None
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(4, dtype=x.dtype), 1.0).to_event(1))
+                return pyro.sample("x", dist.NanMaskedNormal(z, 1.0).to_event(1), obs=x)
+
+    class Half(nn.Module):
+        """The posterior where all four numbers are observed; far too narrow where one is."""
+
+        def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+            few = x.isnan().any(-1, keepdim=True)
+            with pyro.plate("data", len(x), dim=-1):
+                scale = torch.where(few, 0.2, 0.75).expand_as(x)
+                pyro.sample("z", dist.Normal(x.nan_to_num() / 2, scale).to_event(1))
+
+    x = torch.randn(6, 4, dtype=torch.float64)
+    x[3:, 1:] = math.nan
+    found = pv.log_likelihood(pv.Pair(Model(), Half()), x, num_samples=500, proposal="auto")
+    assert found.sources == {"guide": 3, "refined": 3}
+    assert found.num_dims == 2.5
+
+
+def test_with_few_samples_the_verdict_of_the_pilot_stands() -> None:
     pair, x, _ = linear(n=6)
-    exact = pair.with_guide(pv.build("linear", data_shape=(5,), latent=3, guide="exact").guide)
     few = pv.log_likelihood(pair, x, num_samples=5, proposal="auto")
     assert "ais" not in few.sources
-    assert few.num_dims == 5
-    assert exact is not pair
+
+
+def test_an_example_that_is_there_twice_has_one_k() -> None:
+    pair, x, _ = linear(n=3)
+    guide = pv.refine(pair, x[[0, 1, 0, 2]], steps=5)
+    assert guide.khat[0] == guide.khat[2]
 
 
 def test_keys_tell_numbers_of_opposite_bits_apart_and_fields_come_in_any_order() -> None:

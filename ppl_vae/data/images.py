@@ -19,6 +19,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", 
 
 
 def pixels(images: npt.NDArray[np.uint8]) -> Tensor:
+    """8-bit numbers as float32 in [0, 1], of the same shape."""
     return torch.from_numpy(images.astype(np.float32, order="C")).div_(255)
 
 
@@ -38,6 +39,12 @@ def read_image(file: Path | IO[bytes], where: object) -> npt.NDArray[np.uint8]:
 
 
 def read_folder(path: Path) -> Parts:
+    """The images of a folder, (N, 1 or 3, H, W) in [0, 1], with a class for each sub-folder where there are any.
+
+    Raises:
+        DataError: no images, images beside sub-folders, or images of several sizes; names the files.
+    """
+
     def images_in(folder: Path) -> Iterator[Path]:
         visible = (f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith("."))
         return (f for f in visible if f.suffix.lower() in _SUFFIXES)
