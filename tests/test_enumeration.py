@@ -207,9 +207,8 @@ def test_what_can_not_be_summed_is_one_line() -> None:
 
     def several(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):
-            for i in range(5):
-                pyro.sample(f"c{i}", dist.Categorical(torch.ones(10)), infer=PARALLEL)
-            pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=x)
+            total = sum(pyro.sample(f"c{i}", dist.Categorical(torch.ones(10)), infer=PARALLEL) for i in range(5))
+            pyro.sample("x", dist.Normal(total.unsqueeze(-1) * torch.ones(2), 1.0).to_event(1), obs=x)
 
     def unmarked(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):
@@ -227,11 +226,19 @@ def test_what_can_not_be_summed_is_one_line() -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_assignments_are_the_product_of_the_supports() -> None:
-    found, count = enumeration.assignments({"a": torch.arange(2), "b": torch.eye(3)})
-    assert count == 6
-    assert found["a"].tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(found["b"], torch.eye(3).repeat(2, 1))
+def test_runs_are_the_combinations_of_colours_not_of_sites() -> None:
+    supports = {"a": torch.arange(2), "b": torch.eye(3), "c": torch.arange(2)}
+    whole = enumeration.plan(supports, None, ["x"])
+    assert whole.count == 12
+    plan = enumeration.plan(supports, {"a": {"a"}, "x": {"a", "b"}, "y": {"b", "c"}}, ["a", "x", "y"])
+    assert plan.count == 6  # a and c are in no term together
+    values = plan.values()
+    assert values["a"].tolist() == values["c"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(values["b"], torch.eye(3).repeat(2, 1))
+    log_p = torch.arange(6.0).reshape(6, 1, 1)
+    assert plan.factor("y", log_p).sites == (1, 2)
+    assert plan.factor("y", log_p).table[:, :, 0, 0].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert plan.factor("a", log_p).table[:, 0, 0].tolist() == [0, 3]
 
 
 def test_what_is_generated_from_a_code_has_the_class_that_the_code_and_the_data_say() -> None:
@@ -284,3 +291,140 @@ def test_labels_that_are_partly_observed_are_summed_where_they_are_not() -> None
         assert ((est.log_px - truth).abs() < 6 * est.std_error + 0.01).all(), proposal
     est = pv.ais(pair, X, num_chains=64, num_temperatures=8)
     assert ((est.log_px - truth).abs() < 6 * est.std_error + 0.02).all()
+
+
+JUMP = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6]], dtype=torch.float64)
+
+
+class Chain(nn.Module):
+    """c_t | c_{t-1} ~ Cat(J), x_t ~ N(mean[c_t], 1); where ``moves``, z_t ~ N(c_t, 1) and x_t has mean[c_t] + z_t."""
+
+    def __init__(self, steps: int, moves: bool = False) -> None:
+        super().__init__()
+        self.steps, self.moves = steps, moves
+        self.means = nn.Parameter(torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64))
+        self.first = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            c = None
+            for t in range(self.steps):
+                c = pyro.sample(f"c{t}", dist.Categorical(self.first if c is None else JUMP[c]), infer=PARALLEL)
+                mean = self.means[c]
+                if self.moves:
+                    mean = mean + pyro.sample(f"z{t}", dist.Normal(c.double(), 1.0))
+                pyro.sample(f"x{t}", dist.Normal(mean, 1.0), obs=x[:, t])
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            for t in range(self.steps if self.moves else 0):
+                pyro.sample(f"z{t}", dist.Normal(x[:, t] / 2, 1.3))
+
+    def forward_algorithm(self, x: Tensor, z: Tensor | None = None, see: bool = True) -> Tensor:
+        """log p(x, z) at z (K, B, T), or log p(z) where x is not seen."""
+        states = torch.arange(3.0, dtype=torch.float64)
+        alpha = self.first.log()
+        for t in range(self.steps):
+            alpha = alpha if t == 0 else torch.logsumexp(alpha[..., None] + JUMP.log(), -2)
+            mean = self.means
+            if z is not None:
+                alpha = alpha + dist.Normal(states, 1.0).log_prob(z[..., t, None])
+                mean = mean + z[..., t, None]
+            alpha = alpha + dist.Normal(mean, 1.0).log_prob(x[:, t, None]) if see else alpha
+        return torch.logsumexp(alpha, -1)
+
+
+def test_a_chain_of_sixty_steps_is_summed_as_by_the_forward_algorithm() -> None:
+    """3^60 assignments in 9 runs: the value and the gradient."""
+    chain, x = Chain(60), 2 * torch.randn(4, 60, dtype=torch.float64)
+    t = pv.terms(chain.model, chain.guide, x)
+    truth = chain.forward_algorithm(x)
+    assert torch.allclose(t.log_w[0], truth, rtol=0, atol=1e-10)
+    slopes = [torch.autograd.grad(value.sum(), chain.means)[0] for value in (t.log_w, truth)]
+    assert torch.allclose(*slopes, atol=1e-8)
+    # one x given those before it: the first is a mixture of three
+    first = torch.logsumexp(chain.first.log() + dist.Normal(chain.means, 1.0).log_prob(x[:, :1]), -1)
+    assert torch.allclose(t.observed["x0"].log_p[0], first)
+
+
+def test_a_chain_with_continuous_sites_is_summed_given_them() -> None:
+    chain, x = Chain(6, moves=True), 2 * torch.randn(4, 6, dtype=torch.float64)
+    t = pv.terms(chain.model, chain.guide, x, num_samples=5)
+    z = torch.stack([t.sites[f"z{i}"].value for i in range(6)], -1)
+    assert torch.allclose(t.log_prior, chain.forward_algorithm(x, z, see=False))
+    assert torch.allclose(t.log_prior + t.log_lik, chain.forward_algorithm(x, z))
+
+
+def test_the_posterior_of_a_chain_is_that_of_all_its_paths() -> None:
+    """p(c_t | x), and the pairs that draws make: a draw of one step alone would lose how they depend on each other."""
+    chain, x = Chain(4), 2 * torch.randn(2, 4, dtype=torch.float64)
+    paths = list(itertools.product(range(3), repeat=4))
+    log_ps = []
+    for path in paths:
+        log_p = chain.first[path[0]].log() + sum(JUMP[a, b].log() for a, b in itertools.pairwise(path))
+        log_ps.append(log_p + sum(dist.Normal(chain.means[c], 1.0).log_prob(x[:, t]) for t, c in enumerate(path)))
+    p = torch.softmax(torch.stack(log_ps), 0).detach()  # (paths, B)
+    found = pv.posterior(pv.Pair(chain.model, chain.guide), x, num_samples=4000)
+    for t in range(4):
+        exact = torch.stack([p[[path[t] == c for path in paths]].sum(0) for c in range(3)], -1)
+        assert torch.allclose(found.probs[f"c{t}"], exact, atol=1e-10)
+        assert found.support[f"c{t}"].tolist() == [0, 1, 2]
+    number = sum(found[f"c{t}"] * 3 ** (3 - t) for t in range(4))
+    share = torch.stack([(number == i).double().mean(0) for i in range(81)])
+    assert ((share - p).abs() < 5 * (p * (1 - p) / 4000).sqrt() + 1e-3).all()
+
+
+@pytest.mark.parametrize("method", ["guide", "sir", "hmc"])
+def test_the_probabilities_of_a_class_are_averaged_over_the_draws_of_z(method: str) -> None:
+    both = Mixture(0.7)
+    mean = MU + 0.7 * torch.arange(3.0)[:, None]
+    exact = torch.softmax(PI.log() + dist.Normal(mean, 2**0.5).to_event(1).log_prob(X[:, None]), -1)
+    found = pv.posterior(pv.Pair(both.model, both.guide), X, method=method, num_samples=400, num_chains=40, warmup=30)
+    assert torch.allclose(found.probs["c"], exact.double(), atol=0.08)
+    assert torch.allclose(found.probs["c"].sum(-1), torch.ones(3, dtype=torch.float64))
+    assert found["c"].shape == (400, 3)
+
+
+def test_a_term_that_sees_a_site_only_at_one_value_of_another_depends_on_both() -> None:
+    """Dependence is followed through the operations: at most draws a product of bits does not change with a bit."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            bits = [pyro.sample(f"b{i}", dist.Bernoulli(0.5), infer=PARALLEL) for i in range(6)]
+            pyro.sample("x", dist.Normal(3 * torch.stack(bits).prod(0), 1.0), obs=x)
+
+    x = torch.tensor([3.0, 0.0])
+    ends = dist.Normal(torch.tensor([3.0, 0.0]), 1.0).log_prob(x[:, None])
+    truth = torch.logsumexp(ends + torch.tensor([1 / 64, 63 / 64]).log(), -1)
+    assert torch.allclose(pv.terms(model, nothing, x).log_w[0], truth, atol=1e-5)
+
+
+def test_a_path_of_probability_zero_has_a_gradient_of_zero() -> None:
+    """A chain that starts in one state, by logits of minus infinity: no NaN from the others."""
+    start = nn.Parameter(torch.zeros(()))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            c = None
+            for t in range(5):
+                closed = torch.full((3, 3), -torch.inf).triu(1).masked_fill(~torch.ones(3, 3).triu(1).bool(), 0.0)
+                c = pyro.sample(f"c{t}", dist.Categorical(logits=closed[0] if c is None else closed[c]), infer=PARALLEL)
+                pyro.sample(f"x{t}", dist.Normal(start + c, 1.0), obs=x[:, t])
+
+    value = pv.terms(model, nothing, torch.zeros(2, 5)).log_w.sum()
+    value.backward()  # only state 0 is reached, so every x is N(start, 1)
+    assert float(value.detach()) == pytest.approx(10 * float(dist.Normal(0.0, 1.0).log_prob(torch.zeros(()))), abs=1e-4)
+    assert start.grad == 0
+
+
+def test_a_table_that_grows_is_refused() -> None:
+    """Each of seven sites meets each of seven others: two colours, and no order of sums has small tables."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            sites = [pyro.sample(f"b{i}", dist.Categorical(torch.ones(4)), infer=PARALLEL) for i in range(14)]
+            for i, (a, b) in enumerate(itertools.product(sites[:7], sites[7:])):
+                pyro.sample(f"x{i}", dist.Normal((a * b).float(), 1.0), obs=x[:, 0])
+
+    with pytest.raises(pv.PairError, match="takes a table of 65,536 entries, more than 4,096; let the guide draw some"):
+        pv.terms(model, nothing, X)

@@ -80,7 +80,8 @@ def to_arviz(
         pair, x, y, method, num_samples=num_samples, num_chains=num_chains, warmup=warmup, seed=seed, progress=progress
     )
     groups: dict[str, dict[str, Tensor]] = {}
-    for (group, name), value in _evaluated(pair, x, y, found.samples, seed).items():
+    drawn = {name: v for name, v in found.samples.items() if name not in found.probs}  # densities sum the others out
+    for (group, name), value in _evaluated(pair, x, y, drawn, seed).items():
         groups.setdefault(group, {})[name] = value
     groups["posterior"] = found.samples
     for name in ("log_weight", "used_log_weight"):

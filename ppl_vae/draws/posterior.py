@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import PairError, UserError
-from ..common.fields import joined, num_data, rows
+from ..common.fields import X, joined, num_data, rows
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..likelihood.diagnostics import ess, pareto_khat
@@ -37,7 +37,8 @@ class Posterior:
     """Draws from the posterior of each example; on the CPU.
 
     Attributes:
-        samples: by latent site (S, N, *event), chain after chain.
+        samples: by latent site (S, N, *event), chain after chain; sites that the model sums out are drawn given the
+            others, from their exact conditional distribution.
         num_chains: the number of chains among the S draws; 1 where the draws are independent.
         method: the method that drew them.
         log_weight: (S, N) log importance weights of the draws, for ``"guide"``: weighted by them, the draws have
@@ -47,6 +48,9 @@ class Posterior:
         khat: (N,) their Pareto k: above its threshold, neither the weights nor the resampled draws are reliable.
         acceptance: (N,) mean acceptance, for ``"hmc"`` and ``"nuts"``.
         seed: the seed.
+        probs: (N, n) the posterior probability p(c | x) of each value of a site that the model sums out: the mean of
+            p(c | z, x) over the draws of z, weighted where they have weights.
+        support: (n, *event) these values.
     """
 
     samples: dict[str, Tensor]
@@ -58,6 +62,8 @@ class Posterior:
     ess: Tensor | None = None
     khat: Tensor | None = None
     acceptance: Tensor | None = None
+    probs: dict[str, Tensor] = field(default_factory=dict)
+    support: dict[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, site: str) -> Tensor:
         return self.samples[site]
@@ -65,6 +71,7 @@ class Posterior:
     def __repr__(self) -> str:
         sites = ", ".join(f"{name} {tuple(v.shape)}" for name, v in self.samples.items())
         parts = [f"{self.num_chains} chains" if self.num_chains > 1 else "independent draws"]
+        parts += [f"probabilities of {', '.join(self.probs)}"] if self.probs else []
         parts += [] if self.ess is None else [f"smallest ESS of the weights {float(self.ess.min()):.1f}"]
         parts += [] if self.khat is None else [f"largest Pareto k {float(self.khat.max()):.2f}"]
         parts += [] if self.acceptance is None else [f"acceptance {float(self.acceptance.mean()):.2f}"]
@@ -133,17 +140,62 @@ def posterior(
     device, _ = device_and_dtype(pair)
     size = 1 if method == "nuts" else BLOCK
     starts = range(0, num_rows(x), size)
-    parts: list[Part] = []
+    parts: list[_Draws] = []
     with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
         task = shown.add_task(f"posterior by {method}", total=len(starts), info="")
         for n, start in enumerate(starts):
             reseed(seed_for(seed, "posterior", n), device)
             xb, yb = to_device(pair, x, y, slice(start, start + size))
-            values, about = METHODS[method](pair, xb, yb, num_samples, chains, warmup)
-            parts.append(({k: v.cpu() for k, v in values.items()}, {k: v.double().cpu() for k, v in about.items()}))
+            exact = _sums_all_out(pair, xb, yb)
+            drawn = ({}, {}) if exact else METHODS[method](pair, xb, yb, num_samples, chains, warmup)
+            parts.append(_with_classes(pair, xb, yb, drawn, num_samples))
             shown.advance(task)
-    samples, about = joined([part[0] for part in parts], 1), joined([part[1] for part in parts], -1)
-    return Posterior(samples, chains, method, seed, **about)
+    samples, probs = joined([part.draws for part in parts], 1), joined([part.probs for part in parts])
+    about = joined([part.about for part in parts], -1)
+    return Posterior(samples, chains, method, seed, **about, probs=probs, support=parts[0].support)
+
+
+class _Draws(NamedTuple):
+    """Draws (S, B, *event), class probabilities (B, n) and their values, and diagnostics (..., B); on the CPU."""
+
+    draws: dict[str, Tensor]
+    probs: dict[str, Tensor]
+    support: dict[str, Tensor]
+    about: dict[str, Tensor]
+
+
+def _sums_all_out(pair: Any, x: X, y: Tensor | None) -> bool:
+    """Whether every latent site of the model is summed out, so that its posterior is known exactly."""
+    found = programs.sites(pair.model, trace.call_args(pair.model, x, y))
+    latents = [d for d in found.values() if not d.is_observed]
+    if not latents or not all(d.summed for d in latents):
+        return False
+    return all(d.is_observed for d in programs.sites(pair.guide, trace.call_args(pair.guide, x, y)).values())
+
+
+def _with_classes(pair: Any, x: X, y: Tensor | None, drawn: Part, num_samples: int) -> _Draws:
+    """Draws and their diagnostics, with a draw and the probabilities of each site that the model sums out."""
+    values, about = drawn
+    args = trace.call_args(pair.model, x, y)
+    weight = about.get("log_weight")
+    parts: list[dict[str, Tensor]] = []
+    probs: dict[str, Tensor] = {}
+    support: dict[str, Tensor] = {}
+    for start in range(0, num_samples, CHUNK):
+        chunk = slice(start, min(start + CHUNK, num_samples))
+        at = {name: v[chunk] for name, v in values.items()}
+        found = programs.classes(pair.model, args, at, chunk.stop - start)
+        if not found.draws:
+            break
+        share = None if weight is None else torch.softmax(weight, 0)[chunk, :, None]  # (K, B, 1)
+        for name, p in found.probs.items():
+            part = p.double().sum(0) / num_samples if share is None else (share * p.double()).sum(0)
+            probs[name] = probs[name] + part if name in probs else part
+        parts.append(found.draws)
+        support = found.support
+    samples = values | (joined(parts) if parts else {})
+    about = {k: v.double() for k, v in about.items()}
+    return _Draws(*({k: v.cpu() for k, v in part.items()} for part in (samples, probs, support, about)))
 
 
 def _weighted(pair: Any, x: Tensor, y: Tensor | None, num_samples: int) -> tuple[dict[str, Tensor], Tensor]:

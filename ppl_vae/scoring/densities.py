@@ -8,13 +8,16 @@ from functools import partial, reduce
 from operator import add
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ..common.errors import PairError
-from . import enumeration
+from . import elimination, enumeration
+from .elimination import Factor
 from .kinds import bare, is_factor, kind, layers, no_density, unscorable
+from .lineage import Lineage
 from .param_store import Program, own_store, unmoved
 from .support import drawn_in, legal_number
 from .trace import PARTICLES, Values, call_args, sample_sites, trace_program
@@ -106,38 +109,87 @@ def score_sites(
 
     ``run(particles, values)`` runs the model again; ``unmasked`` ignores the masks of latent sites.
     """
-    size = batch_shape(next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values()))), particles)[1]
-    whole = (particles, size)
-    if summed:
-        assigned, count = assignments_to(sites, summed)
-        particles *= count
-        sites = sample_sites(run(particles, enumeration.repeated(values, assigned, whole)))
+    score = partial(_log_densities, values=values, summed=summed, unmasked=unmasked, anywhere=anywhere)
+    if not summed:
+        return sites, score(sites, batch_shape(_any_observed(sites), particles))
+    sites, factors, _ = factors_of(sites, particles, summed, run, values, score)
+    classes = {i: factors.pop(name) for i, name in enumerate(summed)}
+    order = sorted(factors, key=lambda n: bool(sites[n]["is_observed"]))  # latents first
+    found = elimination.chain_rule(classes, {n: factors[n] for n in order})
+    return {n: site for n, site in sites.items() if n not in summed}, found
+
+
+def _any_observed(sites: dict[str, Any]) -> Any:
+    return next((s for s in sites.values() if s["is_observed"]), next(iter(sites.values())))
+
+
+def _log_densities(
+    sites: dict[str, Any],
+    shape: tuple[int, int],
+    *,
+    values: Container[str],
+    summed: Container[str] = (),
+    unmasked: bool = False,
+    anywhere: bool = False,
+) -> dict[str, Tensor]:
+    """The log densities (K, B) of the observed sites, of those with given values, and of those that are summed out."""
     found: dict[str, Tensor] = {}
     for name, site in sites.items():
         if site["is_observed"]:
-            found[name] = log_prob_of(site, batch_shape(site, particles))
-        elif name in summed or unmasked:
-            found[name] = bare_log_prob(site, (particles, size))
+            found[name] = log_prob_of(site, batch_shape(site, shape[0]))
+        elif name in summed or (unmasked and name in values):
+            found[name] = bare_log_prob(site, shape)
         elif name in values:
             value, inside = drawn_in(site["fn"], site["value"]) if anywhere else (None, None)
-            log_p = log_prob_of(site if inside is None else {**site, "value": value}, (particles, size))
+            log_p = log_prob_of(site if inside is None else {**site, "value": value}, shape)
             found[name] = log_p if inside is None else torch.where(inside, log_p, -math.inf)
-    if summed:
-        found = {n: log_p.reshape(-1, *whole) for n, log_p in found.items()}
-        classes = sum_of([found.pop(n) for n in summed], next(iter(found.values())))
-        order = sorted(found, key=lambda n: bool(sites[n]["is_observed"]))  # latents first
-        found = enumeration.shared(classes, {n: found[n] for n in order})
-    return {n: site for n, site in sites.items() if n not in summed}, found
+    return found
+
+
+def factors_of(
+    sites: dict[str, Any],
+    particles: int,
+    summed: tuple[str, ...],
+    run: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    score: Callable[..., dict[str, Tensor]] | None = None,
+) -> tuple[dict[str, Any], dict[str, Factor], dict[str, Tensor]]:
+    """The sites of a model in the runs that sum others out, the term of each, and the values of those summed out.
+
+    The number of a summed site in a term is its place in ``summed``.
+    """
+    score = score or partial(_log_densities, values=values, summed=summed)
+    shape = batch_shape(_any_observed(sites), particles)
+    supports = {n: enumeration.support_values(n, sites[n]["fn"]) for n in summed}
+    scored = [n for n, s in sites.items() if s["is_observed"] or n in summed or n in values]
+    few = math.prod(map(len, supports.values())) <= enumeration.FEW
+    scopes = None if few else _scopes(supports, shape[1], run, values, score)
+    plan = enumeration.plan(supports, scopes, scored)
+    wide = plan.count * particles
+    sites = sample_sites(run(wide, enumeration.repeated(values, plan.values(), shape)))
+    found = score(sites, (wide, shape[1]))
+    factors = {n: plan.factor(n, log_p.reshape(plan.count, *shape)) for n, log_p in found.items()}
+    return sites, factors, supports
+
+
+def _scopes(
+    supports: Mapping[str, Tensor],
+    size: int,
+    run: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    score: Callable[..., dict[str, Tensor]],
+) -> dict[str, set[str]]:
+    """For each site the summed sites that its log density was computed from, followed through a run of one particle."""
+    roots = {n: v[:1].expand(1, size, *v.shape[1:]).clone() for n, v in supports.items()}
+    rest = {n: v[:1] for n, v in values.items()}
+    with torch.no_grad(), pyro.validation_enabled(False), Lineage(roots) as lineage:
+        log_ps = score(sample_sites(run(1, {**rest, **roots})), (1, size))
+    return {name: lineage.of(log_p) for name, log_p in log_ps.items()}
 
 
 def sum_of(parts: list[Tensor], zero: Tensor) -> Tensor:
     """The sum of tensors, ``zero`` where there are none."""
     return reduce(add, parts) if parts else zero
-
-
-def assignments_to(sites: Mapping[str, Any], summed: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
-    """All joint values of the sites that are summed out, by name, and how many there are."""
-    return enumeration.assignments({n: enumeration.support_values(n, sites[n]["fn"]) for n in summed})
 
 
 def log_joint(model: Program, x: Tensor, y: Tensor | None, latents: Mapping[str, Tensor]) -> Tensor:

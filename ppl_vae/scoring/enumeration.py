@@ -1,4 +1,4 @@
-r"""Discrete latents that are summed out: each assignment of values is scored, and the chain rule divides the sum.
+r"""Discrete latents that are summed out: which values the program is run at, and the tables that come out of it.
 
 A site that the model marks ``infer={"enumerate": "parallel"}``, and the guide does not draw, takes all its values. With
 c for all such sites, and z_1, ..., z_m, x_1, ... for the others, latents first,
@@ -6,21 +6,27 @@ c for all such sites, and z_1, ..., z_m, x_1, ... for the others, latents first,
 .. math:: L_j = \log \sum_c p(c) \, p(z_1, \dots, z_j | c), \qquad \log p(z_j | z_1, \dots, z_{j-1}) = L_j - L_{j-1},
 
 and so on through the observed sites: the parts are marginals of one joint, and add up to log p(x, z).
+
+The program runs once, under more particles. Two sites that no term depends on together take their values side by side:
+all sites are coloured so that those of one term differ, and the runs are the combinations of colours, not of sites. A
+chain needs two colours, so n^2 runs for any number of steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..common.errors import PairError
+from .elimination import MOST, Factor
 from .kinds import kind
 
-MOST = 4096  # assignments
+FEW = 32  # assignments that are run without asking which term depends on which site
 
 
 def is_marked(site: Any) -> bool:
@@ -50,19 +56,73 @@ def support_values(name: str, fn: Any) -> Tensor:
     return values.reshape(-1, *fn.event_shape)
 
 
-def assignments(supports: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Every assignment of values to sites: for each site its value in each of them, (A, *event); and A.
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The runs that give every term for all values of the sites that it depends on.
+
+    Attributes:
+        supports: the values (n, *event) of each summed site.
+        scopes: for each site that is scored, the summed sites that its density depends on.
+        colours: a number for each summed site; those of one scope differ.
+        sizes: the number of values of each colour, the most of its sites.
+    """
+
+    supports: dict[str, Tensor]
+    scopes: dict[str, set[str]]
+    colours: dict[str, int]
+    sizes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """The number A of runs."""
+        return math.prod(self.sizes)
+
+    def values(self) -> dict[str, Tensor]:
+        """For each summed site its value in each run, (A, *event)."""
+        rows = _product(self.sizes)
+        found = {}
+        for name, support in self.supports.items():
+            at = rows[:, self.colours[name]] % len(support)
+            found[name] = support[at.to(support.device)]
+        return found
+
+    def factor(self, name: str, log_p: Tensor) -> Factor:
+        """The term of a site, from its log density (A, K, B) in all runs."""
+        by_colour = {self.colours[s]: s for s in self.scopes[name]}
+        table = log_p.reshape(*self.sizes, *log_p.shape[1:])
+        for colour in reversed(range(len(self.sizes))):
+            site = by_colour.get(colour)
+            table = table.select(colour, 0) if site is None else table.narrow(colour, 0, len(self.supports[site]))
+        numbers = {site: i for i, site in enumerate(self.supports)}
+        sites = [numbers[by_colour[colour]] for colour in sorted(by_colour)]
+        ascending = sorted(range(len(sites)), key=sites.__getitem__)
+        return Factor(tuple(sorted(sites)), table.permute(*ascending, -2, -1))
+
+
+def plan(supports: dict[str, Tensor], scopes: Mapping[str, set[str]] | None, scored: list[str]) -> Plan:
+    """The runs for these sites; without scopes, every term may depend on all of them.
 
     Raises:
         PairError: there are more than ``MOST``.
     """
-    sizes = [len(v) for v in supports.values()]
-    _refuse_many(", ".join(supports), math.prod(sizes))
-    rows = _product(sizes)
-    return {n: v[i.to(v.device)] for (n, v), i in zip(supports.items(), rows.unbind(1), strict=True)}, len(rows)
+    found = {name: set(supports) for name in scored} if scopes is None else dict(scopes)
+    near: dict[str, set[str]] = {name: set() for name in supports}
+    for scope in found.values():
+        for name in scope:
+            near[name] |= scope - {name}
+    colours: dict[str, int] = {}
+    for name in supports:
+        taken = {colours[other] for other in near[name] if other in colours}
+        colours[name] = next(colour for colour in range(len(taken) + 1) if colour not in taken)
+    sizes = [0] * (1 + max(colours.values()))
+    for name, colour in colours.items():
+        sizes[colour] = max(sizes[colour], len(supports[name]))
+    made = Plan(supports, found, colours, tuple(sizes))
+    _refuse_many(", ".join(supports), made.count)
+    return made
 
 
-def _product(sizes: list[int]) -> Tensor:
+def _product(sizes: Sequence[int]) -> Tensor:
     """Every choice of an index below each size, (choices, sizes) int64."""
     return torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes))
 
@@ -82,17 +142,4 @@ def repeated(values: Mapping[str, Tensor], assigned: Mapping[str, Tensor], shape
     for name, v in assigned.items():
         wide = v.reshape(count, 1, 1, *v.shape[1:]).expand(count, *shape, *v.shape[1:])
         found[name] = wide.reshape(count * shape[0], shape[1], *v.shape[1:])
-    return found
-
-
-def shared(classes: Tensor, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The chain rule of the module: log p(c) and the other sites' log densities, (A, K, B), to marginals (K, B)."""
-    found: dict[str, Tensor] = {}
-    joint = classes
-    before: Tensor | None = None  # the sum of p(c) is one
-    for name, log_p in others.items():
-        joint = joint + log_p
-        total = torch.logsumexp(joint, 0)
-        found[name] = total if before is None else total - before
-        before = total
     return found

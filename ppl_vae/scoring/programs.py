@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import enumeration
-from .densities import assignments_to, bare_log_prob, batch_shape, log_prob_of, masked_at, sum_of, summed_sites
+from . import elimination, enumeration
+from .densities import factors_of, masked_at, summed_sites
 from .kinds import mean_of
 from .lineage import Lineage
 from .param_store import Program, own_store
 from .trace import PARTICLES, Fill, Uncondition, Values, sample_sites, trace_program
 
 
-def _draw_summed(
-    sites: dict[str, Any],
-    particles: int,
-    summed: tuple[str, ...],
-    run: Callable[..., Any],
+class Classes(NamedTuple):
+    """The sites of a model that are summed out, given the others: each by name.
+
+    Attributes:
+        draws: a joint draw (K, B, *event).
+        probs: the probability of each value, (K, B, n).
+        support: the values (n, *event).
+    """
+
+    draws: dict[str, Tensor]
+    probs: dict[str, Tensor]
+    support: dict[str, Tensor]
+
+
+def classes(
+    model: Program,
+    args: tuple[Any, ...],
     values: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """A draw (K, B, *event) of the sites that are summed out, given the values of others and what is observed."""
-    assigned, count = assignments_to(sites, summed)
-    whole = batch_shape(next(iter(sites.values())), particles)
-    again = sample_sites(run(count * particles, enumeration.repeated(values, assigned, whole)))
-    shape = (count * particles, whole[1])
-    log_ps = [bare_log_prob(again[n], shape) for n in summed]
-    log_ps += [log_prob_of(s, shape) for n, s in again.items() if s["is_observed"] or n in values]
-    log_p = sum_of(log_ps, log_ps[0]).reshape(count, *whole)
-    chosen = torch.distributions.Categorical(logits=log_p.movedim(0, -1)).sample()  # (K, B)
-    return {n: v[chosen.to(v.device)] for n, v in assigned.items()}
+    particles: int,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Classes:
+    """p(c | z, x) of the sites that are summed out, given values (K, B, *event) of the others."""
+    with own_store():
+        run = partial(trace_program, model, args, kwargs or {})
+        sites = sample_sites(run(particles, values))
+        summed = summed_sites(sites, values)
+        if not summed:
+            return Classes({}, {}, {})
+        _, factors, supports = factors_of(sites, particles, summed, run, values)
+    chosen = elimination.draw(factors.values())
+    probs = elimination.probabilities(factors.values())
+    names = dict(enumerate(summed))
+    return Classes(
+        {name: supports[name][chosen[i].to(supports[name].device)] for i, name in names.items()},
+        {name: probs[i].movedim(0, -1) for i, name in names.items()},
+        supports,
+    )
 
 
 @dataclass(eq=False)
@@ -92,10 +112,9 @@ def sites(
     with own_store(), lineage if labels is not None else nullcontext():
         with Fill(lambda name, fn: mean_of(fn)) if means else nullcontext():
             trace = trace_program(program, args, kwargs, num_samples, values, inner)
-        if uncondition and isinstance(values, dict) and (loose := summed_sites(sample_sites(trace), values)):
+        if uncondition and isinstance(values, dict) and summed_sites(sample_sites(trace), values):
             held = {n: v for n, v in values.items() if n in trace.nodes}
-            run = partial(trace_program, program, args, kwargs)
-            found = _draw_summed(sample_sites(run(num_samples, held)), num_samples, loose, run, held)
+            found = classes(program, args, held, num_samples, kwargs).draws
             trace = trace_program(program, args, kwargs, num_samples, {**held, **found}, inner)
     return {
         name: TracedSite(
