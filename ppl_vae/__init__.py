@@ -32,9 +32,17 @@ _NAMES = {
     "likelihood.sandwich": ("Sandwich",),
     "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
     "objectives.base": ("Objective",),
+    "objectives.ciwae": ("CIWAE",),
+    "objectives.cubo": ("CUBO",),
     "objectives.elbo": ("Elbo",),
+    "objectives.groups": ("MIWAE", "PIWAE"),
     "objectives.iwae": ("IWAE",),
     "objectives.names": ("objective",),
+    "objectives.renyi": ("Renyi",),
+    "objectives.rws": ("RWS",),
+    "objectives.score": ("Score",),
+    "objectives.tvo": ("TVO",),
+    "objectives.vimco": ("VIMCO",),
     "pairs.base": ("Pair", "build"),
     "runs.folder": ("load", "save"),
     "scoring.densities": ("log_joint",),
@@ -102,9 +110,17 @@ if TYPE_CHECKING:
     from .likelihood.sandwich import Sandwich as Sandwich
     from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
     from .objectives.base import Objective as Objective
+    from .objectives.ciwae import CIWAE as CIWAE
+    from .objectives.cubo import CUBO as CUBO
     from .objectives.elbo import Elbo as Elbo
+    from .objectives.groups import MIWAE as MIWAE, PIWAE as PIWAE
     from .objectives.iwae import IWAE as IWAE
     from .objectives.names import objective as objective
+    from .objectives.renyi import Renyi as Renyi
+    from .objectives.rws import RWS as RWS
+    from .objectives.score import Score as Score
+    from .objectives.tvo import TVO as TVO
+    from .objectives.vimco import VIMCO as VIMCO
     from .pairs.base import Pair as Pair, build as build
     from .runs.folder import load as load, save as save
     from .scoring.densities import log_joint as log_joint

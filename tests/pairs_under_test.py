@@ -57,6 +57,7 @@ CASES = {
     "cvae": Case("cvae", SMALL, labels=4),
     "cvae-conv": Case("cvae", {**SMALL, "network": "conv"}, shape=(1, 8, 8), labels=4),
     "hierarchical": Case("hierarchical", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
+    "binary": Case("binary", SMALL),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
     "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),

@@ -19,6 +19,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
     "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
+    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
@@ -64,8 +65,6 @@ ACTIVATIONS: dict[str, tuple[str, str]] = {
     "leaky_relu": ("torch.nn.modules.activation:LeakyReLU", "a relu whose units do not die"),
 }
 
-TABLES = {"guide": GUIDES, "likelihood": LIKELIHOODS, "network": NETWORKS, "activation": ACTIVATIONS}
-
 OBJECTIVES: dict[str, tuple[str, str]] = {
     "elbo": ("ppl_vae.objectives.elbo:Elbo", "the one to start with: the evidence lower bound (Trace_ELBO)"),
     "analytic_kl": (
@@ -73,7 +72,20 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
         "for less noise: the KL in closed form (TraceMeanField_ELBO)",
     ),
     "iwae": ("ppl_vae.objectives.iwae:IWAE", "for a better model: the importance-weighted bound"),
+    "renyi": ("ppl_vae.objectives.renyi:Renyi", "between elbo and iwae, by alpha: where iwae's gradient is too noisy"),
+    "miwae": ("ppl_vae.objectives.groups:MIWAE", "a mean of bounds of iwae: less noise for the guide"),
+    "piwae": ("ppl_vae.objectives.groups:PIWAE", "the model by iwae, the guide by miwae"),
+    "ciwae": ("ppl_vae.objectives.ciwae:CIWAE", "iwae with a share of elbo, for the guide"),
+    "cubo": ("ppl_vae.objectives.cubo:CUBO", "for a guide that covers the posterior: the chi-square divergence"),
+    "score": ("ppl_vae.objectives.score:Score", "discrete latents: the score function with a baseline"),
+    "vimco": ("ppl_vae.objectives.vimco:VIMCO", "discrete latents: the bound of iwae"),
+    "rws": ("ppl_vae.objectives.rws:RWS", "discrete latents, or a guide that covers the posterior: wake-sleep"),
+    "tvo": ("ppl_vae.objectives.tvo:TVO", "discrete latents: the path from the guide to the posterior"),
 }
+
+TABLES = {
+    "guide": GUIDES, "likelihood": LIKELIHOODS, "network": NETWORKS, "activation": ACTIVATIONS, "objective": OBJECTIVES,
+}  # fmt: skip
 
 FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
 

@@ -73,6 +73,69 @@ def needs_rsample(site: Site, objective: str) -> None:
         )
 
 
+def no_factors(t: Terms, objective: str) -> None:
+    """Refuse what the guide observes, for a bound that has no place for it.
+
+    Raises:
+        PairError: names the site.
+    """
+    if t.factors:
+        raise PairError(
+            f"site {next(iter(t.factors))!r}: the guide observes it (pyro.factor?), and {objective} has no place for a "
+            f"term that is no density of a latent; use the objective 'elbo', or add the term to the loss"
+        )
+
+
+def one_scale(t: Terms, objective: str) -> float | Tensor:
+    """The scale of all sites, which multiplies a bound and never the weights inside its logarithm.
+
+    Raises:
+        PairError: the sites have different scales.
+    """
+    scales = [s.scale for s in (*t.observed.values(), *t.sites.values())] + [s.scale_q for s in t.sites.values()]
+    if not all(terms.same_scale(scales[0], scale) for scale in scales):
+        raise PairError(
+            f"{objective}: the sites have different scales, and a scale inside the logarithm gives no bound; "
+            f"scale the data plate alone, or use the objective 'elbo'"
+        )
+    return scales[0]
+
+
+def log_weights(t: Terms, beta: Beta, objective: str, reparameterised: bool = True) -> Tensor:
+    """The log weights of a bound that is a function of them, (K, B) nats, with ``beta`` on the KL term.
+
+    Raises:
+        PairError: a factor in the guide, or, where gradients pass through the draws, a latent without ``rsample``.
+    """
+    no_factors(t, objective)
+    for s in t.sites.values() if reparameterised else ():
+        needs_rsample(s, objective)
+    return t.log_lik + beta * (t.log_prior - t.log_q)
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """The log of the mean of exp over the first dimension."""
+    return torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
+
+
+def weighted(t: Terms, bound: Tensor, log_w: Tensor, theta: Tensor, phi: Tensor) -> Tensor:
+    r"""A bound (B,) whose gradient is weighted by hand, for terms made with ``grad="stl"``.
+
+    .. math:: \sum_k \theta_k \frac{\partial \log w_k}{\partial \text{model}}, \qquad
+        \sum_k \phi_k \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \text{guide}}
+
+    Args:
+        t: the terms, whose gate is set.
+        bound: the value.
+        log_w: the log weights (K, B).
+        theta: weights (K, B) of the gradient of the model's parameters, at least 0.
+        phi: weights (K, B) of the gradient that passes through the draws.
+    """
+    theta, phi = theta.detach().clamp(min=1e-20), phi.detach()  # a quotient of what underflows is no number
+    t.gate(phi / theta)
+    return bound.detach() + gradient_only((theta * log_w).sum(0))
+
+
 class Objective(ELBO):
     """A function of Terms as a ``pyro.infer.ELBO``: for ``pv.SVI``, for stock SVI, and for a plain torch loop.
 
@@ -131,6 +194,11 @@ class Objective(ELBO):
         self._beta = float(number)
 
     @property
+    def draws(self) -> int:
+        """Draws of each example in a step."""
+        return int(self.num_particles)
+
+    @property
     def weighs(self) -> bool:
         """Whether the bound takes ``beta``; a function of Terms alone does not."""
         if self._arity[0] is not self.bound:
@@ -139,14 +207,14 @@ class Objective(ELBO):
 
     def bounds(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The bound of each example, (B,) nats, with the gradient of this objective."""
-        at_once = self.num_particles if self.vectorize else 1
+        at_once = self.draws if self.vectorize else 1
         total: Tensor | None = None
-        for _ in range(self.num_particles // at_once):
+        for _ in range(self.draws // at_once):
             t = terms.terms_of(model, guide, args, args, kwargs, num_samples=at_once, grad=self.grad)
             bound = self.value(t, self.beta)
             total = bound if total is None else total + bound
         assert total is not None
-        return total if at_once == self.num_particles else total / self.num_particles
+        return total if at_once == self.draws else total / self.draws
 
     def value(self, t: Terms, beta: Beta) -> Tensor:
         """The bound of each example, (B,) nats, at a weight of the KL term that need not be that of the objective."""
@@ -217,9 +285,18 @@ def choose(gradient: str, choices: tuple[str, ...]) -> Any:
     Raises:
         UserError: it is none of them.
     """
-    if gradient not in choices:
-        raise UserError(f"gradient={gradient!r}: choose one of {', '.join(map(repr, choices))}")
-    return gradient
+    return choose_from("gradient", gradient, choices)
+
+
+def choose_from(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """The value of an option, if it is one of the choices.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if value not in choices:
+        raise UserError(f"{option}={value!r}: choose one of {', '.join(map(repr, choices))}")
+    return value
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..common.errors import PairError
-from ..scoring import terms
 from ..scoring.terms import Terms
-from .base import Beta, Objective, choose, gradient_only, needs_rsample, times
+from .base import Beta, Objective, choose, gradient_only, log_mean_exp, log_weights, one_scale, times
 
 
 def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
@@ -25,27 +21,14 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
     ``"dreg"``: Tucker, Lawson, Gu, Maddison, 2018, arXiv:1810.04152; ``"stl"``: Roeder, Wu, Duvenaud, 2017,
     arXiv:1703.09194.
     """
-    for s in t.sites.values():
-        needs_rsample(s, "iwae")
-    if t.factors:
-        raise PairError(
-            f"site {next(iter(t.factors))!r}: the guide observes it (pyro.factor?), and iwae has no place for a term "
-            f"that is no density of a latent; use the objective 'elbo', or add the term to the loss"
-        )
-    log_w = t.log_lik + beta * (t.log_prior - t.log_q)
-    bound = torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
+    log_w = log_weights(t, beta, "iwae")
+    bound = log_mean_exp(log_w)
     if gradient != "path":
         w = torch.softmax(log_w, 0).detach()
         bound = bound.detach() + gradient_only((w * log_w).sum(0))
         if gradient == "dreg":
             t.gate((1 - beta) + beta * w)  # beta != 1: the part 1 - beta of the gradient is not doubled
-    scales = [s.scale for s in (*t.observed.values(), *t.sites.values())] + [s.scale_q for s in t.sites.values()]
-    if not all(terms.same_scale(scales[0], scale) for scale in scales):
-        raise PairError(
-            "iwae: the sites have different scales, and a scale inside the logarithm gives no bound; "
-            "scale the data plate alone, or use the objective 'elbo'"
-        )
-    return times(bound, scales[0])
+    return times(bound, one_scale(t, "iwae"))
 
 
 class IWAE(Objective):

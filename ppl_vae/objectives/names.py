@@ -9,8 +9,9 @@ from typing import Any
 
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
+from ..common.choices import named
 from ..common.errors import UserError
-from ..common.registry import OBJECTIVES, resolve
+from ..common.registry import FORMER, OBJECTIVES, resolve
 from .analytic_kl import AnalyticKL
 from .base import Objective
 from .elbo import Elbo
@@ -20,8 +21,8 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
     """An objective from its name, from a function of Terms, or from a class; an instance is itself.
 
     Args:
-        given: one of the names that ``ppl-vae list`` prints; a function of Terms, as :class:`Objective` takes; a class
-            of objectives; or an objective.
+        given: one of the names that ``ppl-vae list`` prints, with options or without (``"renyi:alpha=0.3"``); a
+            function of Terms, as :class:`Objective` takes; a class of objectives; or an objective.
         num_particles: samples of each example; None takes the default of the objective.
         options: its other arguments, such as ``gradient="dreg"`` or ``beta=4``.
 
@@ -49,7 +50,9 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
     name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
     make: Callable[..., Any] = given if is_class else partial(Objective, given)
     if isinstance(given, str):
-        make = resolve("objective", given, OBJECTIVES)
+        name, _, text = given.partition(":")
+        make = resolve("objective", name, OBJECTIVES)
+        options = named("objective", f"{FORMER.get(name, name)}:{text}")[1] | options
     known = [k for k in inspect.signature(make).parameters if k != "bound"]
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -87,6 +87,7 @@ def sites(
     values: Values | None = None,
     means: bool = False,
     uncondition: bool = False,
+    inside: bool = False,
 ) -> dict[str, TracedSite]:
     """Run one program under K particles and return its sample sites by name, in order.
 
@@ -100,6 +101,7 @@ def sites(
         uncondition: draw the observed sites too, as for sampling from a model that needs data to run, except
             those that observe labels, the second argument. Sites that are summed out are then drawn given the values
             and the data, where there are any.
+        inside: run in Pyro's parameter store as it is, as a part of a step.
 
     Returns:
         The sites; draws come from torch's global generators.
@@ -109,7 +111,7 @@ def sites(
     args = args if labels is None else (args[0], labels, *args[2:])  # a copy: labels may share memory with the data
     lineage = Lineage({} if labels is None else {"y": labels})
     inner = Uncondition(lineage) if uncondition else None
-    with own_store(), lineage if labels is not None else nullcontext():
+    with nullcontext() if inside else own_store(), lineage if labels is not None else nullcontext():
         with Fill(lambda name, fn: mean_of(fn)) if means else nullcontext():
             trace = trace_program(program, args, kwargs, num_samples, values, inner)
         if uncondition and isinstance(values, dict) and summed_sites(sample_sites(trace), values):

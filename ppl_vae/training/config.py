@@ -61,7 +61,7 @@ class FitConfig:
     """
 
     objective: ELBO | str | Callable[..., Any] | None = option(
-        None, "The bound; use iwae for a tighter one. [elbo]", choices=OBJECTIVES
+        None, "The bound, as NAME or NAME:OPTION=VALUE; use iwae for a tighter one. [elbo]", choices=OBJECTIVES
     )
     epochs: int = option(50, "Passes over the data; use more while the validation bound rises.", at_least=1)
     batch_size: int = option(128, "Examples in a step; use more for speed on a GPU.", at_least=1)
@@ -101,7 +101,7 @@ class FitConfig:
             value, kind = plain(getattr(self, f.name)), str(f.type)
             choices, least = f.metadata["choices"], f.metadata["at_least"]
             if f.name == "objective" and isinstance(value, str):
-                resolve(f.name, value, OBJECTIVES)  # former names too
+                resolve(f.name, value.partition(":")[0], OBJECTIVES)  # former names too, and options after a colon
             elif choices and (isinstance(value, str) or kind == "str") and value not in choices:
                 raise UserError(f"{f.name}={value!r}: choose one of {', '.join(choices)}")
             value = needed(f.name, value, kind)

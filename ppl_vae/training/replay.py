@@ -43,8 +43,9 @@ def _nonfinite_part(svi: SVI, pair: Pair, x: X, y: Tensor | None) -> str | None:
     """The first site, else the first gradient, that is not finite on these data; None where all are finite."""
     of_model, of_guide = trace.call_args(pair.model, x, y), trace.call_args(pair.guide, x, y)
     grad = svi.objective.grad if svi.objective is not None else "path"
+    draws = svi.objective.draws if svi.objective is not None else svi.loss.num_particles
     with unmoved(pair.model, pair.guide), pyro.validation_enabled(False), own_store():
-        t = terms.terms_of(pair.model, pair.guide, of_model, of_guide, num_samples=svi.loss.num_particles, grad=grad)
+        t = terms.terms_of(pair.model, pair.guide, of_model, of_guide, num_samples=draws, grad=grad)
         what = nonfinite_site(t)
         if what is not None or svi.objective is None:
             return what

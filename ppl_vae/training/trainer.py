@@ -121,7 +121,7 @@ class Trainer:
         source, objective = self.source, self.svi.objective
         if objective is None or self.num_steps is None or not isinstance(source, TensorFeed):
             return False
-        rows = self.config.batch_size * self.svi.loss.num_particles // self.shards
+        rows = self.config.batch_size * objective.draws // self.shards
         passes = 3 * self.num_steps * self.shards  # a backward pass costs two forward ones
         return worthwhile(passes, rows, self.pair, size_of(source.split.x))
 

@@ -50,7 +50,7 @@ def validate(pair: Pair, svi: SVI, held: HeldOut | None, seed: int, beta: float)
     if held is None:
         return {}
     device, _ = device_and_dtype(pair)
-    size = max(1, 8192 // svi.loss.num_particles)
+    size = max(1, 8192 // (svi.objective.draws if svi.objective else svi.loss.num_particles))
 
     def sums_of(start: int) -> tuple[float, float]:
         reseed(seed_for(seed, "validate", start // size), device)
@@ -59,7 +59,7 @@ def validate(pair: Pair, svi: SVI, held: HeldOut | None, seed: int, beta: float)
         if svi.objective is None:
             bound = -svi.evaluate_loss(*of_model)
             return bound, bound
-        t = terms.terms_of(pair.model, pair.guide, of_model, of_guide, num_samples=svi.objective.num_particles)
+        t = terms.terms_of(pair.model, pair.guide, of_model, of_guide, num_samples=svi.objective.draws)
         return float(svi.objective.value(t, beta).double().sum()), float(elbo_of(t).double().sum())
 
     with evaluating(pair), unmoved(pair.model, pair.guide), pyro.validation_enabled(False), own_store():
