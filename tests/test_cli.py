@@ -419,3 +419,9 @@ def test_many_images_are_all_written_and_some_are_drawn(runs: Path, tmp_path: Pa
     found = read("sample", runs / "vae", "-n", "1000", "--out", tmp_path)
     assert len(np.load(found["files"][0])) == 1000
     read("reconstruct", runs / "vae", "-n", "300", "--out", tmp_path)
+
+
+def test_gradients_prints_the_exact_and_the_drawn_one() -> None:
+    found = read("gradients", "vimco:num_particles=2", "--copies", 4000)
+    assert [(row["of"], row["z"] < 5) for row in found["gradients"]] == [("model", True), ("guide", True)]
+    assert "choose from elbo" in call("gradients", "none", code=2).stderr

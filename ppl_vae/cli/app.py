@@ -20,6 +20,7 @@ from .compare import compare
 from .evaluate import evaluate, score
 from .gaps import gaps
 from .generate import figures, reconstruct, sample
+from .gradients import gradients
 from .list import list_
 from .options import with_groups
 from .output import log
@@ -100,7 +101,7 @@ class _Train(TrainCommand):
 
 
 command(train, _Train)
-for each in (evaluate, score, gaps, sample, reconstruct, figures, compare, list_):
+for each in (evaluate, score, gaps, sample, reconstruct, figures, compare, gradients, list_):
     command(each)
 
 

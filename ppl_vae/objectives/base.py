@@ -68,7 +68,8 @@ def needs_rsample(site: Site, objective: str) -> None:
                 "this pyro.factor does not have has_rsample=True, so its gradient would be wrong; set it where all of "
                 "it is reparameterised, or use the objective 'elbo'"
                 if kind(site.q) == "Unit"
-                else f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo'"
+                else f"{kind(site.q)} has no rsample, so its gradient would be wrong; use the objective 'elbo', "
+                f"score, vimco, rws or tvo"
             )
         )
 
