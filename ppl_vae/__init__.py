@@ -26,6 +26,7 @@ _NAMES = {
     "likelihood.curves": ("Curve", "bound_curve"),
     "likelihood.gaps": ("Gaps", "gaps"),
     "likelihood.estimate": ("log_likelihood", "log_weights"),
+    "likelihood.information": ("Information", "information"),
     "likelihood.panel": ("Panel", "panel"),
     "likelihood.refine": ("refine",),
     "likelihood.result": ("Estimate",),
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     )
     from .likelihood.estimate import log_likelihood as log_likelihood, log_weights as log_weights
     from .likelihood.gaps import Gaps as Gaps, gaps as gaps
+    from .likelihood.information import Information as Information, information as information
     from .likelihood.panel import Panel as Panel, panel as panel
     from .likelihood.refine import refine as refine
     from .likelihood.result import Estimate as Estimate

@@ -48,7 +48,10 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     found = read("gaps", out, *FEW)
     assert [row["gap"] for row in found["gaps"]] == ["amortisation", "independence", "shape", "total"]
     assert found["n"] == 10
-    assert {p.name for p in (out / "figures").iterdir()} == {"gaps.png"}
+    assert {p.name for p in (out / "figures").iterdir()} == {"gaps.png", "kl.png"}
+    told = found["information"]
+    assert told["n"] == 10
+    assert len(told["layers"]["z"]["kl_per_dimension"]) == 2
     assert (out / "gaps.json").exists()
     made = tmp_path / "made"
     call("train", "made", *short, "--out", made)

@@ -9,6 +9,7 @@ has is also called in ``write.py``.
 from .gaps import gap_bars as gap_bars
 from .gradients import signal_to_noise_curves as signal_to_noise_curves
 from .images import reconstructions as reconstructions, samples as samples
+from .information import kl_bars as kl_bars
 from .latents import (
     interpolation as interpolation,
     latent_grid as latent_grid,
