@@ -296,3 +296,24 @@ def test_the_bound_on_the_weights_holds_in_every_chunk() -> None:
     ones = [PROPOSALS["defensive"](pair.model, pair.guide, many, None, 1).log_w[0].detach() for _ in range(40)]
     w = (torch.stack(ones).reshape(2000, 40) - truth).exp().mean(1)
     assert abs(float(w.mean()) - 1) < 4.5 * float(w.std()) / math.sqrt(2000)
+
+
+def test_options_follow_the_name_of_a_proposal() -> None:
+    pair, x, _ = toy(1.3)
+    est = pv.log_likelihood(pair, x[:4], num_samples=200, proposal="refined:family=diagonal,steps=5")
+    assert est.refined is not None
+    assert est.refined["family"] == "diagonal"
+    assert est.proposal == "refined(family='diagonal', steps=5)"
+    same = pv.log_likelihood(pair, x[:4], num_samples=200, proposal=pv.proposals.refined(family="diagonal", steps=5))
+    assert torch.equal(est.log_px, same.log_px)
+    assert pv.log_likelihood(pair, x[:4], num_samples=9, proposal="tempered:temperature=4").proposal == "tempered(4)"
+    for text, message in {
+        "refined:famly=full": "proposal 'refined' has no option famly; it takes family, steps",
+        "refined:steps=many": "proposal 'refined': steps='many' is not of the type int",
+        "refined:family=cauchy": "family='cauchy'",
+        "auto:steps=5": "only refined and tempered take options",
+        "tempered:temperature=0.5": "give 1 or more",
+    }.items():
+        with pytest.raises(pv.UserError, match=message) as caught:
+            pv.log_likelihood(pair, x[:4], num_samples=9, proposal=text)
+        assert "\n" not in str(caught.value)

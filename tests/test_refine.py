@@ -553,7 +553,7 @@ def test_auto_gives_the_bound_alone() -> None:
         pv.log_likelihood(pair, x, num_samples=50, proposal="auto", estimator="psis")
     with pytest.raises(UserError, match="differs from example to example"):
         pv.log_weights(pair, x, num_samples=50, proposal="auto")
-    with pytest.raises(UserError, match="refined has no option 'step'"):
+    with pytest.raises(UserError, match="refined has no option step; it takes family"):
         pv.proposals.refined(step=3)
 
 

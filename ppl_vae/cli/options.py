@@ -64,7 +64,9 @@ class Estimating:
         return {"capture": self.capture, "precision": self.precision}
 
 
-PROPOSAL_HELP = f"Where samples come from: {', '.join(PROPOSALS)}, or FILE.py:NAME."
+PROPOSAL_HELP = (
+    f"Where samples come from: {', '.join(PROPOSALS)}, or FILE.py:NAME; options follow: refined:family=diagonal."
+)
 SWITCH: dict[Any, bool | str] = {"auto": "auto", "on": True, "off": False, True: True, False: False}
 
 

@@ -106,8 +106,12 @@ def train(
 ) -> None:
     """Train a pair, evaluate it on the test data, and draw its figures."""
     positive(num_samples=num_samples, limit=limit)  # needed only after the training
-    if proposal not in PROPOSALS:
+    if proposal.partition(":")[0] not in PROPOSALS:
         raise UserError(f"--proposal {proposal}: choose one of {', '.join(PROPOSALS)}; evaluate takes FILE.py:NAME too")
+    if ":" in proposal:
+        from ..likelihood.proposals import proposal as checked
+
+        checked(proposal)
     if handed is not None and _is_given(ctx, "pair") and handed != pair:
         raise UserError(f"the pair is {pair!r}, and --pair is {handed!r}; give one of them")
     builder = absolute(handed or pair)

@@ -70,8 +70,7 @@ def named(what: str, given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
         ('gaussian', {'sigma': 0.5})
     """
     if isinstance(given, str):
-        name, _, text = given.partition(":")
-        options = _parse(given, text)
+        name, options = parsed(given)
     else:
         if "custom" in given:
             raise UserError(
@@ -85,8 +84,13 @@ def named(what: str, given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
     return name, options
 
 
-def _parse(whole: str, text: str) -> dict[str, Any]:
-    """``a=1,b=2,3`` to ``{"a": 1, "b": (2, 3)}``."""
+def parsed(given: str) -> tuple[str, dict[str, Any]]:
+    """``name:a=1,b=2,3`` to ``name, {"a": 1, "b": (2, 3)}``.
+
+    Raises:
+        UserError: the options have another form.
+    """
+    name, _, text = given.partition(":")
     options: dict[str, Any] = {}
     for part in text.split(",") if text else ():
         key, equals, value = part.partition("=")
@@ -94,11 +98,11 @@ def _parse(whole: str, text: str) -> dict[str, Any]:
             last = key.strip()
             options[last] = _literal(value)
         elif not options:
-            raise UserError(f"{whole!r}: options are written name:option=value,option=value")
+            raise UserError(f"{given!r}: options are written name:option=value,option=value")
         else:  # one more value of the option before it
             held = options[last] if isinstance(options[last], tuple) else (options[last],)
             options[last] = (*held, _literal(part)) if part.strip() else held
-    return options
+    return name, options
 
 
 def _literal(text: str) -> Any:

@@ -19,7 +19,7 @@ from ..runs.partial import PartialResults
 from ..scoring.inputs import device_and_dtype, fingerprint
 from ..scoring.quantity import name_of
 from .estimators import ESTIMATORS, log_mean_exp
-from .proposals import PROPOSALS
+from .proposals import PROPOSALS, proposal as proposal_of
 from .records import Estimator, EstimatorLike, Proposal, ProposalLike, resolve
 from .result import Estimate, mean_size
 from .staged import staged
@@ -107,7 +107,7 @@ def estimates(
 ) -> list[Estimate]:
     """Several estimators of :func:`log_likelihood` from the same weights, in one pass."""
     asked = [resolve(Estimator, one, ESTIMATORS) for one in estimators]
-    source = resolve(Proposal, setting.get("proposal", "guide"), PROPOSALS)
+    source = proposal_of(setting.get("proposal", "guide"))
     for one in asked:
         refuse_mismatch(one, source, num_samples)
     if source.stages:

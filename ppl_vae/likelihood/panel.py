@@ -23,7 +23,7 @@ from ..scoring.quantity import refuse_binarised
 from .annealing import ais
 from .estimate import estimates, refuse_mismatch
 from .estimators import ESTIMATORS
-from .proposals import PROPOSALS
+from .proposals import PROPOSALS, proposal as proposal_of
 from .records import Estimator, EstimatorLike, Proposal, ProposalLike, resolve
 from .result import Estimate
 from .sentences import lower_limit, sentences
@@ -215,7 +215,7 @@ def _several(given: Any) -> tuple[Any, ...]:
 
 def _asked(estimators: Sequence[EstimatorLike], proposals: Sequence[ProposalLike]) -> dict[str, Method | None]:
     """The estimator and the proposal of each row, by its name; None of annealing."""
-    first, *others = (resolve(Proposal, one, PROPOSALS) for one in proposals)
+    first, *others = (proposal_of(one) for one in proposals)
     bound = ESTIMATORS["iwae"]
     statistics: list[Estimator] = []
     found: list[tuple[str, Method | None]] = []

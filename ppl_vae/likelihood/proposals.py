@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common import registry
+from ..common.choices import checked, parsed
 from ..common.errors import PairError, UserError
 from ..common.fields import device_of, num_data
 from ..scoring import densities, programs, terms, trace
@@ -20,7 +21,7 @@ from ..scoring.param_store import Program
 from ..scoring.terms import Terms
 from ..scoring.trace import call_args
 from . import quantiles
-from .records import Proposal
+from .records import Proposal, ProposalLike, resolve
 from .refine import refine
 from .tempering import tempered as tempered_distribution
 
@@ -123,14 +124,16 @@ def refined(**options: Any) -> Proposal:
         >>> est.proposal, est.refined["family"]
         ("refined(family='diagonal')", 'diagonal')
     """
-    known = [name for name, p in inspect.signature(refine).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    ours = [name for name in known if name not in ("seed", "progress", "resume", "capture")]
-    for name in options:
-        if name not in ours:
-            raise UserError(f"refined has no option {name!r}: choose from {', '.join(ours)}")
+    options = checked("refined", _options(refine), options)
     shown = ", ".join(f"{k}={v!r}" for k, v in options.items())
     fit = partial(refine, **options) if options else refine
     return Proposal(f"refined({shown})" if options else "refined", guide, reach="guide", fit=fit)
+
+
+def _options(function: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a function by which a proposal is set; the rest are those of an estimate."""
+    rest = {"pair", "x", "y", "seed", "progress", "resume", "capture"}
+    return {name: p for name, p in inspect.signature(function).parameters.items() if name not in rest}
 
 
 def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
@@ -178,3 +181,26 @@ PROPOSALS = {
         _named("auto", guide, stages=("guide", "refined", "ais")),
     )
 }
+
+
+def proposal(given: ProposalLike) -> Proposal:
+    """The proposal that a name, a name with options, a function or a record stands for.
+
+    Raises:
+        UserError: a name or an option that is not known.
+
+    Example:
+        >>> proposal("tempered:temperature=4").name
+        'tempered(4)'
+    """
+    if not isinstance(given, str) or ":" not in given:
+        return resolve(Proposal, given, PROPOSALS)
+    name, options = parsed(given)
+    if name not in MAKERS:
+        raise UserError(f"proposal={given!r}: only {' and '.join(MAKERS)} take options")
+    make, known = MAKERS[name]
+    made: Proposal = make(**checked(f"proposal {name!r}", _options(known), options))
+    return made
+
+
+MAKERS: dict[str, tuple[Any, Any]] = {"refined": (refined, refine), "tempered": (tempered, tempered)}

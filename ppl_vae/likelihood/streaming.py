@@ -31,9 +31,9 @@ from ..scoring.quantity import refuse_binarised
 from ..scoring.simulate import remember
 from ..scoring.validity import refuse_outside, refuse_unweighable
 from .accumulator import Accumulator, Weights, rounding_of, weights_of
-from .proposals import PROPOSALS
+from .proposals import proposal as proposal_of
 from .quantiles import net_size
-from .records import Proposal, ProposalLike, resolve
+from .records import Proposal, ProposalLike
 
 ROWS = 4096  # samples times examples that are scored at once, at most; part of a seed's meaning, so a constant
 NUMBERS = 2**22  # of x in these: above 32 MiB an allocator asks the system for fresh pages at every chunk
@@ -216,7 +216,7 @@ def plan(
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: at least one is needed")
-    source = resolve(Proposal, proposal, PROPOSALS)
+    source = proposal_of(proposal)
     if source.stages:
         raise UserError(
             f"proposal={source.name!r} differs from example to example, so it has no single set of weights: use "
