@@ -455,6 +455,9 @@ def test_what_no_gaussian_serves_is_said_by_k_and_annealed_by_auto() -> None:
     assert auto.sources == {"ais": 2}
     assert not bool(auto.unreliable.any())
     assert float((auto.log_px - exact).abs().max()) < 0.5
+    table = pv.compare({"auto": auto, "refined": refined}, x)
+    assert math.isnan(float(table.khat.sel(strategy="auto")))  # no example has a k
+    assert float(table.khat.sel(strategy="refined")) == float(refined.khat.max())
 
 
 def test_auto_leaves_alone_what_is_exact_or_cannot_be_refined() -> None:
@@ -508,6 +511,18 @@ def test_what_cannot_be_refined_is_one_line_and_auto_goes_without(pair: Any, wor
         pv.refine(pair(), x)
     auto = pv.log_likelihood(pair(), x, num_samples=200, proposal="auto")
     assert "refined" not in auto.sources
+    if bool(auto.source.any()) or auto.unreliable.any():  # some example was not served by the guide
+        assert words in auto.left_out["refined"]
+        assert f"without refined: site {words.split()[1]}" in str(auto)
+        assert auto.summary()["left_out"] == auto.left_out
+
+
+def test_the_refined_proposal_draws_from_no_other_guide() -> None:
+    pair, x, _ = linear()
+    with pytest.raises(UserError, match="refined draws from a guide fitted to these data"):
+        pv.proposals.PROPOSALS["refined"](pair.model, pair.guide, x, None, 5)
+    guide = pv.refine(pair, x, steps=5)
+    assert pv.proposals.PROPOSALS["refined"](pair.model, guide, x, None, 5).log_w.shape == (5, len(x))
 
 
 def test_bounds_that_are_the_same_for_all_are_no_dependence() -> None:

@@ -15,6 +15,7 @@ from ..common import registry
 from ..common.choices import checked, parsed
 from ..common.errors import PairError, UserError
 from ..common.fields import device_of, num_data
+from ..guides.refined import Refined
 from ..scoring import densities, programs, terms, trace
 from ..scoring.coverage import refuse_quantised
 from ..scoring.param_store import Program
@@ -127,13 +128,27 @@ def refined(**options: Any) -> Proposal:
     options = checked("refined", _options(refine), options)
     shown = ", ".join(f"{k}={v!r}" for k, v in options.items())
     fit = partial(refine, **options) if options else refine
-    return Proposal(f"refined({shown})" if options else "refined", guide, reach="guide", fit=fit)
+    return Proposal(f"refined({shown})" if options else "refined", fitted, reach="guide", fit=fit)
 
 
 def _options(function: Any) -> dict[str, inspect.Parameter]:
     """The parameters of a function by which a proposal is set; the rest are those of an estimate."""
     rest = {"pair", "x", "y", "seed", "progress", "resume", "capture"}
     return {name: p for name, p in inspect.signature(function).parameters.items() if name not in rest}
+
+
+def fitted(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
+    """z from a guide that :func:`ppl_vae.refine` fitted to these data.
+
+    Raises:
+        UserError: another guide, whose draws are not refined.
+    """
+    if not isinstance(guide, Refined):
+        raise UserError(
+            "refined draws from a guide fitted to these data: use log_likelihood(..., proposal='refined'), or give the "
+            "guide that pv.refine(pair, x) returns"
+        )
+    return terms.terms(model, guide, x, y, num_samples=num_samples)
 
 
 def qmc(model: Program, guide: Program, x: Tensor, y: Tensor | None, num_samples: int) -> Terms:
@@ -177,7 +192,7 @@ PROPOSALS = {
         _named("defensive", defensive, reach="prior", independent=False),
         _named("tempered", tempered().function),
         _named("qmc", qmc, reach="guide", independent=False, nets=True),
-        _named("refined", guide, reach="guide", fit=refine),
+        _named("refined", fitted, reach="guide", fit=refine),
         _named("auto", guide, stages=("guide", "refined", "ais")),
     )
 }

@@ -55,6 +55,7 @@ class Estimate:
         scramblings: independent point sets, from whose scatter ``std_error`` comes; 0 where draws are independent.
         refined: of a refined guide, its family and the steps that were spent.
         source: (N,) where the draws of each example come from under ``"auto"``: the place of the name in ``SOURCES``.
+        left_out: stages of ``"auto"`` that do not apply to the pair, by name, and why.
         custom: what identifies a custom estimator or proposal: its qualified name and the digest of its source.
     """
 
@@ -79,6 +80,7 @@ class Estimate:
     custom: dict[str, Any] = field(default_factory=dict)
     refined: dict[str, Any] = field(default_factory=dict)
     source: Tensor | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -176,6 +178,7 @@ class Estimate:
         }
         found |= {"refined": self.refined} if self.refined else {}
         found |= {"sources": self.sources} if self.sources else {}
+        found |= {"left_out": self.left_out} if self.left_out else {}
         found |= {} if self.precision == "float32" else {"precision": self.precision}
         return found | ({"custom": self.custom} if self.custom else {})
 
@@ -191,6 +194,7 @@ class Estimate:
             f"K = {self.num_samples}, seed {self.seed}, {len(self)} examples)\n"
             f"{mean} {float(self.elbo.mean()):.3f} nats; {self.bits_per_dim:.4f} bits/dim; "
             f"smallest ESS {float(self.ess.min()):.1f}\n{self._trust()}"
+            + "".join(f"\nwithout {name}: {why}" for name, why in self.left_out.items())
         )
 
     def _trust(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +47,7 @@ def staged(
     source = torch.zeros(num_data(x), dtype=torch.int64)
     made: dict[str, Estimate] = {}
     refined: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
 
     def at(which: Tensor) -> tuple[Any, Tensor | None]:
         return rows(x, which), None if y is None else y[which]
@@ -66,8 +66,11 @@ def staged(
         if len(good):
             left = torch.cat([left, put("guide", good, estimate(pair, *at(good), num_samples, seed))]).sort().values
         if len(left):
-            with suppress(PairError):
+            try:
                 guide = refine(pair, *at(left), **options)
+            except PairError as error:
+                left_out["refined"] = str(error)
+            else:
                 refined = guide.summary()
                 served = (guide.khat < GOOD).cpu()
                 if bool(served.any()):
@@ -78,9 +81,15 @@ def staged(
         if len(left):
             try:  # from the guide: chains that start at a refined one stay in the mode that it was fitted to
                 put("ais", left, ais(pair, *at(left), start="guide", **options))
-            except PairError:
+            except PairError as error:
+                left_out["ais"] = str(error)
                 put("guide", left, estimate(pair, *at(left), num_samples, seed))
     first = next(made[name] for name in SOURCES if name in made)
     changed: dict[str, Any] = {**whole, "proposal": "auto", "estimator": "iwae", "num_samples": num_samples}
-    facts: dict[str, Any] = {"num_dims": pilot.num_dims, "num_temperatures": 0, "refined": refined}
+    facts: dict[str, Any] = {
+        "num_dims": pilot.num_dims,
+        "num_temperatures": 0,
+        "refined": refined,
+        "left_out": left_out,
+    }
     return replace(first, **changed, **facts, source=source)

@@ -96,6 +96,12 @@ def compare(
     return tabulate(estimates)
 
 
+def _largest(khat: Tensor) -> float:
+    """The largest k of those that there are: annealed examples have none; NaN where no example has one."""
+    some = khat[~khat.isnan()]
+    return float(some.max()) if len(some) else math.nan
+
+
 @np.errstate(invalid="ignore")  # an example of probability zero has an infinite difference
 def tabulate(estimates: Mapping[str, Estimate]) -> Any:
     """The table of :func:`compare`, from estimates on the same data."""
@@ -120,7 +126,7 @@ def tabulate(estimates: Mapping[str, Estimate]) -> Any:
         "log_px": log_px.mean(1),
         "log_px_se": log_px.std(1, ddof=1) / root,
         "ess": np.array([float(estimates[n].ess.min()) for n in names]),
-        "khat": np.array([float(estimates[n].khat.max()) for n in names]),
+        "khat": np.array([_largest(estimates[n].khat) for n in names]),
         "unreliable": np.array([float(estimates[n].unreliable.double().mean()) for n in names]),
         "diff": diff,
         "diff_se": diff_se,
