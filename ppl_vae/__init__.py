@@ -18,8 +18,10 @@ _NAMES = {
     "data.sets": ("load_data", "load_split"),
     "data.splits": ("Data", "Split"),
     "draws.arviz": ("to_arviz",),
+    "draws.calibration": ("Calibration",),
     "draws.generation": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "draws.posterior": ("Posterior", "posterior"),
+    "draws.sbc": ("sbc",),
     "likelihood.annealing": ("ais", "bdmc"),
     "likelihood.bounds": ("eubo",),
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from .data.sets import load_data as load_data, load_split as load_split
     from .data.splits import Data as Data, Split as Split
     from .draws.arviz import to_arviz as to_arviz
+    from .draws.calibration import Calibration as Calibration
     from .draws.generation import (
         Encoding as Encoding,
         decode as decode,
@@ -94,6 +97,7 @@ if TYPE_CHECKING:
         sample as sample,
     )
     from .draws.posterior import Posterior as Posterior, posterior as posterior
+    from .draws.sbc import sbc as sbc
     from .likelihood.annealing import ais as ais, bdmc as bdmc
     from .likelihood.bounds import eubo as eubo
     from .likelihood.curves import Curve as Curve, bound_curve as bound_curve

@@ -24,6 +24,7 @@ from .gradients import gradients
 from .list import list_
 from .options import with_groups
 from .output import log
+from .sbc import sbc
 from .train import TrainCommand, train
 
 app = typer.Typer(
@@ -101,7 +102,7 @@ class _Train(TrainCommand):
 
 
 command(train, _Train)
-for each in (evaluate, score, gaps, sample, reconstruct, figures, compare, gradients, list_):
+for each in (evaluate, score, gaps, sbc, sample, reconstruct, figures, compare, gradients, list_):
     command(each)
 
 

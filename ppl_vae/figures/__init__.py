@@ -6,6 +6,7 @@ May import: everything but ``cli``. A figure is a function in the file of its su
 has is also called in ``write.py``.
 """
 
+from .calibration import rank_ecdf as rank_ecdf
 from .gaps import gap_bars as gap_bars
 from .gradients import signal_to_noise_curves as signal_to_noise_curves
 from .images import reconstructions as reconstructions, samples as samples

@@ -66,7 +66,8 @@ def refuse_support(t: terms.Terms, cover: bool = False) -> None:
         if s.p is None or s.q is None or kind(s.q) == "Delta":
             continue
         q = s.q if s.masks[1] is None else s.q.mask(s.masks[1])  # masked entries have no weight
-        refuse_foreign(name, q, s.p, plain, zeros=cover)
+        # where others are summed out, p is that of each of their values
+        refuse_foreign(name, q, s.p, plain and not s.marginal, zeros=cover)
         if not cover or s.marginal:
             continue
         none = torch.zeros_like(s.value, dtype=torch.bool)
