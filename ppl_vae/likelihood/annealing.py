@@ -229,8 +229,14 @@ def ais(
     with PartialResults(resume, about) as saved, bar(progress) as shown:
         parts = _parts(chains, x, y, block, saved, shown)
     whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-    whole |= {"num_dims": mean_size(whole["num_dims"]), "num_temperatures": num_temperatures, "estimator": "ais"}
-    whole |= {"proposal": f"annealed {start}", "name": name_of(pair, x, y), "block": block, "chunk": num_chains}
+    whole |= {"num_dims": mean_size(whole["num_dims"]), "num_temperatures": num_temperatures, "num_chains": num_chains}
+    whole |= {
+        "estimator": "ais",
+        "proposal": f"annealed {start}",
+        "name": name_of(pair, x, y),
+        "block": block,
+        "chunk": num_chains,
+    }
     return Estimate(**whole, num_samples=num_chains, seed=seed)
 
 

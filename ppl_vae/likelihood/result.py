@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..scoring.quantity import LOG_PX
+from . import intervals
 from .diagnostics import khat_threshold, min_samples
 
 SIDES = {
@@ -51,6 +52,7 @@ class Estimate:
         bound: which side of log p(x) the estimator lies on under the proposal, in expectation.
         max_share: the share of the largest weight in the sum of all, between 1/K and 1.
         num_temperatures: of annealing; 0 without.
+        num_chains: of annealing, for each example that was annealed; 0 without.
         precision: of the matrix products, see :func:`~ppl_vae.log_likelihood`.
         scramblings: independent point sets, from whose scatter ``std_error`` comes; 0 where draws are independent.
         refined: of a refined guide, its family and the steps that were spent.
@@ -75,6 +77,7 @@ class Estimate:
     bound: str = "lower"
     max_share: Tensor | None = None
     num_temperatures: int = 0
+    num_chains: int = 0
     precision: str = "float32"
     scramblings: int = 0
     custom: dict[str, Any] = field(default_factory=dict)
@@ -148,7 +151,8 @@ class Estimate:
 
         That is log p(x), but for ``"elbo"`` and ``"cubo"``, whose bounds it is for. Under ``"qmc"`` by Student's t with
         one degree of freedom less than scramblings. Read it where k is good: the interval knows nothing of weights
-        that were not drawn.
+        that were not drawn. Annealed examples have a longer one, which reaches higher: see
+        :func:`ppl_vae.likelihood.intervals.annealed`.
 
         Raises:
             UserError: a level outside (0, 1).
@@ -157,7 +161,26 @@ class Estimate:
             raise UserError(f"level={level}: give a share between 0 and 1")
         p = (1 + level) / 2
         half = float(stdtrit(max(1, self.scramblings - 1), p) if self.scramblings else ndtri(p)) * self.std_error
-        return self.log_px - half, self.log_px + half
+        low, high = self.log_px - half, self.log_px + half
+        which = self.annealed_examples
+        if bool(which.any()):
+            ends = intervals.annealed(self.log_px, self.std_error, self.elbo, self.num_chains, level)
+            low, high = torch.where(which, ends[0], low), torch.where(which, ends[1], high)
+        return low, high
+
+    def chains_needed(self, std_error: float) -> tuple[Tensor, Tensor]:
+        """How many chains (N,) a standard error needs, of annealed examples: at least, and at most; nan of others.
+
+        See :func:`ppl_vae.likelihood.intervals.chains_needed`.
+
+        Raises:
+            UserError: a standard error that is not positive.
+        """
+        if not std_error > 0:
+            raise UserError(f"std_error={std_error}: give a number of nats above 0")
+        ends = intervals.chains_needed(self.std_error, self.log_px - self.elbo, self.num_chains, std_error)
+        least, most = (torch.where(self.annealed_examples, end, math.nan) for end in ends)
+        return least, most
 
     def summary(self) -> dict[str, Any]:
         """The figures that an evaluation prints; None stands for what JSON can't hold."""

@@ -89,6 +89,7 @@ def staged(
     facts: dict[str, Any] = {
         "num_dims": pilot.num_dims,
         "num_temperatures": 0,
+        "num_chains": made["ais"].num_chains if "ais" in made else 0,
         "refined": refined,
         "left_out": left_out,
     }
