@@ -19,6 +19,7 @@ _NAMES = {
     "data.splits": ("Data", "Split"),
     "draws.arviz": ("to_arviz",),
     "draws.calibration": ("Calibration",),
+    "draws.error_bounds": ("ErrorBounds", "error_bounds"),
     "draws.generation": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "draws.posterior": ("Posterior", "posterior"),
     "draws.sbc": ("sbc",),
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from .data.splits import Data as Data, Split as Split
     from .draws.arviz import to_arviz as to_arviz
     from .draws.calibration import Calibration as Calibration
+    from .draws.error_bounds import ErrorBounds as ErrorBounds, error_bounds as error_bounds
     from .draws.generation import (
         Encoding as Encoding,
         decode as decode,
