@@ -50,7 +50,7 @@ def test_intervals_of_short_annealing_hold_log_px() -> None:
     pair = pv.build("linear", data_shape=(30,), latent=10, sigma=0.5)
     x = pv.sample(pair, 60, seed=1)
     truth = pair.model.evidence(x).detach().double()  # type: ignore[operator, union-attr]
-    est = pv.ais(pair, x, num_chains=16, num_temperatures=25)
+    est = pv.ais(pair, x, num_chains=16, num_temperatures=20)
     assert covered(est.interval(), truth) > 0.86  # 0.94 less three errors
     normal = est.log_px - 1.96 * est.std_error, est.log_px + 1.96 * est.std_error
     assert covered(normal, truth) < 0.75
@@ -58,7 +58,7 @@ def test_intervals_of_short_annealing_hold_log_px() -> None:
 
 def test_many_equal_chains_have_the_normal_interval() -> None:
     torch.manual_seed(0)
-    est = annealed(0.2 * torch.randn(400, 50, dtype=torch.float64))
+    est = annealed(0.2 * torch.randn(200, 50, dtype=torch.float64))
     low, high = est.interval()
     assert torch.allclose((high - low) / est.std_error, torch.tensor(3.92, dtype=torch.float64), rtol=0.06)
     nothing = annealed(torch.zeros(1, 2, dtype=torch.float64)).interval()

@@ -135,17 +135,17 @@ class Calibration:
 
     def sentence(self) -> str:
         """The verdict on all quantities in a sentence."""
-        n, bad = len(self.quantities), self.failed
         on = f"{len(self)} simulated examples (L = {self.num_samples}, seed {self.seed})"
-        if not bad:
+        if self.calibrated:
             return f"No sign that {self.method} draws from another distribution than the posterior, on {on}."
-        latents = [name for name in bad if name not in DENSITIES]
-        kinds = [self.verdict(name).split(":")[0] for name in latents]
-        counts = [f"{kind} for {kinds.count(kind)}" for kind in dict.fromkeys(kinds)]
-        what = f"{', '.join(counts)} of {n - len(set(DENSITIES) & set(self.quantities))} latents" if counts else (
-            "each latent by itself is as it should be, and their joint distribution is not"
-        )  # fmt: skip
-        return f"{self.method} does not draw from the posterior: {what}, on {on}."
+        total = len(set(self.quantities) - set(DENSITIES))
+        kinds = [self.verdict(name).split(":")[0] for name in self.failed if name not in DENSITIES]
+        found = [f"{kind} for {kinds.count(kind)} of {total} latents" for kind in dict.fromkeys(kinds)]
+        if len(kinds) < len(self.failed):
+            found.append(
+                "not as the posterior for all latents together" + ("" if kinds else ", though for each of them")
+            )
+        return f"{self.method} does not draw from the posterior: {', '.join(found)}, on {on}."
 
     def __str__(self) -> str:
         worst = sorted(self.quantities, key=lambda name: self.p_values[name])[:SHOWN]
