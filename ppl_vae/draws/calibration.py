@@ -142,9 +142,7 @@ class Calibration:
         kinds = [self.verdict(name).split(":")[0] for name in self.failed if name not in DENSITIES]
         found = [f"{kind} for {kinds.count(kind)} of {total} latents" for kind in dict.fromkeys(kinds)]
         if len(kinds) < len(self.failed):
-            found.append(
-                "not as the posterior for all latents together" + ("" if kinds else ", though for each of them")
-            )
+            found.append(f"{'' if kinds else 'each latent by itself is right, but '}all latents together are off")
         return f"{self.method} does not draw from the posterior: {', '.join(found)}, on {on}."
 
     def __str__(self) -> str:
