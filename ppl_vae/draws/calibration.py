@@ -161,12 +161,10 @@ class Calibration:
 
     def power(self) -> str:
         """What so many examples find, in a sentence."""
-        found = self.detectable
-        parts = [
-            *([f"a standard deviation below {found['narrow']:.2f}"] if math.isfinite(found["narrow"]) else []),
-            *([f"above {found['wide']:.2f} of the posterior's"] if math.isfinite(found["wide"]) else []),
-            *([f"a shift of {found['shift']:.2f} of it"] if math.isfinite(found["shift"]) else []),
-        ]
+        found = {k: v for k, v in self.detectable.items() if math.isfinite(v)}
+        scales = [f"{found[k]:.2f} times" for k in ("narrow", "wide") if k in found]
+        parts = [f"an sd of {' or '.join(scales)} the posterior's"] if scales else []
+        parts += [f"a mean that is off by {found['shift']:.2f} sd"] if "shift" in found else []
         if not parts:
             return f"{len(self)} examples are too few to find anything."
         return f"{len(self)} examples find, in one latent with 80 % power, {' or '.join(parts)}."

@@ -91,7 +91,7 @@ def sbc(
     if not callable(method) and method not in DRAWS:
         raise UserError(f"method={method!r}: choose one of {', '.join(DRAWS)}, or give a function")
     if num_samples < 1 or warmup < 0:
-        raise UserError(f"num_samples={num_samples}, warmup={warmup}: at least one draw is needed")
+        raise UserError(f"num_samples={num_samples}, warmup={warmup}: give one draw or more, and no negative warm-up")
     y = simulate.check_labels(pair, num_data, y, "num_data")
     like = None if like is None else everything(pair, like, None, seed)[0]
     device, _ = device_and_dtype(pair)
