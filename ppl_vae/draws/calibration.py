@@ -162,8 +162,8 @@ class Calibration:
     def power(self) -> str:
         """What so many examples find, in a sentence."""
         found = {k: v for k, v in self.detectable.items() if math.isfinite(v)}
-        scales = [f"{found[k]:.2f} times" for k in ("narrow", "wide") if k in found]
-        parts = [f"an sd of {' or '.join(scales)} the posterior's"] if scales else []
+        scales = [f"{found[k]:.2f}" for k in ("narrow", "wide") if k in found]
+        parts = [f"an sd of {' or '.join(scales)} times the posterior's"] if scales else []
         parts += [f"a mean that is off by {found['shift']:.2f} sd"] if "shift" in found else []
         if not parts:
             return f"{len(self)} examples are too few to find anything."
