@@ -594,3 +594,13 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert head.endswith(",proposal")
     assert {row.rpartition(",")[2] for row in rows} == set(found["sources"])
     call("evaluate", out, "--proposal", "auto", "--limit", 10, "--num-samples", 500, "--figures")
+
+
+def test_what_needs_gradients_has_them_in_inference_mode() -> None:
+    pair, x, _ = linear()
+    there = pv.log_likelihood(pair, x, num_samples=50, proposal="refined").log_px
+    with torch.inference_mode():
+        made_inside = x * 1
+        assert torch.equal(pv.log_likelihood(pair, made_inside, num_samples=50, proposal="refined").log_px, there)
+        assert pv.ais(pair, made_inside, num_chains=2, num_temperatures=2).log_px.isfinite().all()
+        assert torch.is_inference_mode_enabled()

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+from torch.utils._pytree import tree_map_only
+
 from .errors import PairError, UserError
 from .fields import leaves, shapes
 from .numbers import plainly
@@ -36,12 +39,16 @@ def entry_point(function: Callable[P, T]) -> Callable[P, T]:
     """A function that users call: it takes numbers of NumPy, and reports an error of their program in one line.
 
     An exception of a user's program becomes a PairError, with the cause behind it. An error of this package, or for
-    lack of memory, stays what it is.
+    lack of memory, stays what it is. Under ``torch.inference_mode`` it runs outside, as moves and fits need gradients.
     """
 
     @functools.wraps(function)
     def entry(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
+            if torch.is_inference_mode_enabled():
+                with torch.inference_mode(False), torch.no_grad():
+                    given, named = tree_map_only(torch.Tensor, _ordinary, (args, kwargs))
+                    return function(*given, **named)
             return function(*args, **kwargs)
         except UserError:
             raise
@@ -53,6 +60,11 @@ def entry_point(function: Callable[P, T]) -> Callable[P, T]:
             raise PairError(failing(program, given, error)) from error
 
     return plainly(entry)
+
+
+def _ordinary(x: torch.Tensor) -> torch.Tensor:
+    """A tensor that autograd accepts: a copy, where it was made in inference mode."""
+    return x.clone() if x.is_inference() else x
 
 
 def failing(program: Any, args: tuple[Any, ...], error: Exception, role: str | None = None) -> str:
