@@ -74,6 +74,19 @@ def needs_rsample(site: Site, objective: str) -> None:
         )
 
 
+def needs_density(site: Site, objective: str) -> None:
+    """Refuse a Delta, for an objective that trains the guide through its log density: it would never move.
+
+    Raises:
+        PairError: names the site.
+    """
+    if site.q is not None and kind(site.q) == "Delta":
+        raise PairError(
+            f"site {site.name!r}: {objective} trains the guide through its density, and a Delta has none, so that the "
+            f"guide would never move; use the objective 'elbo'"
+        )
+
+
 def no_factors(t: Terms, objective: str) -> None:
     """Refuse what the guide observes, for a bound that has no place for it.
 
@@ -106,12 +119,24 @@ def log_weights(t: Terms, beta: Beta, objective: str, reparameterised: bool = Tr
     """The log weights of a bound that is a function of them, (K, B) nats, with ``beta`` on the KL term.
 
     Raises:
-        PairError: a factor in the guide, or, where gradients pass through the draws, a latent without ``rsample``.
+        PairError: a factor in the guide; where gradients pass through the draws, a latent without ``rsample``; where
+            they do not, a Delta.
     """
     no_factors(t, objective)
-    for s in t.sites.values() if reparameterised else ():
-        needs_rsample(s, objective)
+    for s in t.sites.values():
+        (needs_rsample if reparameterised else needs_density)(s, objective)
     return t.log_lik + beta * (t.log_prior - t.log_q)
+
+
+def scored(t: Terms) -> tuple[Tensor, Tensor]:
+    """log q, (K, B) nats, of the sites that have the score function, and of those with a pathwise gradient."""
+    by_score, by_path = torch.zeros_like(t.log_q), torch.zeros_like(t.log_q)
+    for s in t.sites.values():
+        if s.has_rsample:
+            by_path = by_path + s.log_q
+        else:
+            by_score = by_score + s.score
+    return by_score, by_path
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:

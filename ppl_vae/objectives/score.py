@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..scoring.terms import Terms
-from .base import Beta, Objective, choose_from, gradient_only, log_weights, one_scale, times
+from .base import Beta, Objective, choose, choose_from, gradient_only, log_weights, one_scale, scored, times
 
 
 def score(t: Terms, beta: Beta = 1.0, baseline: str = "leave_one_out") -> Tensor:
-    r"""The ELBO of each example, (B,) nats, of terms made with ``grad="score"``.
+    r"""The ELBO of each example, (B,) nats, of terms made with ``grad="score"`` or ``"path"``.
 
     .. math:: \nabla_\phi = \frac1K \sum_k (\log w_k - b_k) \nabla_\phi \log q(z_k|x)
 
@@ -19,8 +19,8 @@ def score(t: Terms, beta: Beta = 1.0, baseline: str = "leave_one_out") -> Tensor
     """
     log_w = log_weights(t, beta, "score", reparameterised=False)
     signal = log_w.detach() - BASELINES[baseline](log_w.detach())
-    model = t.log_lik + beta * t.log_prior
-    surrogate = signal * t.log_q + model
+    by_score, by_path = scored(t)
+    surrogate = signal * by_score + t.log_lik + beta * (t.log_prior - by_path)
     bound = log_w.detach().mean(0) + gradient_only(surrogate.mean(0))
     return times(bound, one_scale(t, "score"))
 
@@ -55,6 +55,8 @@ class Score(Objective):
         baseline: ``"leave_one_out"``, the mean of the other particles of the same example; ``"batch"``, the mean of the
             other examples of the step, which needs no second particle and no memory of earlier steps; or ``"none"``.
         beta: the weight of the KL term.
+        gradient: ``"score"``, the score function of every latent; or ``"path"``: that only where draws have no pathwise
+            gradient, for a guide with latents of both kinds.
 
     Raises:
         UserError: ``"leave_one_out"`` with one particle, or an argument of another type or out of range.
@@ -69,12 +71,14 @@ class Score(Objective):
         >>> pv.objective("score", num_particles=4)(pair.model, pair.guide)(torch.zeros(3, 5)).backward()
     """
 
-    def __init__(self, num_particles: int = 4, baseline: str = "leave_one_out", beta: float = 1.0) -> None:
+    def __init__(
+        self, num_particles: int = 4, baseline: str = "leave_one_out", beta: float = 1.0, gradient: str = "score"
+    ) -> None:
         self.baseline = chosen = choose_from("baseline", baseline, tuple(BASELINES))
 
         def bound(t: Terms, beta: Beta) -> Tensor:
             return score(t, beta, chosen)
 
-        super().__init__(bound, num_particles=num_particles, grad="score", beta=beta)
+        super().__init__(bound, num_particles=num_particles, grad=choose(gradient, ("score", "path")), beta=beta)
         if chosen == "leave_one_out" and self.num_particles < 2:
             raise UserError("baseline='leave_one_out' needs num_particles=2 or more; with one, use baseline='batch'")

@@ -9,11 +9,22 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..scoring.terms import Terms
-from .base import Beta, Objective, choose_from, gradient_only, log_mean_exp, log_weights, one_scale, times
+from .base import (
+    Beta,
+    Objective,
+    choose,
+    choose_from,
+    gradient_only,
+    log_mean_exp,
+    log_weights,
+    one_scale,
+    scored,
+    times,
+)
 
 
 def vimco(t: Terms, beta: Beta = 1.0, baseline: str = "geometric") -> Tensor:
-    r"""The K-sample bound of each example, (B,) nats, of terms made with ``grad="score"``.
+    r"""The K-sample bound of each example, (B,) nats, of terms made with ``grad="score"`` or ``"path"``.
 
     .. math:: \nabla_\phi = \sum_k (\hat L - \hat L_{-k}) \nabla_\phi \log q(z_k|x)
         + \sum_k \tilde w_k \nabla_\phi \log w_k, \qquad \hat L = \log \frac1K \sum_k w_k
@@ -24,7 +35,7 @@ def vimco(t: Terms, beta: Beta = 1.0, baseline: str = "geometric") -> Tensor:
     given = log_w.detach()
     bound = log_mean_exp(given)
     signal = bound - BASELINES[baseline](given)
-    surrogate = signal * t.log_q + torch.softmax(given, 0) * log_w
+    surrogate = signal * scored(t)[0] + torch.softmax(given, 0) * log_w
     return times(bound + gradient_only(surrogate.sum(0)), one_scale(t, "vimco"))
 
 
@@ -65,6 +76,8 @@ class VIMCO(Objective):
         baseline: ``"geometric"``, VIMCO; ``"arithmetic"``, the bound of the other particles; or ``"ovis"``, that less
             log(K / (K - 1)), whose signal -log(1 - w_k) - w_k vanishes where no weight dominates. All are unbiased.
         beta: the weight of the KL term.
+        gradient: ``"score"``, the score function of every latent; or ``"path"``: that only where draws have no pathwise
+            gradient, for a guide with latents of both kinds.
 
     Raises:
         UserError: one particle, or an argument of another type or out of range.
@@ -79,12 +92,14 @@ class VIMCO(Objective):
         >>> pv.objective("vimco", num_particles=8)(pair.model, pair.guide)(torch.zeros(3, 5)).backward()
     """
 
-    def __init__(self, num_particles: int = 10, baseline: str = "geometric", beta: float = 1.0) -> None:
+    def __init__(
+        self, num_particles: int = 10, baseline: str = "geometric", beta: float = 1.0, gradient: str = "score"
+    ) -> None:
         self.baseline = chosen = choose_from("baseline", baseline, tuple(BASELINES))
 
         def bound(t: Terms, beta: Beta) -> Tensor:
             return vimco(t, beta, chosen)
 
-        super().__init__(bound, num_particles=num_particles, grad="score", beta=beta)
+        super().__init__(bound, num_particles=num_particles, grad=choose(gradient, ("score", "path")), beta=beta)
         if self.num_particles < 2:
             raise UserError("vimco takes the baseline of a particle from the others: num_particles=2 or more is needed")
