@@ -66,6 +66,7 @@ _MODULES = {  # pv.networks, pv.figures ... need no import of their own
     "proposals": "likelihood.proposals",
     "ranks": "common.ranks",
     "rng": "common.rng",
+    "targets": "targets",
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 

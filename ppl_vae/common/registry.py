@@ -143,10 +143,39 @@ DATASETS: dict[str, str] = {
     "cifar10": "photographs of 10 classes, 3 x 32 x 32 (50,000 and 10,000)",
 }
 
+TARGETS: dict[str, tuple[str, str]] = {
+    # name: (module:function, what it is and how its guide is imperfect)
+    "ppca": ("ppl_vae.targets.gaussian:ppca", "probabilistic PCA; a guide without covariances"),
+    "missing": ("ppl_vae.targets.gaussian:missing", "the same with missing entries, NaN"),
+    "views": ("ppl_vae.targets.gaussian:views", "the same with two observed sites; x is a dictionary"),
+    "toy": ("ppl_vae.targets.gaussian:toy", "Rainforth's toy, 20 dimensions; a guide that is a little too wide"),
+    "two_layers": ("ppl_vae.targets.gaussian:two_layers", "two linear layers; a guide from x up, without covariances"),
+    "gamma_poisson": ("ppl_vae.targets.conjugate:gamma_poisson", "counts with positive rates; a guide too wide"),
+    "beta_binomial": ("ppl_vae.targets.conjugate:beta_binomial", "counts of successes; a guide too wide"),
+    "dirichlet_multinomial": (
+        "ppl_vae.targets.conjugate:dirichlet_multinomial", "counts of categories; a guide too wide"
+    ),
+    "gmm": ("ppl_vae.targets.mixtures:gmm", "a class that is summed out, and z; a guide with one mode"),
+    "mixture_prior": ("ppl_vae.targets.mixtures:mixture_prior", "a prior of three Gaussians; a guide with one mode"),
+    "spike_slab": ("ppl_vae.targets.mixtures:spike_slab", "a switch that is summed out, and z; a guide with one mode"),
+    "kalman": ("ppl_vae.targets.sequences:kalman", "a Gaussian chain of 60 steps, padded; a chain as the guide"),
+    "kalman_steps": ("ppl_vae.targets.sequences:kalman_steps", "the same; a guide without correlations, which fails"),
+    "hmm": ("ppl_vae.targets.sequences:hmm", "a hidden Markov chain, summed out; an empty guide"),
+    "curve": ("ppl_vae.targets.nonlinear:curve", "a nonlinear decoder, 1-D; a Gaussian guide"),
+    "surface": ("ppl_vae.targets.nonlinear:surface", "a network that gives bits, 2-D; Gaussian guides"),
+    "heavy_tail": ("ppl_vae.targets.nonlinear:heavy_tail", "a Cauchy posterior; a guide with heavy tails"),
+    "heavy_tail_gaussian": (
+        "ppl_vae.targets.nonlinear:heavy_tail_gaussian", "a Cauchy posterior; a Gaussian guide, which fails"
+    ),
+    "narrow": ("ppl_vae.targets.gaussian:narrow", "a very narrow posterior; the prior as the guide, which fails"),
+    "modes": ("ppl_vae.targets.nonlinear:modes", "two modes; a guide that knows one, and fails without a sign"),
+}  # fmt: skip
+
 AXES: dict[str, Mapping[str, Any]] = {
     "pairs": PAIRS, "guides": GUIDES, "likelihoods": LIKELIHOODS, "networks": NETWORKS, "objectives": OBJECTIVES,
     "estimators": {name: entry for name, entry in ROWS.items() if name not in PROPOSALS},
     "proposals": PROPOSALS, "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "datasets": DATASETS,
+    "targets": TARGETS,
 }  # fmt: skip
 
 

@@ -1,0 +1,9 @@
+"""Targets: pairs whose log p(x) is known, with data from the model, on which estimates can be judged.
+
+``pv.targets.names()`` lists them, ``pv.targets.make(name)`` makes one. A target is a function in the file of its family
+and a line of ``TARGETS`` in ``common/registry.py``; ``tests/test_targets.py`` holds its answer against another way.
+
+May import: ``common``, ``pairs``.
+"""
+
+from .base import Target as Target, make as make, names as names
