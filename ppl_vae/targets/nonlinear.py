@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -41,18 +42,19 @@ def by_quantiles(law: Any, count: int = 4000) -> Rule:
 def _target(
     prior: Callable[[Any], Any],
     likelihood: Callable[[Any, Tensor], Any],
-    rule: Rule,
+    rule: Callable[..., Rule],
     guide: Callable[[Tensor, Tensor, Tensor], Any],
     defeats: str = "",
+    few: int = 200,
     **numbers: Any,
 ) -> Target:
-    """A prior and a likelihood; the guide is made of the nodes (G, L), their posterior shares (B, G), and a factor."""
+    """A prior and a likelihood; the guide is made of few nodes (G, L), their posterior shares (B, G), and a factor."""
 
     def model(p: Any, x: Tensor | None) -> Any:
         z = pyro.sample("z", prior(p))
         return pyro.sample("x", likelihood(p, z), obs=x)
 
-    def log_joint(x: Tensor) -> Tensor:
+    def log_joint(x: Tensor, rule: Rule) -> Tensor:
         """log p(x, z) dz at the nodes, (B, G)."""
         nodes, log_dz = (t.to(x.device) for t in rule)
         given, weight = likelihood(m, nodes), prior(m).log_prob(nodes) + log_dz
@@ -61,11 +63,12 @@ def _target(
 
     def approximate(p: Any, x: Tensor) -> None:
         with torch.no_grad():
-            shares = log_joint(x).softmax(-1)
-        pyro.sample("z", guide(rule[0].to(x.device), shares, p.stretch))
+            shares = log_joint(x, coarse).softmax(-1)
+        pyro.sample("z", guide(coarse[0].to(x.device), shares, p.stretch))
 
-    m = Program(model, **numbers)
-    return Target(Pair(m, Program(approximate, stretch=1.2)), lambda x: log_joint(x).logsumexp(-1), defeats=defeats)
+    m, fine, coarse = Program(model, **numbers), rule(), rule(count=few)
+    pair = Pair(m, Program(approximate, stretch=1.2))
+    return Target(pair, lambda x: log_joint(x, fine).logsumexp(-1), defeats=defeats)
 
 
 def moments(nodes: Tensor, shares: Tensor, stretch: Tensor) -> Any:
@@ -89,7 +92,7 @@ def curve() -> Target:
     def likelihood(p: Any, z: Tensor) -> Any:
         return normal(torch.cat([z, z.square() / 2, torch.sin(2 * z)], -1), p.scale)
 
-    return _target(lambda p: p.standard(1), likelihood, even(12.0), moments, scale=0.5)
+    return _target(lambda p: p.standard(1), likelihood, partial(even, 12.0), moments, scale=0.5)
 
 
 def surface() -> Target:
@@ -103,7 +106,7 @@ def surface() -> Target:
         "b": torch.randn(8, dtype=torch.float64),
         "W2": 2 * weights(8, 8),
     }
-    return _target(lambda p: p.standard(2), likelihood, plane(9.0), moments, **numbers)
+    return _target(lambda p: p.standard(2), likelihood, partial(plane, 9.0), moments, few=24, **numbers)
 
 
 def _heavy(guide: Callable[..., Any], defeats: str = "") -> Target:
@@ -113,7 +116,7 @@ def _heavy(guide: Callable[..., Any], defeats: str = "") -> Target:
     shift, zero = torch.tensor([-1.0, 0.0, 0.5, 2.0]), torch.zeros((), dtype=torch.float64)
     return _target(
         lambda p: dist.Cauchy(p.origin, 1.0).expand([1]).to_event(1), likelihood,
-        by_quantiles(dist.Cauchy(zero, 1.0)), guide, defeats, shift=shift, scale=1.0,
+        partial(by_quantiles, dist.Cauchy(zero, 1.0)), guide, defeats, shift=shift, scale=1.0,
     )  # fmt: skip
 
 
@@ -149,7 +152,7 @@ def modes() -> Target:
         return moments(nodes, half / half.sum(-1, keepdim=True), stretch)
 
     return _target(
-        prior, lambda p, z: normal(z.square() / 3, p.scale), even(12.0), guide,
+        prior, lambda p, z: normal(z.square() / 3, p.scale), partial(even, 12.0), guide,
         "it knows one of two modes, of half the mass each: log p(x) comes out log 2 too low, and no draw shows it",
         centre=3.0, spread=0.7, scale=0.5,
     )  # fmt: skip
