@@ -100,6 +100,21 @@ class Uncondition(Messenger):
             msg["value"], msg["done"] = None, False
 
 
+class Unrecorded(Messenger):
+    """Leave the sites that would be summed out, beside those that are drawn, out of the trace.
+
+    They are still drawn for each particle: a site that is hidden from the plate is drawn once for all of them.
+    """
+
+    def __init__(self, drawn: Container[str] | None) -> None:
+        super().__init__()
+        self.drawn = drawn
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if self.drawn is not None and msg["name"] not in self.drawn and enumeration.is_marked(msg):
+            msg["infer"] = {**msg["infer"], "_deterministic": True}
+
+
 class Change(Messenger):
     """Put other distributions at the sites that would be drawn."""
 
@@ -142,14 +157,10 @@ def prior_of(model: Program, drawn: Container[str] | None = None) -> Program:
     """
 
     def program(x: Tensor, y: Tensor | None = None) -> None:
-        def hidden(msg: Any) -> bool:
-            if msg["type"] != "sample":
-                return False
-            return bool(msg["is_observed"]) or (
-                drawn is not None and msg["name"] not in drawn and enumeration.is_marked(msg)
-            )
+        def observed(msg: Any) -> bool:
+            return msg["type"] == "sample" and bool(msg["is_observed"])
 
-        with poutine.block(hide_fn=hidden):
+        with poutine.block(hide_fn=observed), Unrecorded(drawn):
             model(*call_args(model, x, y))
 
     return program
