@@ -119,7 +119,7 @@ def test_the_kalman_filter_is_the_gaussian_of_what_was_seen() -> None:
 
 
 def test_the_forward_algorithm_is_the_sum_over_all_paths() -> None:
-    """Each path by hand, at four steps; and the program, which sums out its states, at six."""
+    """Each of the 81 paths of four steps, by hand."""
     target = sequences.hmm(steps=4)
     x, m = target.sample(3), target.pair.model
     parts = []
@@ -177,3 +177,9 @@ def test_a_name_that_is_not_known_is_one_line() -> None:
         pv.targets.make("pca")
     with pytest.raises(pv.UserError, match="at least one"):
         pv.targets.make("ppca").sample(0)
+
+
+def test_defensive_draws_are_independent_where_a_class_is_summed_out() -> None:
+    """Their error is as large as they claim: each draw from the prior has a class of its own."""
+    [row] = pv.targets.table(["gmm"], ["defensive"], num_data=400, num_samples=500).rows
+    assert row["spread"] / row["claimed"] == pytest.approx(1.0, abs=0.15)

@@ -25,6 +25,7 @@ from .list import list_
 from .options import with_groups
 from .output import log
 from .sbc import sbc
+from .targets import targets
 from .train import TrainCommand, train
 
 app = typer.Typer(
@@ -102,7 +103,7 @@ class _Train(TrainCommand):
 
 
 command(train, _Train)
-for each in (evaluate, score, gaps, sbc, sample, reconstruct, figures, compare, gradients, list_):
+for each in (evaluate, score, gaps, sbc, sample, reconstruct, figures, compare, gradients, targets, list_):
     command(each)
 
 

@@ -160,7 +160,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "spike_slab": ("ppl_vae.targets.mixtures:spike_slab", "a switch that is summed out, and z; a guide with one mode"),
     "kalman": ("ppl_vae.targets.sequences:kalman", "a Gaussian chain of 60 steps, padded; a chain as the guide"),
     "kalman_steps": ("ppl_vae.targets.sequences:kalman_steps", "the same; a guide without correlations, which fails"),
-    "hmm": ("ppl_vae.targets.sequences:hmm", "a hidden Markov chain, summed out; an empty guide"),
+    "hmm": ("ppl_vae.targets.sequences:hmm", "a hidden Markov chain of 60 steps, summed out; an empty guide"),
     "curve": ("ppl_vae.targets.nonlinear:curve", "a nonlinear decoder, 1-D; a Gaussian guide"),
     "surface": ("ppl_vae.targets.nonlinear:surface", "a network that gives bits, 2-D; Gaussian guides"),
     "heavy_tail": ("ppl_vae.targets.nonlinear:heavy_tail", "a Cauchy posterior; a guide with heavy tails"),

@@ -24,4 +24,5 @@ from .likelihood import (
     loss_curves as loss_curves,
     sandwich as sandwich,
 )
+from .targets import accuracy as accuracy
 from .write import save_all as save_all

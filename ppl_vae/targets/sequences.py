@@ -13,7 +13,7 @@ from ..common.fields import X
 from ..pairs.base import Pair
 from .base import Program, Target, normal
 
-STEPS = 60  # of the Gaussian chain
+STEPS = 60
 
 
 def _chain(m: Any) -> Any:
@@ -92,8 +92,8 @@ def kalman_steps() -> Target:
     return _kalman(lambda q, k: normal(q.mean, k * q.stddev), 1.0, why)
 
 
-def hmm(steps: int = 6) -> Target:
-    """c_t of three states in a chain, x_t ~ N(m_c, 0.7). All latents are summed out, and the guide is empty."""
+def hmm(steps: int = STEPS) -> Target:
+    """c_1, ..., c_60 of three states in a chain, x_t ~ N(m_c, 0.7): all are summed out, and the guide is empty."""
 
     def model(p: Any, x: Tensor | None) -> Any:
         c, found = None, []
