@@ -7,19 +7,18 @@ from typing import Annotated
 
 import typer
 
-from ..common.registry import AXES, TARGETS
+from ..common.registry import ROWS, TARGETS
 from .options import JsonOpt, positive
 from .output import print_json, write_figure
 
 Names = Annotated[
-    list[str] | None, typer.Option("--names", help=f"A target; repeatable: {', '.join(TARGETS)}. [all of them]")
+    str | None, typer.Option("--names", help=f"Targets, with commas: {', '.join(TARGETS)}. [all of them]")
 ]
 Rows = Annotated[
     list[str] | None,
     typer.Option(
         "--estimator",
-        help=f"A row; repeatable: exact, {', '.join((*AXES['estimators'], *AXES['proposals']))}. "
-        f"[exact, iwae, psis, defensive, refined, auto, ais]",
+        help=f"A row; repeatable: exact, {', '.join(ROWS)}. [exact, iwae, psis, defensive, refined, auto, ais]",
     ),
 ]
 
@@ -46,8 +45,9 @@ def targets(
     from ..targets.accuracy import ESTIMATORS, table
 
     folder = None if out is None else writable(out)
+    chosen = names.split(",") if names else None
     found = table(
-        names or None, tuple(estimator or ESTIMATORS), num_data=num_data, num_samples=num_samples, repeats=repeats,
+        chosen, tuple(estimator or ESTIMATORS), num_data=num_data, num_samples=num_samples, repeats=repeats,
         num_chains=num_chains, num_temperatures=num_temperatures, seed=seed, progress=True,
     )  # fmt: skip
     result = {

@@ -23,6 +23,7 @@ LEVEL = 0.95  # of the intervals
 LEAST = 0.90  # the coverage below which a row is wrong
 ROUNDING = 1e-6  # nats: of log p(x) itself
 FEW = 20  # draws, where all weights are the same
+OTHER = ("elbo", "cubo")  # whose intervals are for a bound, not for log p(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class Accuracy:
             - ``error``: the mean of estimate - log p(x), in nats, and ``error_se``, its standard error;
             - ``spread``: the root mean square of that difference, and ``claimed``, that of the standard errors;
             - ``unreliable``: the share of examples whose diagnostics say so (Pareto k above its threshold);
-            - ``coverage``: the share of the 95 % intervals of all others that hold log p(x), and ``coverage_all``;
+            - ``coverage``: the share of the 95 % intervals of all others that hold log p(x); ``coverage_all``, of all.
+              None for ``elbo`` and ``cubo``, whose intervals are for a bound;
             - ``silent``: whether that coverage is below 90 %, by more than twice its standard error;
             - ``seconds``, ``n``; and ``reason``, why an estimator does not apply, with None for all figures.
         num_data: examples of a target and a repetition.
@@ -196,7 +198,8 @@ def _row(target: str, estimator: str, runs: Sequence[Run]) -> dict[str, Any]:
     claimed = torch.cat([estimate.std_error for _, estimate in both])
     held = torch.cat([_holds(truth, estimate) for truth, estimate in both])
     good = ~torch.cat([estimate.unreliable for _, estimate in both])
-    coverage = _mean(held[good])
+    claims = estimator not in OTHER
+    coverage = _mean(held[good]) if claims else None
     slack = 0.0 if coverage is None else 2 * math.sqrt(coverage * (1 - coverage) / int(good.sum()))
     return {
         "target": target,
@@ -208,7 +211,7 @@ def _row(target: str, estimator: str, runs: Sequence[Run]) -> dict[str, Any]:
         "claimed": _finite(claimed.square().mean().sqrt()),
         "unreliable": float((~good).double().mean()),
         "coverage": coverage,
-        "coverage_all": _mean(held),
+        "coverage_all": _mean(held) if claims else None,
         "seconds": sum(found.seconds[estimator] for _, found in runs),
         "silent": coverage is not None and coverage + slack < LEAST,
         "reason": None,
