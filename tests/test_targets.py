@@ -174,6 +174,15 @@ def test_the_evidence_has_a_gradient_for_the_model() -> None:
     assert torch.allclose(found, exact, atol=0.1)
 
 
+@pytest.mark.parametrize("name", ["views", "kalman", "hmm", "missing"])
+def test_a_pair_can_be_sampled_in_the_form_of_its_data(name: str) -> None:
+    target = pv.targets.make(name)
+    x = target.sample(4)
+    again = pv.sample(target.exact, 4, like=x, seed=1)
+    assert [t.shape for t in leaves(again)] == [t.shape for t in leaves(x)]
+    assert type(again) is type(x)
+
+
 def test_a_name_that_is_not_known_is_one_line() -> None:
     with pytest.raises(pv.UserError, match="target 'pca' is not known; choose one of ppca"):
         pv.targets.make("pca")

@@ -4,7 +4,7 @@
 them. A target is a function in the file of its family and a line of ``TARGETS`` in ``common/registry.py``;
 ``tests/test_targets.py`` holds its answer against another way to it.
 
-May import: ``common``, ``pairs``, ``likelihood``.
+May import: ``common``, ``pairs``, ``scoring``, ``likelihood``.
 """
 
 from .accuracy import Accuracy as Accuracy, table as table

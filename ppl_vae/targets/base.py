@@ -17,6 +17,8 @@ from ..common.fields import X, num_data
 from ..common.registry import TARGETS, resolve
 from ..common.rng import forked, seed_for
 from ..pairs.base import Pair
+from ..scoring.simulate import remember
+from ..scoring.terms import terms
 
 
 class Program(nn.Module):
@@ -78,7 +80,7 @@ class Target:
     @property
     def exact(self) -> Pair | None:
         """The model with its exact posterior as the guide, or None: every weight is p(x) then."""
-        return None if self.guide is None else Pair(self.pair.model, self.guide, f"{self.name} exact")
+        return None if self.guide is None else self.pair.with_guide(self.guide)
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> X:
@@ -137,4 +139,8 @@ def make(name: str, seed: int = 0) -> Target:
     with forked(seed=seed_for(seed, "targets weights")):
         target: Target = resolve("target", name, TARGETS)()
     target.pair.name = name
-    return replace(target, name=name, summary=TARGETS[name][1], seed=seed)
+    target = replace(target, name=name, summary=TARGETS[name][1], seed=seed)
+    x = target.sample(2)
+    with forked(seed=0), torch.no_grad():  # the pair knows the form of its data, and can be sampled in it
+        remember(target.pair, x, terms(target.pair.model, target.pair.guide, x).observed, None)
+    return target
