@@ -27,7 +27,7 @@ def targets(
     *,
     names: Names = None,
     estimator: Rows = None,
-    num_samples: Annotated[int, typer.Option("--num-samples", help="K, the samples of each example.")] = 1000,
+    num_samples: Annotated[int, typer.Option("--num-samples", help="K, the samples of each example.")] = 5000,
     num_data: Annotated[int, typer.Option("--num-data", help="Examples of each target.")] = 100,
     repeats: Annotated[int, typer.Option("--repeats", help="Repetitions, each on other data.")] = 1,
     num_chains: Annotated[int, typer.Option("--num-chains", help="Of the estimator ais.")] = 16,

@@ -24,6 +24,7 @@ LEAST = 0.90  # the coverage below which a row is wrong
 ROUNDING = 1e-6  # nats: of log p(x) itself
 FEW = 20  # draws, where all weights are the same
 OTHER = ("elbo", "cubo")  # whose intervals are for a bound, not for log p(x)
+Run = tuple[Tensor, Panel]  # of one repetition: log p(x), and the estimates
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ def table(
     estimators: Sequence[str] = ESTIMATORS,
     *,
     num_data: int = 100,
-    num_samples: int = 1000,
+    num_samples: int = 5000,
     repeats: int = 1,
     num_chains: int = 16,
     num_temperatures: int = 100,
@@ -119,7 +120,7 @@ def table(
         progress: show a bar.
 
     Raises:
-        UserError: a name that is not known, or no number of examples.
+        UserError: a name that is not known, or a number below one.
 
     Example:
         >>> import ppl_vae as pv
@@ -155,32 +156,30 @@ def _known(what: str, given: Sequence[str] | None, table: Iterable[str], default
     return list(dict.fromkeys(found))
 
 
-Run = tuple[Tensor, Panel]  # the truth, and the estimates
-
-
 def _run(target: Target, asked: Sequence[str], num_data: int, seed: int, options: dict[str, Any]) -> Run:
-    """The estimates of one repetition."""
+    """The truth, and the estimates, of one repetition."""
     x = target.sample(num_data, seed)
-    found = Panel({}, {}, {})
-    for pair, rows, size in (
-        (target.exact, [("exact", "iwae")] * ("exact" in asked), min(FEW, options["num_samples"])),
-        (target.pair, [(name, name) for name in asked if name != "exact"], options["num_samples"]),
-    ):
-        if pair is None:
-            found.reasons.update({name: "its posterior has no closed form" for name, _ in rows})
-        elif rows:
-            made = _panel(pair, x, [row for _, row in rows], {**options, "num_samples": size, "seed": seed})
-            for name, row in rows:
-                if row in made.rows:
-                    found.rows[name], found.seconds[name] = made.rows[row], made.seconds[row]
-                else:
-                    found.reasons[name] = made.reasons[row]
-    return target.log_px(x), found
+    options = {**options, "seed": seed, "capture": False}
+    rows = [name for name in asked if name != "exact"]
+    found = _panel(target.pair, x, rows, options) if rows else Panel({}, {})
+    if "exact" not in asked:
+        return target.log_px(x), found
+    exact = _exact(target, x, {**options, "num_samples": FEW})
+    whole = Panel(found.rows | exact.rows, found.seconds | exact.seconds, found.reasons | exact.reasons)
+    return target.log_px(x), whole
+
+
+def _exact(target: Target, x: Any, options: dict[str, Any]) -> Panel:
+    """The row ``exact``."""
+    if target.exact is None:
+        return Panel({}, {}, {"exact": "its posterior has no closed form"})
+    made = panel(target.exact, x, estimators="iwae", **options)
+    return Panel({"exact": made["iwae"]}, {"exact": made.seconds["iwae"]})
 
 
 def _panel(pair: Any, x: Any, rows: list[str], options: dict[str, Any]) -> Panel:
     try:
-        return panel(pair, x, estimators=rows, capture=False, **options)
+        return panel(pair, x, estimators=rows, **options)
     except UserError as error:  # no row applies
         return Panel({}, {}, dict.fromkeys(rows, str(error)))
 
