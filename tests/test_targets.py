@@ -234,6 +234,18 @@ def test_defensive_draws_are_independent_where_a_class_is_summed_out() -> None:
     assert row["spread"] / row["claimed"] == pytest.approx(1.0, abs=0.15)
 
 
+def test_the_figure_shows_what_fails(found: Any) -> None:
+    """A point for each row with a coverage, a cross for the others, and a red name for a failure without a sign."""
+    _, hard, _ = found
+    [ax] = pv.figures.accuracy(hard).axes
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections if len(c.get_offsets()) > 0])
+    drawn = points[np.isfinite(points[:, 0])]
+    assert sum(drawn[:, 0] < 1.02) == sum(r["coverage"] is not None for r in hard.rows)
+    names = {text.get_text(): text.get_color() for text in ax.texts}
+    assert names["narrow"] == "black"
+    assert names["modes"] != "black"
+
+
 def test_on_the_command_line(tmp_path: Path) -> None:
     few = ("--num-data", 5, "--num-samples", 20, "--estimator", "iwae", "--estimator", "refined")
     result = read("targets", "--names", "toy,hmm", *few, "--out", tmp_path)

@@ -14,7 +14,8 @@ LOW, HIGH = 0.90, 0.99  # the band in which the coverage of a 95 % interval shou
 def accuracy(found: Accuracy) -> Figure:
     """Coverage of the 95 % intervals by target and estimator, on the examples that no diagnostic doubts.
 
-    A point is hollow where more than half of the examples are unreliable; a cross stands where all of them are.
+    A point is hollow where more than half of the examples are unreliable; a cross stands where all of them are. The
+    name of a target is red where an estimator fails without a sign.
 
     Example:
         >>> import ppl_vae as pv
@@ -22,14 +23,15 @@ def accuracy(found: Accuracy) -> Figure:
         >>> figure.axes[0].get_xlabel()
         'coverage of 95 % intervals'
     """
-    rows = [r for r in found.rows if r["reason"] is None]
+    whole = [r for r in found.rows if r["reason"] is None]
+    rows = [r for r in whole if r["coverage"] is not None or r["unreliable"] == 1]
     need(bool(rows), "no row of the table applies; there is nothing to draw")
     targets, estimators = (list(dict.fromkeys(r[k] for r in rows)) for k in ("target", "estimator"))
     figure, ax = canvas(1.2 + 0.28 * len(targets))
     ax.axvspan(LOW, HIGH, color=GREY, alpha=0.15, linewidth=0)
     ax.axvline(0.95, color=GREY, linewidth=0.8)
     for i, name in enumerate(estimators):
-        color = COLORS[i % len(COLORS)]
+        color = (*COLORS, GREY)[i % 7]
         offset = 0.7 * ((i + 0.5) / len(estimators) - 0.5)
         mine = [r for r in rows if r["estimator"] == name]
         at = np.array([targets.index(r["target"]) for r in mine]) + offset
