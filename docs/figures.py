@@ -38,6 +38,7 @@ gain = found["ais"].log_px - found["iwae"].log_px
 print(f"annealing finds {float(gain.mean()):.2f} ± {float(gain.std()) / math.sqrt(50):.2f} more")
 """
 MEANS = rf"(?:ELBO|log p\(x\))\s+({DECIMAL})(?: ± ({DECIMAL}))?"
+NATS = rf"^\w+ +\w+ +({DECIMAL}) +({DECIMAL}) +({DECIMAL})"  # of a row of targets: not its seconds
 BLOCKS = "the Python blocks of"
 STEPS = "--batch-size 64 --lr 2e-3 --schedule linear"
 SMALL = "--data mnist --data-root {data} --latent 50 --hidden 200,200 --limit 1000 --device cpu"
@@ -91,6 +92,14 @@ FIGURES = {
         },
         after="mnist", slow=True,
     ),
+    "targets": Figure(
+        f"ppl-vae targets {' '.join(f'--estimator {e}' for e in ('exact', 'iwae', 'psis', 'defensive', 'refined'))} "
+        "--num-data 200", {"docs/targets.md#All figures": NATS}, slow=True,
+    ),
+    "heavy-tails": Figure(
+        "ppl-vae targets --names heavy_tail,heavy_tail_gaussian --estimator iwae --estimator refined --num-data 400 "
+        "--num-samples 1000", {"docs/targets.md#What fails": NATS}, slow=True,
+    ),
     "tests": Figure(
         "python -m pytest -q -n 2 {root}/tests", {"CONTRIBUTING.md#Contributing": "(?!)"}, timed=True, slow=True
     ),
@@ -142,7 +151,7 @@ def measured(page: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def taken(printed: str, pattern: str) -> list[str]:
     """The figures of an output, each once: what the pattern finds, or its groups."""
-    groups = (m.groups() if m.groups() else (m[0],) for m in re.finditer(pattern, printed))
+    groups = (m.groups() if m.groups() else (m[0],) for m in re.finditer(pattern, printed, re.M))
     return list(dict.fromkeys(number for many in groups for number in many if number))
 
 
