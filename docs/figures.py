@@ -96,6 +96,9 @@ FIGURES = {
         f"ppl-vae targets {' '.join(f'--estimator {e}' for e in ('exact', 'iwae', 'psis', 'defensive', 'refined'))} "
         "--num-data 200", {"docs/targets.md#All figures": NATS}, slow=True,
     ),
+    "targets-ais": Figure(
+        "ppl-vae targets --estimator auto --estimator ais --num-data 100", {"docs/targets.md#All figures": NATS}, slow=True
+    ),
     "heavy-tails": Figure(
         "ppl-vae targets --names heavy_tail,heavy_tail_gaussian --estimator iwae --estimator refined --num-data 400 "
         "--num-samples 1000", {"docs/targets.md#What fails": NATS}, slow=True,
