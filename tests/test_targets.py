@@ -260,3 +260,46 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert "target 'pca' is not known" in call("targets", "--names", "pca", code=2).stderr
     assert "estimator 'mean' is not known" in call("targets", "--estimator", "mean", code=2).stderr
     assert "--num-data 0" in call("targets", "--num-data", 0, code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["gmm", "spike_slab"])
+def test_summed_classes_are_those_of_brute_force(name: str) -> None:
+    """Each value of the class put into the model by hand: the terms, the ELBO, IWAE's bound, and the posterior."""
+    t = pv.targets.make(name)
+    x = t.sample(6)
+    found = pv.terms(t.pair.model, t.pair.guide, x, num_samples=5)
+    (site,) = found.summed
+    z = {n: s.value for n, s in found.sites.items()}
+    drawn = pv.posterior(t.pair, x, num_samples=20)
+    support = drawn.support[site]
+
+    def joint(at: dict[str, torch.Tensor]) -> torch.Tensor:
+        """log p(x, z, c) of each value of c, (n, K, B)."""
+        shape = next(iter(at.values())).shape[:2]
+        return torch.stack([pv.log_joint(t.pair.model, x, None, {**at, site: v.expand(shape)}) for v in support])
+
+    log_w = torch.logsumexp(joint(z), 0) - found.log_q
+    assert torch.allclose(found.log_w, log_w, rtol=0, atol=1e-10)
+    for loss, bound in ((pv.Elbo(5), log_w.mean(0)), (pv.IWAE(5), torch.logsumexp(log_w, 0) - math.log(5))):
+        assert torch.allclose(loss.value(found, 1.0), bound, rtol=0, atol=1e-10)
+    weights = torch.softmax(drawn.log_weight, 0)
+    at = {n: v for n, v in drawn.samples.items() if n != site}
+    exact = (weights * torch.softmax(joint(at), 0)).sum(1)  # (n, B)
+    assert torch.allclose(drawn.probs[site], exact.mT, rtol=0, atol=1e-10)
+
+
+REPARAMETERISED = ["elbo", "iwae", "iwae:gradient=dreg", "renyi", "miwae:groups=2", "piwae:groups=2", "ciwae", "cubo"]
+BY_SCORE = ["elbo", "score", "vimco", "rws", "tvo"]
+
+
+@pytest.mark.parametrize("name", sorted(set(pv.targets.names()) - {"hmm", "kalman_steps"}))
+def test_every_objective_has_a_finite_gradient_on_every_target(name: str) -> None:
+    t = pv.targets.make(name)
+    x = t.sample(3)
+    for objective in dict.fromkeys([*REPARAMETERISED, *BY_SCORE]):
+        t.pair.zero_grad()
+        loss = pv.objective(objective, num_particles=3)(t.pair.model, t.pair.guide)(x)
+        loss.backward()
+        grads = [p.grad for p in t.pair.parameters() if p.grad is not None]
+        assert grads, objective
+        assert all(g.isfinite().all() for g in [loss, *grads]), objective

@@ -13,7 +13,7 @@ from .output import print_json
 
 
 def gradients(
-    objective: Annotated[list[str] | None, typer.Argument(help="As they are listed without any. [all]")] = None,
+    objective: Annotated[list[str] | None, typer.Argument(help="Names, as the whole table has them. [all]")] = None,
     *,
     copies: Annotated[int, typer.Option(help="Independent draws of each gradient.", min=40)] = 60_000,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
