@@ -1,6 +1,6 @@
-"""Targets: pairs whose log p(x) is known, with data from the model, on which estimates can be judged.
+"""Targets: pairs whose log p(x) is known, with data from the model, on which estimates can be tested.
 
-``pv.targets.names()`` lists them, ``pv.targets.make(name)`` makes one, and ``pv.targets.table()`` judges estimators on
+``pv.targets.names()`` lists them, ``pv.targets.make(name)`` makes one, and ``pv.targets.table()`` tests estimators on
 them. A target is a function in the file of its family and a line of ``TARGETS`` in ``common/registry.py``;
 ``tests/test_targets.py`` holds its answer against another way to it.
 

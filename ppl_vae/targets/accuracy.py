@@ -108,7 +108,7 @@ def table(
     Each repetition draws other data. So the intervals of all examples and repetitions are independent, but for what a
     batch shares.
 
-    Use when an estimator, or a change to one, is to be judged: ``coverage`` says whether its errors can be believed.
+    Use when an estimator, or a change to one, is to be tested: ``coverage`` says whether its errors can be believed.
 
     Args:
         names: of targets; None takes all.

@@ -116,7 +116,7 @@ def names() -> list[str]:
 def make(name: str, seed: int = 0) -> Target:
     """The target of a name.
 
-    Use when an estimator, a proposal or a guide is to be judged against the truth.
+    Use when an estimator, a proposal or a guide is to be compared with the truth.
 
     Args:
         name: one of :func:`names`.
