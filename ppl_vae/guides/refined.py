@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -11,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
-from torch.distributions.transforms import ReshapeTransform, identity_transform
+from torch.distributions.transforms import IndependentTransform, ReshapeTransform, identity_transform
 
 from ..common.errors import DataError
 from ..common.fields import X, named, num_data
@@ -26,7 +27,7 @@ class Refined(nn.Module):
 
     or a Student's t of the same location and scale. :func:`ppl_vae.refine` makes it. Sites are drawn one after another,
     each given those before it. An example is found by its content, so batches may be of any size and order; other data
-    are refused.
+    are refused. What the model masks is drawn from N(0, 1) apart from the rest, and masked here too.
 
     Args:
         x: the N examples, as the pair takes them.
@@ -37,6 +38,8 @@ class Refined(nn.Module):
         df: degrees of freedom of the Student's t, where L has every entry; infinite for the Gaussian.
         steps: that were spent on each example (N,).
         khat: Pareto k of each (N,), on the draws that decided about another round.
+        hidden: which of the n numbers are masked, (N, n); None where none is. Their rows and columns of L are those of
+            the identity, and their locations 0.
 
     Raises:
         DataError: when it runs, on an example that it has no parameters for.
@@ -57,15 +60,19 @@ class Refined(nn.Module):
     root: Tensor
     steps: Tensor
     khat: Tensor
+    hidden: Tensor | None
 
     def __init__(
         self, x: X, y: Tensor | None, loc: Tensor, root: Tensor, sites: Mapping[str, tuple[torch.Size, Transform]],
-        df: float, steps: Tensor, khat: Tensor,
+        df: float, steps: Tensor, khat: Tensor, hidden: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.sites = dict(sites)
         self.df = df
         parts = _parts(x) if y is None else [*_parts(x), y]
+        # the first floating tensor of a pair is what data are converted to: under a model without parameters, this one
+        like = next((t for t in parts if t.is_floating_point()), loc)
+        self.register_buffer("like", like.new_empty(0))
         # buffers, since a compiled graph on a GPU can't make them: Triton narrows an arange to 32 bits
         self.num_parts = len(parts)
         for i, factor in enumerate(factors_of(*parts)):
@@ -80,9 +87,14 @@ class Refined(nn.Module):
         place = self.rows(x, y)  # of an example that is there twice, the parameters of the first are used
         self.register_buffer("steps", steps[place])
         self.register_buffer("khat", khat[place])
+        self.register_buffer("hidden", hidden)
 
     def __len__(self) -> int:
         return len(self.loc)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.sites = {name: (shape, _moved(t, fn)) for name, (shape, t) in self.sites.items()}
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @property
     def factors(self) -> list[Tensor]:
@@ -120,6 +132,7 @@ class Refined(nn.Module):
         unknown = (rows < 0).unsqueeze(-1)
         loc = torch.where(unknown, torch.nan, self.loc[rows])  # (B, n)
         root = self.root[rows]
+        hidden = None if self.hidden is None else self.hidden[rows]
         noise = loc[..., :0]  # of the sites so far, (K, B, done)
         done = 0
         with pyro.plate("data", num_data(x), dim=-1):
@@ -128,7 +141,11 @@ class Refined(nn.Module):
                 center, scale = loc[:, part], root[:, part, part] if root.dim() == 3 else root[:, part]
                 if root.dim() == 3 and done:
                     center = center + (root[:, part, :done] @ noise.unsqueeze(-1)).squeeze(-1)
-                z = pyro.sample(name, self._site(center, scale, noise, shape, transform))
+                if hidden is None:
+                    q = self._site(center, scale, noise, shape, transform)
+                else:
+                    q = _masked_site(center, scale, hidden[:, part], shape, transform)
+                z = pyro.sample(name, q)
                 done = part.stop
                 if root.dim() == 3 and done < loc.shape[1]:
                     u = transform.inv(z)
@@ -157,6 +174,81 @@ class Refined(nn.Module):
                 f"example {int(lost[0])} of {len(rows)} is none of the {len(self)} that this guide was refined for: "
                 f"refine the pair for these data; stochastic binarisation needs the same seed in both"
             )
+
+
+class ChainRule(dist.TorchDistribution):
+    """A Gaussian whose numbers count one by one, each given those before it, so that some of them can be masked.
+
+    Args:
+        loc: the mean (B, n).
+        root: L, lower triangular (B, n, n).
+        shape: of the n numbers; the batch is (B, *shape).
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012, as torch has it
+    support = dist.constraints.real
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, root: Tensor, shape: torch.Size) -> None:
+        self.loc, self.root, self.shape_of_one = loc, root, shape
+        super().__init__(loc.shape[:-1] + shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ChainRule:
+        lead = torch.Size(batch_shape)[: len(batch_shape) - len(self.shape_of_one)]
+        n = self.loc.shape[-1:]
+        return ChainRule(self.loc.expand(lead + n), self.root.expand(lead + n + n), self.shape_of_one)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008, as torch has it
+        noise = torch.randn(torch.Size(sample_shape) + self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        u: Tensor = self.loc + (self.root @ noise.unsqueeze(-1)).squeeze(-1)
+        return u.reshape(*u.shape[:-1], *self.shape_of_one)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        away = value.reshape(*value.shape[: value.dim() - len(self.shape_of_one)], -1) - self.loc
+        noise = torch.linalg.solve_triangular(self.root, away.unsqueeze(-1), upper=False).squeeze(-1)
+        log_p: Tensor = dist.Normal(0.0, 1.0).log_prob(noise) - self.root.diagonal(dim1=-2, dim2=-1).log()
+        return log_p.reshape(*log_p.shape[:-1], *self.shape_of_one)
+
+
+def _masked_site(loc: Tensor, root: Tensor, hidden: Tensor, shape: torch.Size, transform: Transform) -> Any:
+    """The Gaussian of a site, of which the ``hidden`` numbers (B, n) do not count."""
+    if root.dim() == 2:
+        wanted = loc.shape[:-1] + shape
+        base: Any = dist.Normal(loc.reshape(wanted), root.expand_as(loc).reshape(wanted))
+    else:
+        base = ChainRule(loc, root, shape)
+    transform = elementwise(transform)
+    one = base if transform is identity_transform else dist.TransformedDistribution(base, [transform])
+    return one.mask(~hidden.reshape(len(hidden), *shape)).to_event(len(shape))
+
+
+def elementwise(transform: Transform) -> Transform:
+    """A transform without the wrappers that count event dimensions."""
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return transform
+
+
+def _moved(transform: Transform, fn: Callable[[Tensor], Tensor]) -> Transform:
+    """A transform with ``fn`` of the tensors that it holds, such as bounds; itself where it holds none."""
+
+    def of(part: Any) -> Any:
+        if isinstance(part, Transform):
+            return _moved(part, fn)
+        return [of(one) for one in part] if isinstance(part, list) else fn(part) if torch.is_tensor(part) else part
+
+    inner = {name: part for name, part in vars(transform).items() if name != "_inv"}
+    changed = {name: of(part) for name, part in inner.items()}
+    if all(_same(changed[name], inner[name]) for name in inner):
+        return transform
+    found = copy.copy(transform)
+    vars(found).update(changed)
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    both_lists = isinstance(one, list) and isinstance(other, list)
+    return all(map(_same, one, other)) if both_lists else one is other
 
 
 def standard(like: Tensor, df: float) -> Any:

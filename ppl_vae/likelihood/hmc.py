@@ -33,12 +33,15 @@ class Path:
 
     ``log f_beta = (1 - beta) log f_0 + beta log p(x, z)``, with the log determinant of z(u) in both; f_0 is the prior
     or the guide, so that its integral is one. Discrete sites that are marked to be summed out are so in p(x, z).
-    What is masked has its own density in both, which leaves p(x) as it is. Each site's transform is made where the
-    model draws it, from its support there: one latent may bound another.
+    What is masked has its own density in both, which leaves p(x) as it is; with ``free=False`` it has none. Each site's
+    transform is made where the model draws it, from its support there: one latent may bound another.
     """
 
-    def __init__(self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, captured: bool = False) -> None:
-        self.pair, self.start = pair, start
+    def __init__(
+        self, pair: Any, x: Tensor, y: Tensor | None, chains: int, start: str, captured: bool = False,
+        free: bool = True,
+    ) -> None:  # fmt: skip
+        self.pair, self.start, self.free = pair, start, free
         self.graph = Captured(self._slope, modules=modules_of(pair.model, pair.guide)) if captured else None
         self.model_args = trace.call_args(pair.model, x, y)
         self.guide_args = trace.call_args(pair.guide, x, y)
@@ -79,7 +82,7 @@ class Path:
             if not torch.allclose(one[0] + one[1], two[0] + two[1], rtol=1e-5, atol=1e-5, equal_nan=True):
                 raise PairError(
                     f"site {name!r} is masked in the model, where the rest depends on it, so it has no prior to anneal "
-                    f"from"
+                    f"or to refine from"
                 )
 
     def latents(self, values: dict[str, Tensor]) -> dict[str, programs.TracedSite]:
@@ -116,7 +119,7 @@ class Path:
     def ends(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log f_0 and log p(x, z), both with the determinant, (C, B)."""
         place = _Place(u, self.shapes, self.summed)
-        free = bool(self.hidden)  # what is masked has its own density at both ends: it integrates to one
+        free = self.free and bool(self.hidden)  # what is masked has its own density at both ends: it integrates to one
         likelihood, prior = densities.log_densities(self.pair.model, self.model_args, place, len(u), free)
         first = prior
         if self.start == "guide":

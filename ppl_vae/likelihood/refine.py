@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyro
@@ -20,7 +20,7 @@ from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import chosen, worthwhile
 from ..data.lazy import Lazy
-from ..guides.refined import Refined, standard
+from ..guides.refined import Refined, elementwise, standard
 from ..runs.partial import PartialResults
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, fingerprint, num_rows, to_device
 from ..scoring.quantity import refuse_binarised
@@ -67,9 +67,9 @@ class Setting:
         """What standard deviations are multiplied by, in n dimensions."""
         return 1 + min(0.1, 0.7 / math.sqrt(n)) if self.widen is None else self.widen
 
-    def degrees(self, n: int) -> float:
-        """Degrees of freedom in n dimensions; infinite for a Gaussian."""
-        if self.family == "diagonal":
+    def degrees(self, n: int, hidden: Tensor | None) -> float:
+        """Degrees of freedom in n dimensions; infinite for a Gaussian, as under masks: parts of a t are dependent."""
+        if self.family == "diagonal" or hidden is not None:
             return math.inf
         return 4 + n**2 / 4 if self.df is None else self.df
 
@@ -106,7 +106,8 @@ def refine(
     deviation is shortened to that. The noise of a step vanishes where the posterior is a Gaussian. After a round of
     steps, examples whose Pareto k is still high on pilot draws get another round, with twice the particles. The maximum
     of the ELBO is too narrow for importance sampling, so in the end all standard deviations are multiplied by
-    ``widen``, and a full Gaussian becomes a Student's t.
+    ``widen``, and a full Gaussian becomes a Student's t. Where the model masks entries of a latent, those are left out
+    of q_b and of the ELBO, and the Gaussians stay Gaussians.
 
     Use when Pareto k of the amortised guide is above its threshold. ``log_likelihood(..., proposal="refined")`` refines
     and then draws anew, so that the bound stays a bound.
@@ -134,8 +135,8 @@ def refine(
         each example took.
 
     Raises:
-        PairError: the pair has no latents, or a discrete, deterministic or masked one, or one whose support depends on
-            the example or on another latent.
+        PairError: the pair has no latents, or a discrete or deterministic one, or one whose support depends on the
+            example or on another latent, or a masked one on a simplex or the like.
         UserError: a setting that makes no sense.
 
     Source: Kim, Wiseman, Miller, Sontag, Rush: Semi-Amortized Variational Autoencoders, 2018, arXiv:1802.02550, for
@@ -184,9 +185,11 @@ def _refined(
         with pyro.validation_enabled(False):
             fit.sites = sites_of(Path(pair, *to_device(pair, x, y, slice(2)), 2, "guide"))
             parts = ranks.each(part_at, starts, lambda local: shown.track(local, task_id=task))
-    whole = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
-    data = to_device(pair, *everything(pair, x, y))
-    return Refined(*data, sites=fit.sites, df=setting.degrees(whole["loc"].shape[1]), **whole).eval()
+        whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
+        if not bool(whole["hidden"].any()):
+            whole["hidden"] = None
+        df = setting.degrees(whole["loc"].shape[1], whole["hidden"])
+        return Refined(*to_device(pair, *everything(pair, x, y)), sites=fit.sites, df=df, **whole).eval()
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Gaussian:
 
     loc: Tensor
     root: Tensor
+    hidden: Tensor | None = None  # (B, n), where masked: there the mean is 0, and the root that of the identity
 
     @property
     def is_full(self) -> bool:
@@ -207,6 +211,10 @@ class Gaussian:
         scale = self.root.diagonal(dim1=-2, dim2=-1) if self.is_full else self.root
         return scale.log().sum(-1)
 
+    def shown(self, v: Tensor) -> Tensor:
+        """Zero in place of what is masked, (K, B, n): a number that moves nothing, and that nothing moves."""
+        return v if self.hidden is None else v.masked_fill(self.hidden, 0.0)
+
     def at(self, v: Tensor) -> Tensor:
         """u = loc + root v, (K, B, n)."""
         return self.loc + (_times(self.root, v) if self.is_full else self.root * v)
@@ -218,21 +226,25 @@ class Gaussian:
     def moved(self, shift: Tensor, stretch: Tensor) -> Gaussian:
         """After a step in its own coordinates: a shift (B, n), and the logarithm of a stretch, of the root's shape."""
         if not self.is_full:
-            return Gaussian(self.loc + self.root * shift, self.root * stretch.exp())
+            return replace(self, loc=self.loc + self.root * shift, root=self.root * stretch.exp())
         factor = stretch.tril(-1) + torch.diag_embed(stretch.diagonal(dim1=-2, dim2=-1).exp())
-        return Gaussian(self.loc + _times(self.root, shift), self.root @ factor)
+        return replace(self, loc=self.loc + _times(self.root, shift), root=self.root @ factor)
 
     def widened(self, factor: float) -> Gaussian:
-        """With all standard deviations multiplied."""
-        return Gaussian(self.loc, self.root * factor)
+        """With all standard deviations multiplied, but for those of what is masked."""
+        if self.hidden is None:
+            return replace(self, root=self.root * factor)
+        each = torch.where(self.hidden, 1.0, self.loc.new_tensor(factor))
+        return replace(self, root=self.root * (each.unsqueeze(-1) if self.is_full else each))
 
     def rows(self, which: Tensor) -> Gaussian:
         """Some of the B."""
-        return Gaussian(self.loc[which], self.root[which])
+        return Gaussian(self.loc[which], self.root[which], None if self.hidden is None else self.hidden[which])
 
     def put(self, where: Tensor, other: Gaussian) -> Gaussian:
         """With ``other`` at some of the B."""
-        return Gaussian(self.loc.index_copy(0, where, other.loc), self.root.index_copy(0, where, other.root))
+        loc, root = self.loc.index_copy(0, where, other.loc), self.root.index_copy(0, where, other.root)
+        return replace(self, loc=loc, root=root)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -255,9 +267,10 @@ class _Fit:
         reseed(seed_for(setting.seed, "refine", batch), device_of(x))
         amortised = Path(self.pair, x, y, STARTS, "guide")
         sites_of(amortised, self.sites)
-        q = _moments(amortised.unconstrained(amortised.values), setting.family == "full")
+        hidden = hidden_of(amortised, self.sites)
+        q = _moments(amortised.unconstrained(amortised.values), setting.family == "full", hidden)
         n = q.loc.shape[1]
-        factor, df = setting.factor(n), setting.degrees(n)
+        factor, df = setting.factor(n), setting.degrees(n, hidden)
         path = self._path(x, y)
         elbo = _log_weights(path, q, math.inf, STARTS).mean(0)
         khat = torch.full_like(elbo, math.inf)
@@ -279,7 +292,9 @@ class _Fit:
             if len(active) == 0:
                 break
         q = q.widened(factor)
-        return {k: v.cpu() for k, v in {"loc": q.loc, "root": q.root, "steps": steps, "khat": khat}.items()}
+        hidden = torch.zeros_like(q.loc, dtype=torch.bool) if hidden is None else hidden
+        fitted = {"loc": q.loc, "root": q.root, "steps": steps, "khat": khat, "hidden": hidden}
+        return {k: v.cpu() for k, v in fitted.items()}
 
     def _path(self, x: X, y: Tensor | None) -> Path:
         """The posterior of a data batch; the prior is its start, so that the guide is not scored at every step."""
@@ -288,21 +303,23 @@ class _Fit:
         captured = self.capture is True
         if self.capture == "auto":
             captured = num_data(x) == self.setting.block and worthwhile(calls, count, self.pair, size_of(x))
-        return Path(self.pair, x, y, 1, "prior", captured)
+        return Path(self.pair, x, y, 1, "prior", captured, free=False)
 
 
-def _moments(u: Tensor, full: bool) -> Gaussian:
+def _moments(u: Tensor, full: bool, hidden: Tensor | None) -> Gaussian:
     """The Gaussian with the means and the standard deviations of draws (K, B, n)."""
-    scale = u.std(0).clamp(min=1e-6)
-    return Gaussian(u.mean(0), torch.diag_embed(scale) if full else scale)
+    loc, scale = u.mean(0), u.std(0).clamp(min=1e-6)
+    if hidden is not None:
+        loc, scale = loc.masked_fill(hidden, 0.0), scale.masked_fill(hidden, 1.0)
+    return Gaussian(loc, torch.diag_embed(scale) if full else scale, hidden)
 
 
 def _ascended(path: Path, q: Gaussian, steps: int, num_particles: int) -> Gaussian:
     """After so many steps of the natural gradient; a draw whose gradient is not finite counts as zero."""
     for t in range(steps):
         rate = RATE * (1 + math.cos(math.pi * t / steps)) / 2
-        v = torch.randn(num_particles, *q.loc.shape, dtype=q.loc.dtype, device=q.loc.device)
-        h = q.pulled_back(path.slope(q.at(v), 1.0)[2]) + v
+        v = q.shown(torch.randn(num_particles, *q.loc.shape, dtype=q.loc.dtype, device=q.loc.device))
+        h = q.shown(q.pulled_back(path.slope(q.at(v), 1.0)[2]) + v)
         h = torch.where(h.isfinite().all(-1, keepdim=True), h, 0.0)
         shift = rate * h.mean(0)
         if q.is_full:
@@ -317,12 +334,15 @@ def _ascended(path: Path, q: Gaussian, steps: int, num_particles: int) -> Gaussi
 
 
 def _log_weights(path: Path, q: Gaussian, df: float, num_samples: int) -> Tensor:
-    """Log weights of fresh draws, (num_samples, B) in float64; -inf where one is not a number."""
+    """Log weights of fresh draws, (num_samples, B) in float64, but for a constant of each example under masks.
+
+    -inf where one is not a number.
+    """
     unit = standard(torch.zeros_like(q.loc), df)
     size = max(1, ROWS // len(q.loc))
     found = []
     for done in range(0, num_samples, size):
-        v = unit.sample((min(size, num_samples - done),))
+        v = q.shown(unit.sample((min(size, num_samples - done),)))
         found.append((path.ends(q.at(v))[1] - unit.log_prob(v) + q.log_det).double().nan_to_num(nan=-math.inf))
     return torch.cat(found)
 
@@ -333,10 +353,8 @@ def sites_of(path: Path, known: Sites | None = None) -> Sites:
     Those of other examples may be ``known``.
 
     Raises:
-        PairError: a site is masked, or its support depends on the example or on another latent.
+        PairError: the support of a site depends on the example or on another latent.
     """
-    for name in path.hidden:
-        raise PairError(f"site {name!r} has masked entries, and a refined guide has none: use ais, or the pair's guide")
     found = {}
     for name, draw in path.latents(path.values).items():
         each = unconstraining(name, draw.fn)
@@ -350,3 +368,23 @@ def sites_of(path: Path, known: Sites | None = None) -> Sites:
             )
         found[name] = path.shapes[name], one
     return found
+
+
+def hidden_of(path: Path, sites: Sites) -> Tensor | None:
+    """Which of the numbers of each example the model masks, (B, n), site after site; None where it masks none.
+
+    Raises:
+        PairError: a masked site is no set of single numbers, or its mask depends on the draws.
+    """
+    if not path.hidden:
+        return None
+    parts = []
+    for name, (shape, transform) in sites.items():
+        value = path.values[name]  # (C, B, *event)
+        hidden = path.hidden.get(name, torch.zeros_like(value, dtype=torch.bool)).expand_as(value)
+        if name in path.hidden and (value.shape[2:] != shape or elementwise(transform).domain.event_dim > 0):
+            raise PairError(f"site {name!r} is masked and no set of single numbers: use ais, or the pair's guide")
+        if not bool((hidden == hidden[:1]).all()):
+            raise PairError(f"site {name!r} has a mask that depends on other latents: use ais, or the pair's guide")
+        parts.append(hidden[0].reshape(len(hidden[0]), -1)[:, : shape.numel()])
+    return torch.cat(parts, 1)

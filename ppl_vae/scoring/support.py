@@ -32,6 +32,8 @@ def support_of(fn: Any) -> Any:
     """The support of a distribution, a constraint; None where it is not known."""
     if kind(fn) == "VonMises":  # which calls itself real, and has a density on one turn
         return constraints.independent(constraints.interval(-math.pi, math.pi), len(fn.event_shape))
+    if hasattr(fn, "_mask"):
+        return support_of(fn.base_dist)
     if isinstance(fn, Independent):
         inner = support_of(fn.base_dist)
         return None if inner is None else constraints.independent(inner, fn.reinterpreted_batch_ndims)
