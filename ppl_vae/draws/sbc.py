@@ -94,28 +94,36 @@ def sbc(
         raise UserError(f"num_samples={num_samples}, warmup={warmup}: give one draw or more, and no negative warm-up")
     y = simulate.check_labels(pair, num_data, y, "num_data")
     like = None if like is None else everything(pair, like, None, seed)[0]
+    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+    names, found = _simulated(pair, num_data, num_samples, y, method, warmup, like, seed, progress)
+    tested = (found != NOT_TESTED).any(0)
+    quantities = tuple(name for name, is_tested in zip(names, tested.tolist(), strict=True) if is_tested)
+    return Calibration(found[:, tested], quantities, num_samples, name, seed)
+
+
+def _simulated(
+    pair: Any, num_data: int, num_samples: int, y: Tensor | None, method: str | Method, warmup: int, like: X | None,
+    seed: int, progress: bool,
+) -> tuple[tuple[str, ...], Tensor]:  # fmt: skip
+    """The quantities of all data batches, and the ranks (N, Q)."""
     device, _ = device_and_dtype(pair)
     parts: list[Tensor] = []
-    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     with evaluating(pair), forked(device), pyro.validation_enabled(False), bar(progress) as shown:
         starts = range(0, num_data, BLOCK)
-        task = shown.add_task(f"calibration of {name}", total=len(starts), info="")
+        task = shown.add_task("calibration", total=len(starts), info="")
         for n, start in enumerate(starts):
             unit = seed_for(seed, "sbc", n)
             reseed(unit, device)
             some = torch.arange(start, min(start + BLOCK, num_data))
-            x, z = simulate.simulate(pair, len(some), None if y is None else y[some], _cycled(like, some))
+            yb = None if y is None else y[some]
+            x, z = simulate.simulate(pair, len(some), yb, _cycled(like, some))
             if not z:
                 raise PairError("this pair has no latents, so there is no posterior to calibrate")
-            yb = None if y is None else y[some]
             draws, guided = _drawn(pair, x, yb, method, num_samples, warmup, unit)
             names, ranks = _ranked(pair, guided, x, yb, z, draws)
             parts.append(ranks)
             shown.advance(task)
-    found = torch.cat(parts)
-    tested = (found != NOT_TESTED).any(0)
-    quantities = tuple(name for name, is_tested in zip(names, tested.tolist(), strict=True) if is_tested)
-    return Calibration(found[:, tested], quantities, num_samples, name, seed)
+    return names, torch.cat(parts)
 
 
 def _cycled(like: X | None, some: Tensor) -> X | None:

@@ -106,11 +106,9 @@ def refine(
     deviation is shortened to that. The noise of a step vanishes where the posterior is a Gaussian. After a round of
     steps, examples whose Pareto k is still high on pilot draws get another round, with twice the particles. The maximum
     of the ELBO is too narrow for importance sampling, so in the end all standard deviations are multiplied by
-    ``widen``, and a full Gaussian becomes a Student's t. Where the model masks entries of a latent, those are left out
-    of q_b and of the ELBO, and the Gaussians stay Gaussians.
+    ``widen``, and a full Gaussian becomes a Student's t. Masked entries of a latent are left out; then it stays one.
 
-    Use when Pareto k of the amortised guide is above its threshold. ``log_likelihood(..., proposal="refined")`` refines
-    and then draws anew, so that the bound stays a bound.
+    Use when Pareto k of the guide is above its threshold. ``proposal="refined"`` refines and then draws anew.
 
     Args:
         pair: a pair with continuous latents.
