@@ -106,7 +106,7 @@ def refine(
     deviation is shortened to that. The noise of a step vanishes where the posterior is a Gaussian. After a round of
     steps, examples whose Pareto k is still high on pilot draws get another round, with twice the particles. The maximum
     of the ELBO is too narrow for importance sampling, so in the end all standard deviations are multiplied by
-    ``widen``, and a full Gaussian becomes a Student's t. Masked entries of a latent are left out; then it stays one.
+    ``widen``, and a full Gaussian becomes a Student's t. Masked entries are left out; it then stays Gaussian.
 
     Use when Pareto k of the guide is above its threshold. ``proposal="refined"`` refines and then draws anew.
 
