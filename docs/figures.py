@@ -97,8 +97,10 @@ FIGURES = {
         "--num-data 200", {"docs/targets.md#All figures": NATS}, slow=True,
     ),
     "targets-ais": Figure(
-        "ppl-vae targets --estimator auto --estimator ais --num-data 100", {"docs/targets.md#All figures": NATS},
-        slow=True,
+        "ppl-vae targets --estimator ais --num-data 200", {"docs/targets.md#All figures": NATS}, slow=True
+    ),
+    "targets-auto": Figure(
+        "ppl-vae targets --estimator auto --num-data 100", {"docs/targets.md#All figures": NATS}, slow=True
     ),
     "heavy-tails": Figure(
         "ppl-vae targets --names heavy_tail,heavy_tail_gaussian --estimator iwae --estimator refined --num-data 400 "
