@@ -94,7 +94,9 @@ def test_loss_and_gradient_are_those_of_trace_enum_elbo(shift: float) -> None:
     assert torch.allclose(found[0][1], found[1][1], atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", [pv.Elbo(), pv.IWAE(3), pv.IWAE(3, gradient="dreg"), pv.AnalyticKL()])
+@pytest.mark.parametrize(
+    "objective", [pv.Elbo(), pv.IWAE(3), pv.IWAE(3, gradient="dreg"), pv.AnalyticKL(), pv.RWS(3, phi="both")]
+)
 def test_a_pair_with_a_summed_class_trains(objective: Any) -> None:
     both = Mixture(0.5)
     pair = pv.Pair(both.model, both.guide)
@@ -369,6 +371,8 @@ def test_the_posterior_of_a_chain_is_that_of_all_its_paths() -> None:
         exact = torch.stack([p[[path[t] == c for path in paths]].sum(0) for c in range(3)], -1)
         assert torch.allclose(found.probs[f"c{t}"], exact, atol=1e-10)
         assert found.support[f"c{t}"].tolist() == [0, 1, 2]
+    tree = pv.to_arviz(pv.Pair(chain.model, chain.guide), x, num_samples=5)
+    assert tree["posterior"]["c3"].shape == (1, 5, 2)
     number = sum(found[f"c{t}"] * 3 ** (3 - t) for t in range(4))
     share = torch.stack([(number == i).double().mean(0) for i in range(81)])
     assert ((share - p).abs() < 5 * (p * (1 - p) / 4000).sqrt() + 1e-3).all()

@@ -80,7 +80,8 @@ def to_arviz(
         pair, x, y, method, num_samples=num_samples, num_chains=num_chains, warmup=warmup, seed=seed, progress=progress
     )
     groups: dict[str, dict[str, Tensor]] = {}
-    drawn = {name: v for name, v in found.samples.items() if name not in found.probs}  # densities sum the others out
+    # densities sum out what the model does, unless no other latent is left
+    drawn = {name: v for name, v in found.samples.items() if name not in found.probs} or found.samples
     for (group, name), value in _evaluated(pair, x, y, drawn, seed).items():
         groups.setdefault(group, {})[name] = value
     groups["posterior"] = found.samples

@@ -35,7 +35,7 @@ def sleep(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[st
         x = simulate.assembled(drawn, simulate.value_of, whole=True)
     latents = {name: d.value for name, d in sites.items() if name not in drawn.data and not d.is_observed}
     scored = trace.sample_sites(trace.trace_program(guide, (x, *args[1:]), kwargs, 1, latents))
-    parts = guide_parts({name: scored[name] for name in latents})
+    parts = guide_parts({name: scored[name] for name in latents if name in scored})  # others are summed out
     log_q: Tensor = torch.stack([part.log_prob[0] for part in parts.values()]).sum(0)
     return log_q
 
