@@ -49,6 +49,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert [row["gap"] for row in found["gaps"]] == ["amortisation", "independence", "shape", "total"]
     assert found["n"] == 10
     assert {p.name for p in (out / "figures").iterdir()} == {"gaps.png", "kl.png"}
+    assert found["error_bounds"]["n"] == 10
     told = found["information"]
     assert told["n"] == 10
     assert len(told["layers"]["z"]["kl_per_dimension"]) == 2

@@ -89,6 +89,27 @@ def test_layers_are_told_apart_and_drawn() -> None:
     )
 
 
+def test_discrete_latents_count_too() -> None:
+    """c ~ Cat(1/2, 1/2) that the guide knows beside z: KL and information are log 2 more than those of z alone."""
+
+    def both(x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", dist.Categorical(torch.ones(2, dtype=x.dtype) / 2))
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def knows(x: Tensor, y: Tensor | None = None) -> None:
+        one = (x[:, 1] > 0).to(x.dtype)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", dist.Categorical(torch.stack([1 - one, one], -1)))
+            pyro.sample("z", dist.Normal(GAIN * x, 0.8 * torch.ones_like(x)).to_event(1))
+
+    alone, found = pv.information(pv.Pair(model, guide(GAIN, 0.8)), X), pv.information(pv.Pair(both, knows), X)
+    assert float(found.layers["c"].kl.mean()) == pytest.approx(math.log(2), abs=1e-5)
+    assert found.mutual_information - alone.mutual_information == pytest.approx(math.log(2), abs=0.03)
+    assert found.marginal_kl == pytest.approx(alone.marginal_kl, abs=0.05)
+
+
 def test_what_has_no_information_is_one_line() -> None:
     made = pv.build("made", data_shape=(4,), hidden=(8,))
     with pytest.raises(pv.PairError, match="no latents"):

@@ -21,6 +21,7 @@ def gaps(
     """Divide the gap between the ELBO and log p(x) among its causes; say which latents are used: gaps.json, figures."""
     from ..common import ranks
     from ..common.files import writable, write_json
+    from ..draws.error_bounds import error_bounds
     from ..figures.gaps import gap_bars
     from ..figures.information import kl_bars
     from ..likelihood.gaps import gaps as gaps_of
@@ -32,12 +33,15 @@ def gaps(
         opened.pair, opened.part, None, estimating.num_samples, seed=common.seed, progress=True, resume=target,
         capture=estimating.capture,
     )  # fmt: skip
+    bounds = error_bounds(opened.pair, opened.part, num_samples=estimating.num_samples, seed=common.seed, progress=True)
     told = information(opened.pair, opened.part, seed=common.seed, progress=True)
     about = {"pair": opened.name, "data": opened.data, "split": opened.part.name, "n": len(found.log_px)}
     result = {**about, "num_samples": estimating.num_samples, "seed": common.seed, "gaps": found.table()}
-    result["information"] = told.record()
+    result |= {"information": told.record(), "error_bounds": bounds.record()}
     ranks.broadcast_object(lambda: write_json(target / "gaps.json", result))
     paths = [write_figure(target / "figures", "gaps", gap_bars(found))]
     if any(layer.per_dimension is not None for layer in told.layers.values()):
         paths.append(write_figure(target / "figures", "kl", kl_bars(told)))
-    print_json(result) if json_ else typer.echo("\n".join(map(str, (found, told, *paths))))
+    print_json(result) if json_ else typer.echo(
+        "\n".join(map(str, (found, told, f"distance of the guide from the posterior: {bounds}", *paths)))
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..common.errors import UserError
 from .options import JsonOpt
-from .output import print_json
+from .output import print_json, write_figure
 
 
 def gradients(
@@ -17,6 +18,9 @@ def gradients(
     *,
     copies: Annotated[int, typer.Option(help="Independent draws of each gradient.", min=40)] = 60_000,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the SNR against K by path, stl and dreg: a .png file.")
+    ] = None,
     json_: JsonOpt = False,
 ) -> None:
     """Each objective's gradient on two problems whose exact one is known: z above 4 is a bias; the SNR is per draw."""
@@ -25,7 +29,11 @@ def gradients(
     for name in objective or ():
         if name not in EXACT:
             raise UserError(f"no exact gradient of {name!r} is known here; choose from {', '.join(EXACT)}")
+    if figure is not None and figure.suffix != ".png":
+        raise UserError(f"--figure {figure}: the name of a .png file is needed")
     rows = [asdict(row) for row in gradients_of(objective or None, copies, seed=seed)]
+    if figure is not None:
+        _draw(figure, seed)
     if json_:
         print_json({"gradients": rows, "copies": copies, "seed": seed})
         return
@@ -36,3 +44,10 @@ def gradients(
             f"{r['snr']:>7.3f}"
         )
     typer.echo(f"{copies} draws each, seed {seed}; z: the largest of a coordinate")
+
+
+def _draw(path: Path, seed: int) -> None:
+    from ..figures.gradients import signal_to_noise_curves
+    from ..objectives.gradients import NUMBERS, signal_to_noise
+
+    write_figure(path.parent, path.stem, signal_to_noise_curves(signal_to_noise(seed=seed), NUMBERS))

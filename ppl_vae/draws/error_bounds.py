@@ -53,12 +53,20 @@ class ErrorBounds:
         """(N,) bool: where k is below 1/4, so that the draws show the second moment that the bounds are made of."""
         return self.khat < FINITE
 
+    def record(self) -> dict[str, Any]:
+        """How many bounds hold and their medians, as JSON holds them; None where no bound holds."""
+        which = self.holds
+        found: dict[str, Any] = {"n": len(self), "holds": int(which.sum()), "num_samples": self.num_samples}
+        for name in ("divergence", "wasserstein", "mean_error"):
+            found[name] = float(getattr(self, name)[which].median()) if found["holds"] else None
+        return found
+
     def __str__(self) -> str:
-        which, n = self.holds, int(self.holds.sum())
+        middle = self.record()
+        n = middle["holds"]
         head = f"bounds hold for {n} of {len(self)} examples, whose k is below 1/4 (K = {self.num_samples})"
         if not n:
             return f"{head}; refine the guide, or test its draws by sbc"
-        middle = {k: float(getattr(self, k)[which].median()) for k in ("divergence", "wasserstein", "mean_error")}
         return (
             f"{head}; medians: 2-divergence {middle['divergence']:.3g} nats, 2-Wasserstein distance "
             f"at most {middle['wasserstein']:.3g}, error of a mean at most {middle['mean_error']:.3g} sd of the guide"

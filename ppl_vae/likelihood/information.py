@@ -71,7 +71,7 @@ class Information:
 
     @property
     def marginal_kl(self) -> float:
-        """KL(q(z) || p(z)) of the mean guide: the rest of the KL."""
+        """KL(q(z) || p(z)) of the mean guide: the rest of the KL, also where the prior depends on labels."""
         return sum(float(layer.kl.mean()) for layer in self.layers.values()) - self.mutual_information
 
     @property
@@ -193,18 +193,18 @@ def _of_block(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], Tensor]:
     """For each site its KL (B,), KL (B, D), mean and its variance (B, D); one draw of all; its log q, (B,)."""
     t = terms.terms(pair.model, pair.guide, x, y, num_samples=num_samples)
-    sites = {name: s for name, s in t.sites.items() if s.p is not None and s.value.is_floating_point()}
+    sites = {name: s for name, s in t.sites.items() if s.p is not None}
     if not sites:
-        raise PairError("this pair has no latents, or no real ones: there is no information to measure")
+        raise PairError("this pair has no latents that the guide draws: there is no information to measure")
     found = {name: _of_site(s) for name, s in sites.items()}
     return found, {name: s.value[0].cpu() for name, s in t.sites.items()}, t.log_q[0].double().cpu()
 
 
 def _of_site(site: Site) -> dict[str, Tensor]:
-    value = site.value.double().flatten(2)  # (K, B, D)
+    value = site.value.double().reshape(*site.log_p.shape, -1)  # (K, B, D)
     mean = mean_of(site.q)
     exact = mean is not None and mean.shape[0] == 1  # it does not depend on draws of other layers
-    means = value if mean is None else mean.double().expand(site.value.shape).flatten(2)
+    means = value if mean is None else mean.double().expand(site.value.shape).reshape(value.shape)
     spread = torch.zeros_like(means[0]) if exact or len(means) == 1 else means.var(0) / len(means)
     kl = site.kl
     found = {
@@ -212,7 +212,7 @@ def _of_site(site: Site) -> dict[str, Tensor]:
     }  # fmt: skip
     each = None if site.marginal else _per_dimension(site.q, site.p, site.value)
     if each is not None:
-        found["per_dimension"] = each.double().mean(0).flatten(1)
+        found["per_dimension"] = each.double().mean(0).reshape(value.shape[1:])
     return {name: v.cpu() for name, v in found.items()}
 
 

@@ -21,6 +21,7 @@ from .names import objective
 
 X = 1.3  # the one example of both problems
 BATCHES = 20  # of the copies, for the standard error
+NUMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of particles
 Expectation = Callable[[Tensor], Tensor]  # of K log weights (K, n): (n,) nats
 
 
@@ -254,7 +255,7 @@ def gradients(names: Any = None, copies: int = 60_000, *, seed: int = 0) -> list
 
 @entry_point
 def signal_to_noise(
-    numbers: Any = (1, 2, 4, 8, 16, 32, 64, 128, 256),
+    numbers: Any = NUMBERS,
     names: Any = ("iwae:gradient=path", "iwae:gradient=stl", "iwae:gradient=dreg"),
     copies: int = 2000,
     *,
