@@ -432,3 +432,47 @@ def test_a_table_that_grows_is_refused() -> None:
 
     with pytest.raises(pv.PairError, match="takes a table of 65,536 entries, more than 4,096; let the guide draw some"):
         pv.terms(model, nothing, X)
+
+
+def test_what_a_model_decides_on_the_host_is_no_lost_dependence() -> None:
+    """81 paths, so that scopes are followed: numbers that leave torch, and branches on whether a value is there."""
+    x = torch.randn(3, 4, dtype=torch.float64)
+    means = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+
+    def host(c: Tensor) -> Tensor:
+        return torch.as_tensor(means.numpy()[c.numpy()])
+
+    def listed(c: Tensor) -> Tensor:
+        return torch.tensor([float(means[v]) for v in c.flatten().tolist()], dtype=torch.float64).reshape(c.shape)
+
+    def sparse(c: Tensor) -> Tensor:
+        found = torch.where(c == 1, 1.0, 0.0).double()
+        if (c == 2).any():
+            found[c == 2] = 3.0
+        return found
+
+    def chain(mean: Any) -> Any:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                c = None
+                for t in range(4):
+                    c = pyro.sample(f"c{t}", dist.Categorical(JUMP[0] if c is None else JUMP[c]), infer=PARALLEL)
+                    pyro.sample(f"x{t}", dist.Normal(mean(c), 1.0), obs=x[:, t])
+
+        return model
+
+    truth = pv.terms(chain(lambda c: means[c]), nothing, x).log_w
+    for mean in (host, listed, sparse):
+        assert torch.allclose(pv.terms(chain(mean), nothing, x).log_w, truth, rtol=0, atol=1e-10), mean.__name__
+
+
+def test_a_number_that_is_none_is_not_summed_to_zero() -> None:
+    """A NaN in a term stays NaN, and the error names the site."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            c = pyro.sample("c", dist.Categorical(PI), infer=PARALLEL)
+            pyro.sample("x", dist.Normal(c + torch.tensor(-1.0).log(), 1.0, validate_args=False), obs=x[:, 0])
+
+    with pyro.validation_enabled(False):
+        assert pv.terms(model, nothing, X).log_w.isnan().all()

@@ -116,3 +116,12 @@ def test_what_has_no_information_is_one_line() -> None:
         pv.information(made, torch.zeros(5, 4))
     with pytest.raises(pv.UserError, match="two examples or more"):
         pv.information(pv.Pair(model, guide(GAIN, 1.0)), X[:1])
+
+
+def test_a_masked_latent_is_refused() -> None:
+    masked = (
+        pyro.poutine.mask(model, mask=torch.arange(5) > 2),
+        pyro.poutine.mask(guide(GAIN, 1.0), mask=torch.arange(5) > 2),
+    )
+    with pytest.raises(pv.PairError, match="site 'z' is masked: its mutual information"):
+        pv.information(pv.Pair(*masked), X[:5])

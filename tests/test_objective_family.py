@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs_under_test import CASES
-from torch import Tensor
+from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae.objectives.gradients import EXACT, Bits, Line, X, draws, gradient, gradients, half, log_mean_exp, mean
@@ -173,3 +174,88 @@ def test_draws_without_a_gradient_are_refused_by_name() -> None:
     for name in ("renyi", "miwae", "ciwae"):
         with pytest.raises(pv.PairError, match=f"'z'.*{name}.* differentiates through the draws"):
             pv.objective(name)(bits.model, bits.guide)(torch.zeros(3, dtype=F64))
+
+
+class Labelled(nn.Module):
+    """z ~ N(0, 1), y ~ N(z, 0.5), x ~ N(z, 1): the labels are below the latent."""
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z, 0.5), obs=y)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.4 * x, 0.5))
+
+
+def test_the_sleep_phase_refuses_labels_below_a_latent() -> None:
+    pair, x, y = Labelled(), torch.randn(5), torch.randn(5)
+    assert pv.RWS(4)(pair.model, pair.guide)(x, y).isfinite()
+    with pytest.raises(pv.PairError, match=r"rws, phi='sleep': site 'y' observes the labels and depends on 'z'"):
+        pv.RWS(4, phi="sleep")(pair.model, pair.guide)(x, y)
+
+
+def test_the_scale_of_a_plate_is_on_both_phases_and_what_is_missing_stays_so() -> None:
+    seen: list[Tensor] = []
+    bits = Bits()
+
+    def guide(x: Tensor) -> None:
+        seen.append(x)
+        bits.guide(x)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(logits=bits.a).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., 0] + bits.m, 1.0).mask(~x.isnan()), obs=x)
+
+    x = torch.tensor([1.0, math.nan, 2.0], dtype=F64)
+    gradients_at = []
+    for scale in (1.0, 10.0):
+        pyro.set_rng_seed(0)
+        both = [pyro.poutine.scale(program, scale=scale) for program in (model, guide)]
+        loss = pv.RWS(4, phi="both")(*both)(x)
+        gradients_at.append(torch.autograd.grad(loss, bits.b)[0])
+        assert seen[-1].isnan().tolist() == [False, True, False]
+        assert not torch.equal(seen[-1][0], x[0])  # drawn
+    assert torch.allclose(10 * gradients_at[0], gradients_at[1])
+
+
+def test_a_warm_up_does_not_turn_cubo_round() -> None:
+    """At every beta the guide moves towards the posterior, whose mean is above its own."""
+    line = Line()
+    for beta in (0.1, 0.5, 1.0):
+        rows = draws(line, pv.CUBO(64, beta=beta), 4000)
+        assert float(rows["c"].mean()) > 0, beta
+
+
+@pytest.mark.parametrize("objective", [pv.IWAE(3, gradient="dreg"), pv.PIWAE(2, 2), pv.CUBO(3), pv.VIMCO(3), pv.RWS(3)])
+def test_a_particle_of_weight_zero_gives_no_nan(objective: Any) -> None:
+    """Uniform data: some draws can't have made them."""
+    loc = torch.nn.Parameter(torch.tensor(0.3, dtype=F64))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=F64), 1.0))
+            pyro.sample("x", dist.Uniform(z - 1.2, z + 1.2, validate_args=False), obs=x)
+
+    class Guide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = loc
+
+        def forward(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(self.loc, 0.6))
+
+    pyro.set_rng_seed(0)
+    guide, x = Guide(), torch.zeros(200, dtype=F64)
+    with torch.no_grad():
+        log_w = pv.terms(model, guide, x, num_samples=objective.draws).log_w
+    assert (log_w > -math.inf).any(0).all()
+    pyro.set_rng_seed(0)
+    bounds = objective.bounds(model, guide, x)
+    assert (log_w == -math.inf).any(0).sum() > 20
+    assert bounds.isfinite().all()
+    assert torch.autograd.grad(bounds.sum(), loc)[0].isfinite()

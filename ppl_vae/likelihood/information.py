@@ -17,7 +17,7 @@ from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..scoring import densities, terms
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
-from ..scoring.kinds import mean_of
+from ..scoring.kinds import has_mask, mean_of
 from ..scoring.terms import Site
 from ..scoring.trace import call_args
 
@@ -140,7 +140,7 @@ def information(
         progress: show a bar.
 
     Raises:
-        PairError: a pair without latents, or a guide that can't score values.
+        PairError: a pair without latents, or with a masked one, or a guide that can't score values.
         UserError: fewer than two examples.
 
     Source: Hoffman, Johnson: ELBO surgery: yet another way to carve up the variational evidence lower bound, 2016.
@@ -196,6 +196,9 @@ def _of_block(
     sites = {name: s for name, s in t.sites.items() if s.p is not None}
     if not sites:
         raise PairError("this pair has no latents that the guide draws: there is no information to measure")
+    for name, s in sites.items():
+        if any(mask is not None and mask is not True for mask in s.masks) or has_mask(s.q) or has_mask(s.p):
+            raise PairError(f"site {name!r} is masked: its mutual information with x is not defined by the guide alone")
     found = {name: _of_site(s) for name, s in sites.items()}
     return found, {name: s.value[0].cpu() for name, s in t.sites.items()}, t.log_q[0].double().cpu()
 

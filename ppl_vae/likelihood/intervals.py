@@ -84,10 +84,11 @@ def _normal(num_chains: int, level: float) -> tuple[Array, Array]:
 
 
 def chains_needed(std_error: Tensor, elbo_gap: Tensor, num_chains: int, target: float) -> tuple[Tensor, Tensor]:
-    r"""The number of chains (N,) for a standard error of log p(x): at least, and at most.
+    r"""The number of chains (N,) for a standard error of log p(x): at least, and some.
 
-    At least :math:`C (\mathrm{SE} / \mathrm{target})^2`, by the weights that were drawn; at most
-    :math:`(e^{s^2} - 1) / \mathrm{target}^2`, were log weights normal.
+    At least :math:`C (\mathrm{SE} / \mathrm{target})^2`, by the weights that were drawn; some
+    :math:`(e^{s^2} - 1) / \mathrm{target}^2`, were log weights normal. That is an estimate and no limit: s^2 is taken
+    as twice the gap, which is too little with few chains.
 
     Args:
         std_error: of C chains, by the delta method.

@@ -169,7 +169,7 @@ class Estimate:
         return low, high
 
     def chains_needed(self, std_error: float) -> tuple[Tensor, Tensor]:
-        """How many chains (N,) a standard error needs, of annealed examples: at least, and at most; nan of others.
+        """How many chains (N,) a standard error needs, of annealed examples: at least, and some; nan of others.
 
         See :func:`ppl_vae.likelihood.intervals.chains_needed`.
 

@@ -139,6 +139,11 @@ def scored(t: Terms) -> tuple[Tensor, Tensor]:
     return by_score, by_path
 
 
+def finite(log_w: Tensor) -> Tensor:
+    """Log weights with 0, which has no gradient, in place of minus infinity: for products with weights, then zero."""
+    return log_w.masked_fill(log_w.detach() == -math.inf, 0.0)
+
+
 def log_mean_exp(log_w: Tensor) -> Tensor:
     """The log of the mean of exp over the first dimension."""
     return torch.logsumexp(log_w, 0) - math.log(log_w.shape[0])
@@ -159,7 +164,7 @@ def weighted(t: Terms, bound: Tensor, log_w: Tensor, theta: Tensor, phi: Tensor)
     """
     theta, phi = theta.detach().clamp(min=1e-20), phi.detach()  # a quotient of what underflows is no number
     t.gate(phi / theta)
-    return bound.detach() + gradient_only((theta * log_w).sum(0))
+    return bound.detach() + gradient_only((theta * finite(log_w)).sum(0))
 
 
 class Objective(ELBO):

@@ -16,11 +16,12 @@ def cubo(t: Terms, beta: Beta = 1.0) -> Tensor:
 
     Its gradient for the guide is :math:`-\sum_k v_k \, \partial_z \log w_k \, \partial z_k`, where
     :math:`v_k \propto w_k^2`, by the same identity as ``"dreg"``: the score term is minus twice the term that passes
-    through the draws.
+    through the draws. With ``beta`` the identity has a factor 2 beta - 1, which is left out: below 1/2 it would turn
+    the gradient round.
     """
     log_w = log_weights(t, beta, "cubo")
     v = torch.softmax(2 * log_w, 0)
-    bound = weighted(t, log_mean_exp(log_w), log_w, torch.softmax(log_w, 0), v * (2 * beta - 1))
+    bound = weighted(t, log_mean_exp(log_w), log_w, torch.softmax(log_w, 0), v)
     return times(bound, one_scale(t, "cubo"))
 
 

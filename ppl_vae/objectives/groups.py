@@ -31,7 +31,7 @@ def piwae(t: Terms, beta: Beta = 1.0, groups: int = 1) -> Tensor:
     """IWAE's bound of all M K particles, (B,) nats, whose gradient for the guide is that of :func:`miwae`."""
     log_w = log_weights(t, beta, "piwae")
     bound = log_mean_exp(log_w)
-    w = torch.softmax(log_w.unflatten(0, (-1, groups)), 0).flatten(0, 1)
+    w = torch.softmax(log_w.unflatten(0, (-1, groups)), 0).flatten(0, 1).nan_to_num(nan=0.0)  # no weight in a group
     bound = weighted(t, bound, log_w, torch.softmax(log_w, 0), w * (1 - beta * (1 - w)) / groups)
     return times(bound, one_scale(t, "piwae"))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..scoring.terms import Terms
-from .base import Beta, Objective, choose, gradient_only, log_mean_exp, log_weights, one_scale, times
+from .base import Beta, Objective, choose, finite, gradient_only, log_mean_exp, log_weights, one_scale, times
 
 
 def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
@@ -25,7 +25,7 @@ def iwae(t: Terms, beta: Beta = 1.0, gradient: str = "path") -> Tensor:
     bound = log_mean_exp(log_w)
     if gradient != "path":
         w = torch.softmax(log_w, 0).detach()
-        bound = bound.detach() + gradient_only((w * log_w).sum(0))
+        bound = bound.detach() + gradient_only((w * finite(log_w)).sum(0))
         if gradient == "dreg":
             t.gate((1 - beta) + beta * w)  # beta != 1: the part 1 - beta of the gradient is not doubled
     return times(bound, one_scale(t, "iwae"))

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.errors import PairError, UserError
+from ..common.rng import forked
 from ..scoring import programs, simulate, trace
-from ..scoring.param_store import Program
+from ..scoring.param_store import Program, unmoved
 from ..scoring.stop_gradient import guide_parts
 from ..scoring.terms import Terms
-from .base import Objective, choose_from, gradient_only, log_mean_exp, log_weights, one_scale, times
+from .base import Objective, choose_from, finite, gradient_only, log_mean_exp, log_weights, one_scale, times
 
 
 def wake(t: Terms, phi: float = 1.0) -> Tensor:
@@ -23,7 +25,7 @@ def wake(t: Terms, phi: float = 1.0) -> Tensor:
     The second, times ``phi``, lowers KL(p(z|x) || q(z|x)). The weights are normalised for each example.
     """
     log_w = log_weights(t, 1.0, "rws", reparameterised=False).detach()
-    surrogate = torch.softmax(log_w, 0) * (t.log_lik + t.log_prior + phi * t.log_q)
+    surrogate = torch.softmax(log_w, 0) * (finite(t.log_lik + t.log_prior) + phi * t.log_q)
     return times(log_mean_exp(log_w) + gradient_only(surrogate.sum(0)), one_scale(t, "rws"))
 
 
@@ -31,7 +33,7 @@ def sleep(model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[st
     """log q(z|x), (B,) nats, of as many examples that the model draws with their latents."""
     with torch.no_grad():
         sites = programs.sites(model, args, kwargs, uncondition=True, inside=True)
-        drawn = simulate.rerun(sites, args[0])
+        drawn = simulate.rerun(sites, args[0])._replace(kept=True)  # missing entries, masks, lengths: as in the data
         x = simulate.assembled(drawn, simulate.value_of, whole=True)
     latents = {name: d.value for name, d in sites.items() if name not in drawn.data and not d.is_observed}
     scored = trace.sample_sites(trace.trace_program(guide, (x, *args[1:]), kwargs, 1, latents))
@@ -68,9 +70,12 @@ class RWS(Objective):
 
     def __init__(self, num_particles: int = 10, phi: str = "wake") -> None:
         self.phi = chosen = choose_from("phi", phi, ("wake", "sleep", "both"))
+        self._scale: float | Tensor = 1.0
+        self._validated: tuple[Program, Program] | None = None
         self.asleep = {"wake": 0.0, "sleep": 1.0, "both": 0.5}[chosen]
 
         def bound(t: Terms) -> Tensor:
+            self._scale = one_scale(t, "rws")  # of the plate, for the sleep phase too
             return wake(t, 1 - self.asleep)
 
         super().__init__(bound, num_particles=num_particles, grad="score")
@@ -80,4 +85,23 @@ class RWS(Objective):
         bound = super().bounds(model, guide, *args, **kwargs)
         if not self.asleep:
             return bound
-        return bound + gradient_only(self.asleep * sleep(model, guide, args, kwargs))
+        self.validate(model, guide, *args)
+        return bound + gradient_only(self.asleep * times(sleep(model, guide, args, kwargs), self._scale))
+
+    def validate(self, model: Program, guide: Program, *args: Any) -> None:
+        """Refuse a sleep phase where the model observes labels given its latents: its draws are then none given them.
+
+        Raises:
+            PairError: names the site.
+        """
+        programs_ = getattr(model, "__wrapped__", model), getattr(guide, "__wrapped__", guide)
+        if not self.asleep or self._validated == programs_:
+            return
+        device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
+        with torch.no_grad(), forked(device), unmoved(model, guide):
+            sites = programs.sites(model, args, {}, uncondition=True, inside=True)
+            try:
+                simulate.refuse_dependent(model, args, {}, sites, inside=True)
+            except UserError as error:
+                raise PairError(f"rws, phi={self.phi!r}: {error}, or use phi='wake'") from None
+        self._validated = programs_

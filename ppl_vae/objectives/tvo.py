@@ -41,7 +41,8 @@ class TVO(Objective):
     """The thermodynamic variational objective, by the score function: for discrete and for continuous latents.
 
     Use when draws have no gradient, and as another way between the ELBO (one partition) and log p(x) (many). The value
-    is below log p(x) as K grows: the integrand rises along the path, and its left end stands for each part of it.
+    is a lower bound for every K: the integrand rises along the path, and its left end stands for each part of it, so
+    that no draws give more than their log mean weight.
 
     Args:
         num_particles: the number K of samples, at least 2.

@@ -14,6 +14,7 @@ from .base import (
     Objective,
     choose,
     choose_from,
+    finite,
     gradient_only,
     log_mean_exp,
     log_weights,
@@ -34,8 +35,9 @@ def vimco(t: Terms, beta: Beta = 1.0, baseline: str = "geometric") -> Tensor:
     log_w = log_weights(t, beta, "vimco", reparameterised=False)
     given = log_w.detach()
     bound = log_mean_exp(given)
-    signal = bound - BASELINES[baseline](given)
-    surrogate = signal * scored(t)[0] + torch.softmax(given, 0) * log_w
+    others = BASELINES[baseline](given)
+    signal = bound - torch.where(others == -math.inf, torch.zeros_like(others), others)  # any constant is unbiased
+    surrogate = signal * scored(t)[0] + torch.softmax(given, 0) * finite(log_w)
     return times(bound + gradient_only(surrogate.sum(0)), one_scale(t, "vimco"))
 
 
@@ -50,7 +52,9 @@ def _others(log_w: Tensor, own: Tensor) -> Tensor:
 def _geometric(log_w: Tensor) -> Tensor:
     """The bound with w_k replaced by the geometric mean of the others."""
     count = len(log_w)
-    return _others(log_w, (log_w.sum(0) - log_w) / (count - 1)) - math.log(count)
+    mine = torch.eye(count, dtype=torch.bool, device=log_w.device)[..., None]
+    rest = torch.where(mine, torch.zeros_like(log_w), log_w).sum(1)  # a difference of infinities is no number
+    return _others(log_w, rest / (count - 1)) - math.log(count)
 
 
 def _arithmetic(log_w: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ..common.errors import PairError
 from . import elimination, enumeration
 from .elimination import Factor
 from .kinds import bare, is_factor, kind, layers, no_density, unscorable
-from .lineage import Lineage
+from .lineage import HostReads, Lineage
 from .param_store import Program, own_store, unmoved
 from .support import drawn_in, legal_number
 from .trace import PARTICLES, Values, call_args, sample_sites, trace_program
@@ -178,12 +178,23 @@ def _scopes(
     run: Callable[..., Any],
     values: Mapping[str, Tensor],
     score: Callable[..., dict[str, Tensor]],
-) -> dict[str, set[str]]:
-    """For each site the summed sites that its log density was computed from, followed through a run of one particle."""
-    roots = {n: v[:1].expand(1, size, *v.shape[1:]).clone() for n, v in supports.items()}
-    rest = {n: v[:1] for n, v in values.items()}
-    with torch.no_grad(), pyro.validation_enabled(False), Lineage(roots) as lineage:
-        log_ps = score(sample_sites(run(1, {**rest, **roots})), (1, size))
+) -> dict[str, set[str]] | None:
+    """For each site the summed sites that its log density was computed from; None where that can't be followed.
+
+    The run has as many particles as the largest support, so that every site takes all its values, as in the runs that
+    follow: a branch on whether one of them is there goes the same way. None where the model reads a site back to the
+    host, since what is computed there leaves no trace.
+    """
+    count = max(map(len, supports.values()))
+    roots = {}
+    for name, v in supports.items():
+        column = v[torch.arange(count, device=v.device) % len(v)].unsqueeze(1)
+        roots[name] = column.expand(count, size, *v.shape[1:]).clone()
+    rest = {n: v[:1].expand(count, *v.shape[1:]) for n, v in values.items()}
+    with torch.no_grad(), pyro.validation_enabled(False), Lineage(roots) as lineage, HostReads(lineage) as reads:
+        log_ps = score(sample_sites(run(count, {**rest, **roots})), (count, size))
+    if reads.names:
+        return None
     return {name: lineage.of(log_p) for name, log_p in log_ps.items()}
 
 

@@ -40,9 +40,9 @@ def log_sum_exp(table: Tensor, dim: int) -> Tensor:
     top = table.detach().amax(dim, keepdim=True)
     top = torch.where(top.isfinite(), top, torch.zeros_like(top))
     total = (table - top).exp().sum(dim)
-    some = total > 0
-    found = torch.where(some, total, torch.ones_like(total)).log() + top.squeeze(dim)
-    return torch.where(some, found, torch.full_like(found, -torch.inf))
+    none = total == 0  # NaN passes
+    found = torch.where(none, torch.ones_like(total), total).log() + top.squeeze(dim)
+    return torch.where(none, torch.full_like(found, -torch.inf), found)
 
 
 def chain_rule(classes: Mapping[int, Factor], others: Mapping[str, Factor]) -> dict[str, Tensor]:

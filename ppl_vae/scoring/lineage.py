@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +18,13 @@ _SHAPED = {
         "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
         "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided",
     )
+}  # fmt: skip
+
+
+# methods by which a program takes numbers of a tensor to the host, or decides by them
+_READS = {
+    "item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__complex__", "__index__",
+    "__contains__",
 }  # fmt: skip
 
 
@@ -55,7 +63,7 @@ class Lineage(TorchDispatchMode):
     def _mark(self, tensor: Tensor, names: set[str]) -> None:
         if _key(tensor) not in self._names:
             self._names[_key(tensor)] = set()
-            self._kept.append(tensor.untyped_storage())
+            self._kept.append(tensor.untyped_storage() if tensor.layout == torch.strided else tensor)
         self._names[_key(tensor)] |= names
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -76,9 +84,36 @@ class Lineage(TorchDispatchMode):
         return result
 
 
+class HostReads(TorchFunctionMode):
+    """A context that notes which roots a program itself reads back to the host; what is computed there is not followed.
+
+    Reads inside an operation of torch, such as the check of ``one_hot``, do not count.
+
+    Args:
+        lineage: what follows the tensors, entered before.
+
+    Example:
+        >>> y = torch.ones(3)
+        >>> with Lineage({"y": y}) as lineage, HostReads(lineage) as reads:
+        ...     found = (2 * y).tolist()
+        >>> reads.names
+        {'y'}
+    """
+
+    def __init__(self, lineage: Lineage) -> None:
+        super().__init__()
+        self.lineage = lineage
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _READS and args:
+            self.names |= self.lineage.of(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if torch.is_tensor(leaf)]
 
 
 def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return int(tensor.untyped_storage()._cdata) if tensor.layout == torch.strided else id(tensor)

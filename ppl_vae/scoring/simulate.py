@@ -55,7 +55,7 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
     found = None
     if free:
         found = programs.sites(pair.model, call_args(pair.model, None, y), {"n": n}, values=latents, uncondition=True)
-        _refuse_dependent(pair, call_args(pair.model, None, y), {"n": n}, found)
+        refuse_dependent(pair.model, call_args(pair.model, None, y), {"n": n}, found)
         if "x" in found and (shown is None or torch.is_tensor(shown)) and not _several(pair):
             return Simulation(found, {"x": found["x"]}, None, False)
     if shown is None:
@@ -70,7 +70,7 @@ def run(pair: Any, n: int, y: Tensor | None, latents: trace.Values | None = None
     at = programs.sites(pair.model, call_args(pair.model, shown, y), values=values, uncondition=True)
     places = _observing_data(at)
     if found is None:
-        _refuse_dependent(pair, call_args(pair.model, shown, y), {}, at)
+        refuse_dependent(pair.model, call_args(pair.model, shown, y), {}, at)
         return Simulation(at, places, shown, like is not None)
     data = {name: replace(found[name], given=d.given) for name, d in places.items() if name in found}
     return Simulation(found, data, shown, False)
@@ -86,7 +86,9 @@ def _observing_data(sites: dict[str, TracedSite]) -> dict[str, TracedSite]:
     return {name: d for name, d in sites.items() if d.is_observed and not d.kept}
 
 
-def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, TracedSite]) -> None:
+def refuse_dependent(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: dict[str, TracedSite], inside: bool = False
+) -> None:
     """Refuse labels that the model observes given other draws: those are then not draws given the labels.
 
     Raises:
@@ -96,7 +98,7 @@ def _refuse_dependent(pair: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
         return
     drawn = {name: d.value.clone() for name, d in sites.items() if not d.kept}
     with Lineage(drawn) as lineage:
-        again = programs.sites(pair.model, args, kwargs, values=drawn, uncondition=True)
+        again = programs.sites(model, args, kwargs, values=drawn, uncondition=True, inside=inside)
         above = {n: lineage.of(d.fn.log_prob(d.value)) & set(drawn) for n, d in again.items() if d.kept}
     for name, names in above.items():
         if names:
