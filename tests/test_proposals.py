@@ -308,7 +308,7 @@ def test_options_follow_the_name_of_a_proposal() -> None:
     assert torch.equal(est.log_px, same.log_px)
     assert pv.log_likelihood(pair, x[:4], num_samples=9, proposal="tempered:temperature=4").proposal == "tempered(4)"
     for text, message in {
-        "refined:famly=full": "proposal 'refined' has no option famly; it takes family, steps",
+        "refined:famly=full": "proposal 'refined' has no option famly; it takes family, components, steps",
         "refined:steps=many": "proposal 'refined': steps='many' is not of the type int",
         "refined:family=cauchy": "family='cauchy'",
         "auto:steps=5": "only refined and tempered take options",

@@ -1,4 +1,4 @@
-"""A Gaussian for each example of a data set, with parameters of its own, as a guide for these data."""
+"""A Gaussian or a mixture for each example of a data set, as a guide for these data."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ MIX = -0x61C8864680B583EB  # an odd number whose bits look random
 
 
 class Refined(nn.Module):
-    r"""A guide with a Gaussian for each of N examples, over all latents in their unconstrained space.
+    r"""A guide with a Gaussian for each of N examples, over all latents in their unconstrained space, or C of them.
 
-    .. math:: q(u | x_b) = N(u; \mu_b, L_b L_b^\top), \qquad z_i = T_i(u_i)
+    .. math:: q(u | x_b) = \sum_c \pi_{bc} N(u; \mu_{bc}, L_{bc} L_{bc}^\top), \qquad z_i = T_i(u_i)
 
-    or a Student's t of the same location and scale. :func:`ppl_vae.refine` makes it. Sites are drawn one after another,
+    or Student's t of the same locations and scales. :func:`ppl_vae.refine` makes it. Sites are drawn one after another,
     each given those before it. An example is found by its content, so batches may be of any size and order; other data
     are refused. What the model masks is drawn from N(0, 1) apart from the rest, and masked here too.
 
     Args:
         x: the N examples, as the pair takes them.
         y: their labels (N,), where there are any.
-        loc: :math:`\mu` (N, n), over the sites one after another.
-        root: L, lower triangular (N, n, n); or its diagonal (N, n), where it is diagonal.
+        loc: :math:`\mu` (N, n), over the sites one after another; of a mixture (N, C, n).
+        root: L, lower triangular (N, n, n); or its diagonal (N, n), where it is diagonal; of a mixture (N, C, n, n).
         sites: by name, the shape of the site in its unconstrained space, and the map T from there.
         df: degrees of freedom of the Student's t, where L has every entry; infinite for the Gaussian.
         steps: that were spent on each example (N,).
         khat: Pareto k of each (N,), on the draws that decided about another round.
         hidden: which of the n numbers are masked, (N, n); None where none is. Their rows and columns of L are those of
             the identity, and their locations 0.
+        log_share: :math:`\log \pi` of a mixture, (N, C); None where there is one Gaussian.
 
     Raises:
         DataError: when it runs, on an example that it has no parameters for.
@@ -61,10 +62,12 @@ class Refined(nn.Module):
     steps: Tensor
     khat: Tensor
     hidden: Tensor | None
+    log_share: Tensor | None
 
     def __init__(
         self, x: X, y: Tensor | None, loc: Tensor, root: Tensor, sites: Mapping[str, tuple[torch.Size, Transform]],
         df: float, steps: Tensor, khat: Tensor, hidden: Tensor | None = None,
+        log_share: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.sites = dict(sites)
@@ -88,6 +91,7 @@ class Refined(nn.Module):
         self.register_buffer("steps", steps[place])
         self.register_buffer("khat", khat[place])
         self.register_buffer("hidden", hidden)
+        self.register_buffer("log_share", log_share)
 
     def __len__(self) -> int:
         return len(self.loc)
@@ -103,8 +107,8 @@ class Refined(nn.Module):
 
     @property
     def family(self) -> str:
-        """``"full"`` or ``"diagonal"``."""
-        return "full" if self.root.dim() == 3 else "diagonal"
+        """``"full"``, ``"diagonal"`` or ``"mixture"``."""
+        return {2: "diagonal", 3: "full", 4: "mixture"}[self.root.dim()]
 
     def extra_repr(self) -> str:
         return f"{len(self)} examples, family={self.family!r}, sites={list(self.sites)}"
@@ -129,43 +133,48 @@ class Refined(nn.Module):
         rows = self.rows(x, y)
         if type(rows) is Tensor:  # values; a graph that is being traced has none, and gives NaN below
             self._refuse_others(rows)
-        unknown = (rows < 0).unsqueeze(-1)
-        loc = torch.where(unknown, torch.nan, self.loc[rows])  # (B, n)
-        root = self.root[rows]
+        loc, root = self.loc[rows], self.root[rows]  # (B, [C,] n), (B, [C,] n, n) or diagonal (B, n)
+        loc = torch.where((rows < 0).view(-1, *(1 for _ in loc.shape[1:])), torch.nan, loc)
         hidden = None if self.hidden is None else self.hidden[rows]
-        noise = loc[..., :0]  # of the sites so far, (K, B, done)
+        log_share = None if self.log_share is None else self.log_share[rows]  # (B, C), then (K, B, C)
+        noise = loc[..., :0]  # of the sites so far, (K, B, [C,] done)
         done = 0
         with pyro.plate("data", num_data(x), dim=-1):
             for name, (shape, transform) in self.sites.items():
                 part = slice(done, done + shape.numel())
-                center, scale = loc[:, part], root[:, part, part] if root.dim() == 3 else root[:, part]
-                if root.dim() == 3 and done:
-                    center = center + (root[:, part, :done] @ noise.unsqueeze(-1)).squeeze(-1)
+                center, scale = loc[..., part], root[..., part] if self.is_diagonal else root[..., part, part]
+                if done and not self.is_diagonal:
+                    center = center + (root[..., part, :done] @ noise.unsqueeze(-1)).squeeze(-1)
                 if hidden is None:
-                    q = self._site(center, scale, noise, shape, transform)
+                    each = self._given(center, scale, noise)
+                    q = _transformed(each if log_share is None else _mixed_by(log_share, each), shape, transform)
                 else:
                     q = _masked_site(center, scale, hidden[:, part], shape, transform)
                 z = pyro.sample(name, q)
                 done = part.stop
-                if root.dim() == 3 and done < loc.shape[1]:
+                if done < loc.shape[-1] and not self.is_diagonal:
                     u = transform.inv(z)
-                    u = u.reshape(*u.shape[: u.dim() - len(shape)], -1)
+                    u = u.reshape(*u.shape[: u.dim() - len(shape)], -1)  # (K, B, site)
+                    if log_share is not None:
+                        u = u.unsqueeze(-2)
+                        log_share = log_share + each.log_prob(u)
                     own = torch.linalg.solve_triangular(scale, (u - center).unsqueeze(-1), upper=False).squeeze(-1)
                     noise = torch.cat([noise.expand(*own.shape[:-1], -1), own], -1)
 
-    def _site(self, loc: Tensor, root: Tensor, before: Tensor, shape: torch.Size, transform: Transform) -> Any:
-        """The distribution of a site given the noise (K, B, done) of those before it."""
-        if root.dim() == 2:
-            base = dist.Normal(loc, root).to_event(1)
-        elif math.isinf(self.df):
-            base = dist.MultivariateNormal(loc, scale_tril=root)
-        else:
-            df = self.df + before.shape[-1]
-            wider = ((self.df + before.square().sum(-1)) / df).sqrt()
-            base = dist.MultivariateStudentT(loc.new_tensor(df), loc, wider[..., None, None] * root)
-        parts: list[Transform] = [] if len(shape) == 1 else [ReshapeTransform(loc.shape[-1:], shape)]
-        parts += [] if transform is identity_transform else [transform]
-        return dist.TransformedDistribution(base, parts) if parts else base
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the numbers of an example are independent."""
+        return self.root.dim() == 2
+
+    def _given(self, loc: Tensor, root: Tensor, before: Tensor) -> Any:
+        """The distribution of the numbers of a site given the noise (K, B, [C,] done) of the sites before it."""
+        if self.is_diagonal:
+            return dist.Normal(loc, root).to_event(1)
+        if math.isinf(self.df):
+            return dist.MultivariateNormal(loc, scale_tril=root)
+        df = self.df + before.shape[-1]
+        wider = ((self.df + before.square().sum(-1)) / df).sqrt()
+        return dist.MultivariateStudentT(loc.new_tensor(df), loc, wider[..., None, None] * root)
 
     def _refuse_others(self, rows: Tensor) -> None:
         lost = torch.nonzero(rows < 0)
@@ -174,6 +183,19 @@ class Refined(nn.Module):
                 f"example {int(lost[0])} of {len(rows)} is none of the {len(self)} that this guide was refined for: "
                 f"refine the pair for these data; stochastic binarisation needs the same seed in both"
             )
+
+
+def _transformed(base: Any, shape: torch.Size, transform: Transform) -> Any:
+    """The distribution of a site, of which ``base`` is that of its numbers in a row."""
+    parts: list[Transform] = [] if len(shape) == 1 else [ReshapeTransform(base.event_shape, shape)]
+    parts += [] if transform is identity_transform else [transform]
+    return dist.TransformedDistribution(base, parts) if parts else base
+
+
+def _mixed_by(log_share: Tensor, each: Any) -> Any:
+    """A mixture of C distributions, the last of the batch dimensions."""
+    batch = torch.broadcast_shapes(log_share.shape, each.batch_shape)
+    return dist.MixtureSameFamily(dist.Categorical(logits=log_share.expand(batch)), each.expand(batch))
 
 
 class ChainRule(dist.TorchDistribution):

@@ -23,7 +23,7 @@ from ..scoring.quantity import refuse_binarised
 from .annealing import ais
 from .estimate import estimates, refuse_mismatch
 from .estimators import ESTIMATORS
-from .proposals import PROPOSALS, proposal as proposal_of
+from .proposals import proposal as proposal_of
 from .records import Estimator, EstimatorLike, Proposal, ProposalLike, resolve
 from .result import Estimate
 from .sentences import lower_limit, sentences
@@ -166,7 +166,7 @@ def panel(
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
         estimators: what is made of the weights, as in :func:`~ppl_vae.log_likelihood`. Here ``"ais"`` asks for
-            annealing, and the name of a proposal for the K-sample bound under it.
+            annealing, and the name of a proposal for the K-sample bound under it (``"refined:family=mixture"``).
         num_samples: K; an estimator that takes no more than fewer gets those.
         proposals: where the draws come from: each estimator is made under each. One row is named by its estimator under
             the first of them, by the proposal where it is the K-sample bound under another, and else by both.
@@ -220,12 +220,12 @@ def _asked(estimators: Sequence[EstimatorLike], proposals: Sequence[ProposalLike
     statistics: list[Estimator] = []
     found: list[tuple[str, Method | None]] = []
     for one in estimators:
-        if isinstance(one, str) and one not in ROWS:
+        if isinstance(one, str) and one.partition(":")[0] not in ROWS:
             raise UserError(f"estimator {one!r} is not known; choose from {', '.join(ROWS)}, or give a function")
         if one == "ais":
             found.append((one, None))
-        elif isinstance(one, str) and one in PROPOSALS:
-            found.append((one, (bound, PROPOSALS[one])))
+        elif isinstance(one, str) and one.partition(":")[0] not in ESTIMATORS:
+            found.append((one, (bound, proposal_of(one))))
         else:
             statistics.append(resolve(Estimator, one, ESTIMATORS))
             found.append((statistics[-1].name, (statistics[-1], first)))

@@ -1,10 +1,10 @@
-"""The best Gaussian guide for each example, by natural gradients of its ELBO from the amortised guide on."""
+"""The best guide of a family for each example: a Gaussian or a mixture, from the amortised guide on."""
 
 from __future__ import annotations
 
 import math
 import pathlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyro
@@ -20,22 +20,22 @@ from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import chosen, worthwhile
 from ..data.lazy import Lazy
-from ..guides.refined import Refined, elementwise, standard
+from ..guides.refined import Refined, elementwise
 from ..runs.partial import PartialResults
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, fingerprint, num_rows, to_device
 from ..scoring.quantity import refuse_binarised
 from ..scoring.support import unconstraining
 from .diagnostics import pareto_khat
+from .gaussians import Gaussians, ascended, from_moments
 from .hmc import Path, probe
 
 STARTS = 64  # draws of the amortised guide, whose moments are the start
 PILOT = 500  # draws that tell whether an example needs another round
 GOOD = 0.65  # the Pareto k that ends the rounds: below the threshold of 5,000 draws, as a pilot's k is rough
 EQUAL = 0.1  # nats: log weights that scatter by less are as good as equal
-RATE = 0.2  # of the natural gradient at the start of a round; a cosine takes it to 0
-STEP = 0.5  # the longest step, in standard deviations of the Gaussian that takes it
 ROWS = 4096  # draws that are scored at once
-FAMILIES = ("full", "diagonal")
+COMPONENTS = 8  # of a mixture
+FAMILIES = ("full", "diagonal", "mixture")
 Sites = dict[str, tuple[torch.Size, Transform]]
 
 
@@ -44,6 +44,7 @@ class Setting:
     """The arguments of :func:`refine` that its figures depend on."""
 
     family: str
+    components: int | None
     steps: int
     num_particles: int
     rounds: int
@@ -55,6 +56,10 @@ class Setting:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise UserError(f"family={self.family!r}: choose one of {', '.join(map(repr, FAMILIES))}")
+        if self.components is not None and self.family != "mixture":
+            raise UserError(f"components={self.components}: family={self.family!r} has one; family='mixture' has more")
+        if self.components is not None and self.components < 1:
+            raise UserError(f"components={self.components}: at least one is needed")
         for name in ("steps", "num_particles", "rounds", "block"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: at least one is needed")
@@ -62,6 +67,11 @@ class Setting:
             raise UserError(f"widen={self.widen}: give a factor from 0.5 to 10; 1 leaves the Gaussian as it was fitted")
         if self.df is not None and not self.df >= 1:
             raise UserError(f"df={self.df}: give one degree of freedom or more; math.inf keeps the Gaussian")
+
+    @property
+    def num_components(self) -> int:
+        """Gaussians for each example."""
+        return 1 if self.family != "mixture" else COMPONENTS if self.components is None else self.components
 
     def factor(self, n: int) -> float:
         """What standard deviations are multiplied by, in n dimensions."""
@@ -81,6 +91,7 @@ def refine(
     y: Tensor | None = None,
     *,
     family: str = "full",
+    components: int | None = None,
     steps: int = 60,
     num_particles: int = 16,
     rounds: int = 3,
@@ -92,7 +103,7 @@ def refine(
     resume: str | pathlib.Path | None = None,
     capture: bool | str = "auto",
 ) -> Refined:
-    r"""The Gaussian of largest ELBO for each example, over its unconstrained latents, as a guide for these data.
+    r"""The Gaussian, or mixture, of largest ELBO for each example, over its unconstrained latents, as their guide.
 
     .. math:: q_b = \arg\max_q E_q[\log p(x_b, z(u)) + \log |dz/du| - \log q(u)], \qquad q = N(\mu, L L^\top)
 
@@ -108,13 +119,20 @@ def refine(
     of the ELBO is too narrow for importance sampling, so in the end all standard deviations are multiplied by
     ``widen``, and a full Gaussian becomes a Student's t. Masked entries are left out; it then stays Gaussian.
 
-    Use when Pareto k of the guide is above its threshold. ``proposal="refined"`` refines and then draws anew.
+    A mixture of C Gaussians takes the same step for each, with :math:`h_c = L_c^\top \nabla_u (\log p - \log q)` at its
+    own draws, and :math:`\log \pi_c \leftarrow \log \pi_c + \rho\, E_{q_c}[\log p - \log q]`, normalised. The first
+    starts where a single Gaussian does, the others at draws of the prior, so that modes are found which the guide does
+    not know, where the prior's draws come near them.
+
+    Use when Pareto k of the guide is above its threshold. ``proposal="refined"`` refines and then draws anew. A mixture
+    is for few dimensions: its cost grows with C, and with C^2 n^2 beside the model.
 
     Args:
         pair: a pair with continuous latents.
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
-        family: ``"full"``, every covariance, between sites too; or ``"diagonal"``.
+        family: ``"full"``, every covariance, between sites too; ``"diagonal"``; or ``"mixture"``, of full Gaussians.
+        components: C, of a mixture; None takes 8.
         steps: of a round.
         num_particles: draws of a step for each example.
         rounds: at most.
@@ -134,13 +152,15 @@ def refine(
 
     Raises:
         PairError: the pair has no latents, or a discrete or deterministic one, or one whose support depends on the
-            example or on another latent, or a masked one on a simplex or the like.
+            example or on another latent, or a masked one on a simplex or the like, or any
+            masked one for a mixture.
         UserError: a setting that makes no sense.
 
     Source: Kim, Wiseman, Miller, Sontag, Rush: Semi-Amortized Variational Autoencoders, 2018, arXiv:1802.02550, for
     refining; Tan: Analytic Natural Gradient Updates for Cholesky Factor in Gaussian Variational Approximation, 2021,
-    arXiv:2109.00375, for the step; Cremer, Li, Duvenaud: Inference Suboptimality in Variational Autoencoders, 2018,
-    arXiv:1801.03558, for what there is to gain.
+    arXiv:2109.00375, for the step; Lin, Khan, Schmidt: Fast and Simple Natural-Gradient Variational Inference with
+    Mixture of Exponential-family Approximations, 2019, arXiv:1906.02914, for that of a mixture; Cremer, Li, Duvenaud:
+    Inference Suboptimality in Variational Autoencoders, 2018, arXiv:1801.03558, for what there is to gain.
 
     Example:
         >>> import torch, ppl_vae as pv
@@ -150,7 +170,7 @@ def refine(
         >>> bool((pv.log_likelihood(better, x, num_samples=500).khat < 0.5).all())
         True
     """
-    setting = Setting(family, steps, num_particles, rounds, widen, df, seed, block)
+    setting = Setting(family, components, steps, num_particles, rounds, widen, df, seed, block)
     chosen(capture)
     refuse_binarised(pair, x)
     x, y = as_data(pair, x, y, seed)
@@ -186,67 +206,8 @@ def _refined(
         whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
         if not bool(whole["hidden"].any()):
             whole["hidden"] = None
-        df = setting.degrees(whole["loc"].shape[1], whole["hidden"])
+        df = setting.degrees(whole["loc"].shape[-1], whole["hidden"])
         return Refined(*to_device(pair, *everything(pair, x, y)), sites=fit.sites, df=df, **whole).eval()
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A Gaussian for each of B examples: its mean (B, n), and its root (B, n, n), or (B, n) where diagonal."""
-
-    loc: Tensor
-    root: Tensor
-    hidden: Tensor | None = None  # (B, n), where masked: there the mean is 0, and the root that of the identity
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it has every covariance."""
-        return self.root.dim() == 3
-
-    @property
-    def log_det(self) -> Tensor:
-        """log |root|, (B,)."""
-        scale = self.root.diagonal(dim1=-2, dim2=-1) if self.is_full else self.root
-        return scale.log().sum(-1)
-
-    def shown(self, v: Tensor) -> Tensor:
-        """Zero in place of what is masked, (K, B, n): a number that moves nothing, and that nothing moves."""
-        return v if self.hidden is None else v.masked_fill(self.hidden, 0.0)
-
-    def at(self, v: Tensor) -> Tensor:
-        """u = loc + root v, (K, B, n)."""
-        return self.loc + (_times(self.root, v) if self.is_full else self.root * v)
-
-    def pulled_back(self, slope: Tensor) -> Tensor:
-        """The gradient with respect to v of a function whose gradient with respect to u is ``slope`` (K, B, n)."""
-        return _times(self.root.mT, slope) if self.is_full else self.root * slope
-
-    def moved(self, shift: Tensor, stretch: Tensor) -> Gaussian:
-        """After a step in its own coordinates: a shift (B, n), and the logarithm of a stretch, of the root's shape."""
-        if not self.is_full:
-            return replace(self, loc=self.loc + self.root * shift, root=self.root * stretch.exp())
-        factor = stretch.tril(-1) + torch.diag_embed(stretch.diagonal(dim1=-2, dim2=-1).exp())
-        return replace(self, loc=self.loc + _times(self.root, shift), root=self.root @ factor)
-
-    def widened(self, factor: float) -> Gaussian:
-        """With all standard deviations multiplied, but for those of what is masked."""
-        if self.hidden is None:
-            return replace(self, root=self.root * factor)
-        each = torch.where(self.hidden, 1.0, self.loc.new_tensor(factor))
-        return replace(self, root=self.root * (each.unsqueeze(-1) if self.is_full else each))
-
-    def rows(self, which: Tensor) -> Gaussian:
-        """Some of the B."""
-        return Gaussian(self.loc[which], self.root[which], None if self.hidden is None else self.hidden[which])
-
-    def put(self, where: Tensor, other: Gaussian) -> Gaussian:
-        """With ``other`` at some of the B."""
-        loc, root = self.loc.index_copy(0, where, other.loc), self.root.index_copy(0, where, other.root)
-        return replace(self, loc=loc, root=root)
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 @dataclass(eq=False)
@@ -266,8 +227,9 @@ class _Fit:
         amortised = Path(self.pair, x, y, STARTS, "guide")
         sites_of(amortised, self.sites)
         hidden = hidden_of(amortised, self.sites)
-        q = _moments(amortised.unconstrained(amortised.values), setting.family == "full", hidden)
-        n = q.loc.shape[1]
+        u = amortised.unconstrained(amortised.values)
+        q = from_moments(u, self._others(x, y, u), setting.family != "diagonal", hidden)
+        n = u.shape[-1]
         factor, df = setting.factor(n), setting.degrees(n, hidden)
         path = self._path(x, y)
         elbo = _log_weights(path, q, math.inf, STARTS).mean(0)
@@ -277,7 +239,7 @@ class _Fit:
         for i in range(setting.rounds):
             if i > 0:
                 path = self._path(rows(x, active), None if y is None else y[active])
-            one = _ascended(path, q.rows(active), setting.steps, setting.num_particles * 2**i)
+            one = ascended(path, q.rows(active), setting.steps, setting.num_particles * 2**i)
             log_w = _log_weights(path, one.widened(factor), df, PILOT)
             found = pareto_khat(log_w)
             found[found.isnan() & (log_w.std(0) < EQUAL)] = -math.inf  # weights so equal that they have no tail
@@ -289,14 +251,23 @@ class _Fit:
             active = active[~(khat[active] < GOOD)]
             if len(active) == 0:
                 break
-        q = q.widened(factor)
-        hidden = torch.zeros_like(q.loc, dtype=torch.bool) if hidden is None else hidden
-        fitted = {"loc": q.loc, "root": q.root, "steps": steps, "khat": khat, "hidden": hidden}
+        hidden = torch.zeros_like(u[0], dtype=torch.bool) if hidden is None else hidden
+        fitted = {"steps": steps, "khat": khat, "hidden": hidden, **_by_example(q.widened(factor))}
         return {k: v.cpu() for k, v in fitted.items()}
+
+    def _others(self, x: X, y: Tensor | None, u: Tensor) -> Tensor:
+        """Where the other Gaussians of a mixture start, (C - 1, B, n): at draws of the prior, which may find modes."""
+        if self.setting.num_components == 1:
+            return u[:0]
+        prior = Path(self.pair, x, y, self.setting.num_components - 1, "prior")
+        if prior.hidden:
+            name = next(iter(prior.hidden))
+            raise PairError(f"site {name!r} is masked, which a mixture does not take: use family='full'")
+        return prior.unconstrained(prior.values)
 
     def _path(self, x: X, y: Tensor | None) -> Path:
         """The posterior of a data batch; the prior is its start, so that the guide is not scored at every step."""
-        count = self.setting.num_particles * num_data(x)
+        count = self.setting.num_particles * self.setting.num_components * num_data(x)
         calls = 3 * self.setting.steps * self.num_batches  # with the gradient, each is three
         captured = self.capture is True
         if self.capture == "auto":
@@ -304,44 +275,23 @@ class _Fit:
         return Path(self.pair, x, y, 1, "prior", captured, free=False)
 
 
-def _moments(u: Tensor, full: bool, hidden: Tensor | None) -> Gaussian:
-    """The Gaussian with the means and the standard deviations of draws (K, B, n)."""
-    loc, scale = u.mean(0), u.std(0).clamp(min=1e-6)
-    if hidden is not None:
-        loc, scale = loc.masked_fill(hidden, 0.0), scale.masked_fill(hidden, 1.0)
-    return Gaussian(loc, torch.diag_embed(scale) if full else scale, hidden)
+def _by_example(q: Gaussians) -> dict[str, Tensor]:
+    """The parameters with the examples first, for a Refined: a mixture keeps the dimension of its Gaussians."""
+    if len(q.loc) == 1:
+        return {"loc": q.loc[0], "root": q.root[0]}
+    return {k: getattr(q, k).movedim(0, 1).contiguous() for k in ("loc", "root", "log_share")}
 
 
-def _ascended(path: Path, q: Gaussian, steps: int, num_particles: int) -> Gaussian:
-    """After so many steps of the natural gradient; a draw whose gradient is not finite counts as zero."""
-    for t in range(steps):
-        rate = RATE * (1 + math.cos(math.pi * t / steps)) / 2
-        v = q.shown(torch.randn(num_particles, *q.loc.shape, dtype=q.loc.dtype, device=q.loc.device))
-        h = q.shown(q.pulled_back(path.slope(q.at(v), 1.0)[2]) + v)
-        h = torch.where(h.isfinite().all(-1, keepdim=True), h, 0.0)
-        shift = rate * h.mean(0)
-        if q.is_full:
-            stretch = rate * torch.einsum("kbi,kbj->bij", h, v).tril() / num_particles
-            stretch.diagonal(dim1=-2, dim2=-1).div_(2)  # its Fisher information is 2, that of the others 1
-        else:
-            stretch = rate * (h * v).mean(0) / 2
-        size = (shift.square().sum(-1) + stretch.square().flatten(1).sum(-1)).sqrt()
-        share = (STEP / size.clamp(min=STEP)).unsqueeze(-1)  # 1 where the step is short
-        q = q.moved(share * shift, (share.unsqueeze(-1) if q.is_full else share) * stretch)
-    return q
-
-
-def _log_weights(path: Path, q: Gaussian, df: float, num_samples: int) -> Tensor:
+def _log_weights(path: Path, q: Gaussians, df: float, num_samples: int) -> Tensor:
     """Log weights of fresh draws, (num_samples, B) in float64, but for a constant of each example under masks.
 
     -inf where one is not a number.
     """
-    unit = standard(torch.zeros_like(q.loc), df)
-    size = max(1, ROWS // len(q.loc))
+    size = max(1, ROWS // q.loc.shape[1])
     found = []
     for done in range(0, num_samples, size):
-        v = q.shown(unit.sample((min(size, num_samples - done),)))
-        found.append((path.ends(q.at(v))[1] - unit.log_prob(v) + q.log_det).double().nan_to_num(nan=-math.inf))
+        u, log_q = q.draws(min(size, num_samples - done), df)
+        found.append((path.ends(u)[1] - log_q).double().nan_to_num(nan=-math.inf))
     return torch.cat(found)
 
 

@@ -73,7 +73,8 @@ class Accuracy:
         return found
 
     def __str__(self) -> str:
-        line = "{:<22}{:<10}{:>10}{:>10}{:>10}{:>12}{:>11}{:>8}"
+        width = max(10, *(len(r["estimator"]) + 2 for r in self.rows))
+        line = f"{{:<22}}{{:<{width}}}" + "{:>10}{:>10}{:>10}{:>12}{:>11}{:>8}"
         left = [f"{r['target']}: {r['estimator']} does not apply: {r['reason']}" for r in self.rows if r["reason"]]
         about = (
             f"nats; {self.num_data * self.repeats} examples a target, K = {self.num_samples}, seed {self.seed}; "
@@ -112,7 +113,8 @@ def table(
 
     Args:
         names: of targets; None takes all.
-        estimators: rows of :func:`ppl_vae.panel`, and ``"exact"``: the K-sample bound under the exact posterior.
+        estimators: rows of :func:`ppl_vae.panel`, proposals with options among them (``"refined:family=mixture"``), and
+            ``"exact"``: the K-sample bound under the exact posterior.
         num_data: examples of a target and a repetition.
         num_samples: K.
         repeats: repetitions.
@@ -151,7 +153,7 @@ _KNOWN = {"exact": ("exact", "the K-sample bound under the exact posterior"), **
 def _known(what: str, given: Sequence[str] | None, table: Iterable[str], default: list[str]) -> list[str]:
     found = default if given is None else [given] if isinstance(given, str) else list(given)
     for name in found:
-        if name not in table:
+        if name.partition(":")[0] not in table:
             raise UserError(f"{what} {name!r} is not known; choose from {', '.join(table)}")
     if not found:
         raise UserError(f"no {what} was given; choose from {', '.join(table)}")
