@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.distributions import MultivariateNormal
 from typer.testing import CliRunner
 
 import ppl_vae as pv
 from ppl_vae.cli.app import app
+from ppl_vae.cli.posterior import rows_of
 from ppl_vae.common.registry import AXES, DATASETS, OBJECTIVES, PAIRS
 
 KEYS = {
@@ -162,6 +165,36 @@ def test_score_writes_a_row_for_each_example(runs: Path, tmp_path: Path) -> None
     lowest = min(rows, key=lambda r: float(r["log_px"]))
     assert found["lowest"][0]["index"] == int(lowest["index"])
     assert "least likely" in call("score", runs / "vae", "--num-samples", "50", "--limit", "20").stdout
+
+
+def test_posterior_writes_a_row_for_each_example(runs: Path, tmp_path: Path) -> None:
+    """Its means are those of pv.posterior, at the same seed."""
+    options = ("--num-samples", "50", "--limit", "4", "--draws", "--out", tmp_path)
+    found = read("posterior", runs / "vae", *options)
+    assert (found["n"], found["method"]) == (4, "guide")
+    head, *rows = [line.split(",") for line in (tmp_path / "posterior.csv").read_text().splitlines()]
+    assert head == ["index", "label", "khat", *(f"z[{i}]_{what}" for i in range(3) for what in ("mean", "sd"))]
+    draws = np.load(tmp_path / "posterior.npz")
+    share = np.exp(draws["log_weight"] - draws["log_weight"].max(0))
+    means = (share[..., None] * draws["z"]).sum(0) / share.sum(0)[:, None]
+    np.testing.assert_allclose([[float(v) for v in row[3::2]] for row in rows], means, rtol=1e-6)
+    assert "choose one of guide, sir" in call("posterior", runs / "vae", "--method", "gibbs", code=2).stderr
+
+
+def test_posterior_gives_class_probabilities() -> None:
+    """A site that is summed out has a column for each class, which are p(c | x) of the mixture."""
+    target = pv.targets.make("gmm", seed=0)
+    x = target.sample(5)
+    assert target.exact is not None
+    found = pv.posterior(target.exact, x, num_samples=4000)
+    head, *rows = rows_of(found, pv.Split(x))
+    assert [name for name in head if name.startswith("p(")] == ["p(c=0)", "p(c=1)", "p(c=2)"]
+    model: Any = target.pair.model
+    covariance = model.W @ model.W.T + model.scale**2 * torch.eye(4, dtype=torch.float64)
+    given = MultivariateNormal(model.means @ model.W.T, covariance).log_prob(x[:, None])
+    exact = (model.logits + given).softmax(-1)
+    probs = torch.tensor([row[-3:] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(probs, exact, rtol=0, atol=0.03)
 
 
 def test_sample_and_reconstruct_write_images(runs: Path, tmp_path: Path) -> None:

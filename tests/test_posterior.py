@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -158,3 +159,18 @@ def test_arviz_summarises_it() -> None:
     assert len(table) == 6
     assert {"r_hat", "mean"} <= set(table.columns)
     assert np.asarray(loo.pareto_k).shape == (3,)
+
+
+def test_moments_count_the_weights_of_the_guides_draws() -> None:
+    """Weighted means and standard deviations are those of the posterior, where the guide is twice as wide as it."""
+
+    class Wide(torch.nn.Module):
+        def forward(self, x: Tensor, y: Any = None) -> None:
+            q = pair.model.posterior(x)
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.MultivariateNormal(q.mean + q.stddev, 4 * q.covariance_matrix))
+
+    pair, x, truth = ppca()
+    mean, sd = pv.posterior(pair.with_guide(Wide()), x, num_samples=20_000).moments("z")
+    torch.testing.assert_close(mean, truth.mean.detach(), rtol=0, atol=0.04)
+    torch.testing.assert_close(sd, truth.stddev.detach(), rtol=0.05, atol=0)

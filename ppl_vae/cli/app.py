@@ -24,6 +24,7 @@ from .gradients import gradients
 from .list import list_
 from .options import with_groups
 from .output import log
+from .posterior import posterior
 from .sbc import sbc
 from .targets import targets
 from .train import TrainCommand, train
@@ -103,7 +104,7 @@ class _Train(TrainCommand):
 
 
 command(train, _Train)
-for each in (evaluate, score, gaps, sbc, sample, reconstruct, figures, compare, gradients, targets, list_):
+for each in (evaluate, score, posterior, gaps, sbc, sample, reconstruct, figures, compare, gradients, targets, list_):
     command(each)
 
 

@@ -68,6 +68,22 @@ class Posterior:
     def __getitem__(self, site: str) -> Tensor:
         return self.samples[site]
 
+    def moments(self, site: str) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a latent, (N, *event) in float64: of the draws, by their weights.
+
+        Example:
+            >>> import torch, ppl_vae as pv
+            >>> pair = pv.build("linear", data_shape=(5,), latent=2)
+            >>> mean, sd = pv.posterior(pair, torch.zeros(3, 5), num_samples=50).moments("z")
+            >>> mean.shape, sd.shape
+            (torch.Size([3, 2]), torch.Size([3, 2]))
+        """
+        z = self.samples[site].double()  # (S, N, *event)
+        share = torch.full(z.shape[:2], 1 / len(z)).double() if self.log_weight is None else self.log_weight.softmax(0)
+        share = share.reshape(*share.shape, *(1 for _ in z.shape[2:]))
+        mean = (share * z).sum(0)
+        return mean, (share * (z - mean).square()).sum(0).sqrt()
+
     def __repr__(self) -> str:
         sites = ", ".join(f"{name} {tuple(v.shape)}" for name, v in self.samples.items())
         parts = [f"{self.num_chains} chains" if self.num_chains > 1 else "independent draws"]

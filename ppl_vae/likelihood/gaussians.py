@@ -95,7 +95,7 @@ class Gaussians:
 
     def moved(self, shift: Tensor, stretch: Tensor, gain: Tensor) -> Gaussians:
         """After a step in coordinates of their own: a shift (C, B, n), and logarithms of a stretch and of shares."""
-        log_share = (self.log_share + gain).log_softmax(0).clamp(min=FLOOR).log_softmax(0)
+        log_share = (self.log_share + gain.to(self.log_share)).log_softmax(0).clamp(min=FLOOR).log_softmax(0)
         if not self.is_full:
             loc, root = self.loc + self.root * shift, self.root * stretch.exp()
         else:

@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 from torch.distributions import Transform
+from torch.distributions.transforms import identity_transform
 
 from ..common import ranks
 from ..common.entry import entry_point
@@ -77,11 +78,16 @@ class Setting:
         """What standard deviations are multiplied by, in n dimensions."""
         return 1 + min(0.1, 0.7 / math.sqrt(n)) if self.widen is None else self.widen
 
-    def degrees(self, n: int, hidden: Tensor | None) -> float:
-        """Degrees of freedom in n dimensions; infinite for a Gaussian, as under masks: parts of a t are dependent."""
+    def degrees(self, n: int, hidden: Tensor | None, sites: Sites) -> float:
+        """Degrees of freedom in n dimensions; infinite for a Gaussian, as under masks: parts of a t are dependent.
+
+        Tails are as heavy as they can be: in few dimensions, few draws see nothing of the tails that a posterior has
+        beyond them, and k does not either. exp of a draw that is far out, for a latent with bounds, is not finite.
+        """
         if self.family == "diagonal" or hidden is not None:
             return math.inf
-        return 4 + n**2 / 4 if self.df is None else self.df
+        least = 2 if all(transform is identity_transform for _, transform in sites.values()) else 4
+        return least + n**2 / 4 if self.df is None else self.df
 
 
 @entry_point
@@ -138,8 +144,8 @@ def refine(
         rounds: at most.
         widen: the factor of the standard deviations in the end; None takes :math:`1 + \min(0.1, 0.7 / \sqrt n)` for n
             latent dimensions; where the posterior is a Gaussian, that leaves 0.37 of the effective sample size or more.
-        df: degrees of freedom of the Student's t; None takes 4 + n^2 / 4, ``math.inf`` keeps the Gaussian. A diagonal
-            Gaussian is kept in any case.
+        df: degrees of freedom of the Student's t; None takes 2 + n^2 / 4, or 4 + n^2 / 4 where a latent has bounds,
+            ``math.inf`` keeps the Gaussian. A diagonal Gaussian is kept in any case.
         seed: seeds each data batch separately.
         block: examples in a data batch, refined together; part of the seed's meaning.
         progress: show a bar.
@@ -206,7 +212,7 @@ def _refined(
         whole: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
         if not bool(whole["hidden"].any()):
             whole["hidden"] = None
-        df = setting.degrees(whole["loc"].shape[-1], whole["hidden"])
+        df = setting.degrees(whole["loc"].shape[-1], whole["hidden"], fit.sites)
         return Refined(*to_device(pair, *everything(pair, x, y)), sites=fit.sites, df=df, **whole).eval()
 
 
@@ -230,7 +236,7 @@ class _Fit:
         u = amortised.unconstrained(amortised.values)
         q = from_moments(u, self._others(x, y, u), setting.family != "diagonal", hidden)
         n = u.shape[-1]
-        factor, df = setting.factor(n), setting.degrees(n, hidden)
+        factor, df = setting.factor(n), setting.degrees(n, hidden, self.sites)
         path = self._path(x, y)
         elbo = _log_weights(path, q, math.inf, STARTS).mean(0)
         khat = torch.full_like(elbo, math.inf)

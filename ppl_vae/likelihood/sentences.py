@@ -15,6 +15,7 @@ Rows = Mapping[str, Estimate]
 
 LEVEL = 0.975  # of each end of the interval
 CONSISTENT = ("iwae", "psis", "jvi1", "jvi2")  # estimates of log p(x) itself, not of a looser bound
+WANTED = 0.1  # nats: the standard error of an example that annealing is asked for
 RICHER = "train the guide longer, or make it richer."
 
 
@@ -41,6 +42,7 @@ def sentences(rows: Rows, reasons: Mapping[str, str], index: Tensor | None = Non
         *(_why(e, index) for e in weighed.values() if bool(e.unreliable.any())),
         _remedy(rows, reasons, weighed) if weighed and not good else "",
         _rivals(rows),
+        *(_chains(name, e) for name, e in rows.items() if e.annealed),
         _chi_square(rows),
         *(f"{name} took {k} samples, the most that it can use." for name, k in fewer),
     ]
@@ -136,6 +138,17 @@ def _rivals(rows: Rows) -> str:
     if "prior" in lower and guide and lower["prior"] > max(guide):
         return "The prior beats the guide: train longer, or look for a guide that is collapsed or wrong."
     return ""
+
+
+def _chains(name: str, e: Estimate) -> str:
+    """How many chains a standard error of ``WANTED`` takes for each example, where it is larger for some."""
+    if not bool((e.std_error > WANTED).any()):
+        return ""
+    least, some = (int(end.max()) for end in e.chains_needed(WANTED))
+    return (
+        f"{name}: a standard error of at most {WANTED} nats for each example takes at least {least:,} chains, and some "
+        f"{some:,} were the log weights normal; more temperatures may be cheaper."
+    )
 
 
 def _chi_square(rows: Rows) -> str:
