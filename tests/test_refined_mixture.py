@@ -114,6 +114,21 @@ def test_a_mixture_posterior_has_a_small_gap_under_a_mixture() -> None:
     assert gaps["full"] > 2 * gaps["mixture"]
 
 
+def test_tails_are_heavy_in_few_dimensions_and_lighter_where_a_latent_has_bounds() -> None:
+    """A good k at K = 1,000 holds under a Cauchy posterior: the 95 % intervals of most examples hold the truth."""
+    target = pv.targets.make("heavy_tail_gaussian", seed=0)
+    x = target.sample(200)
+    guide = pv.refine(target.pair, x)
+    assert guide.df == 2.25
+    assert pv.refine(pv.Pair(TwoSites(), Guide()), torch.zeros(2, dtype=torch.float64), steps=1).df == 4 + 9 / 4
+    found = pv.log_likelihood(target.pair.with_guide(guide), x, num_samples=1000)
+    low, high = found.interval()
+    truth = target.log_px(x)
+    held = ((low <= truth) & (truth <= high))[~found.unreliable]
+    assert len(held) > 150
+    assert float(held.double().mean()) > 0.88
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -86,7 +86,7 @@ class Setting:
         """
         if self.family == "diagonal" or hidden is not None:
             return math.inf
-        least = 2 if all(transform is identity_transform for _, transform in sites.values()) else 4
+        least = 2 if all(elementwise(transform) == identity_transform for _, transform in sites.values()) else 4
         return least + n**2 / 4 if self.df is None else self.df
 
 
