@@ -86,7 +86,7 @@ class Setting:
         """
         if self.family == "diagonal" or hidden is not None:
             return math.inf
-        least = 2 if all(elementwise(transform) == identity_transform for _, transform in sites.values()) else 4
+        least = 1.5 if all(elementwise(transform) == identity_transform for _, transform in sites.values()) else 4
         return least + n**2 / 4 if self.df is None else self.df
 
 
@@ -144,7 +144,7 @@ def refine(
         rounds: at most.
         widen: the factor of the standard deviations in the end; None takes :math:`1 + \min(0.1, 0.7 / \sqrt n)` for n
             latent dimensions; where the posterior is a Gaussian, that leaves 0.37 of the effective sample size or more.
-        df: degrees of freedom of the Student's t; None takes 2 + n^2 / 4, or 4 + n^2 / 4 where a latent has bounds,
+        df: degrees of freedom of the Student's t; None takes 1.5 + n^2 / 4, or 4 + n^2 / 4 where a latent has bounds,
             ``math.inf`` keeps the Gaussian. A diagonal Gaussian is kept in any case.
         seed: seeds each data batch separately.
         block: examples in a data batch, refined together; part of the seed's meaning.
