@@ -318,3 +318,13 @@ def test_memory_does_not_grow_with_the_number_of_samples() -> None:
         peaks.append(near.recv())
     assert peaks[1] <= 1.10 * peaks[0]
     assert peaks[1] - peaks[0] < 20_000
+
+
+def test_diagnostics_take_the_weights_of_a_training_step() -> None:
+    """Weights that have a gradient have the k, the smoothed weights and the ESS of their values."""
+    torch.manual_seed(0)
+    log_w = 2 * torch.randn(500, 3, dtype=torch.float64)
+    live = log_w.clone().requires_grad_()
+    for function in (pv.pareto_khat, pv.ess, estimators.psis):
+        torch.testing.assert_close(function(live).detach(), function(log_w), rtol=0, atol=0)
+    assert not pv.pareto_khat(live).requires_grad

@@ -98,8 +98,12 @@ class Tail(NamedTuple):
     length: Tensor  # weights above the cutoff
 
 
+@torch.no_grad()
 def fit_tail(top: Tensor, num_samples: int) -> Tail:
-    """The fit to the largest log weights (M, B) in float64, in descending order, with the cutoff as the last."""
+    """The fit to the largest log weights (M, B) in float64, in descending order, with the cutoff as the last.
+
+    It has no gradient: weights of a training step can be given as they are.
+    """
     khat, scale = torch.full((2, *top.shape[1:]), math.nan, dtype=torch.float64, device=top.device)
     tail = top - torch.where(torch.isfinite(top[0]), top[0], 0.0)
     cutoff = tail[-1].clamp(min=math.log(torch.finfo(torch.float64).tiny))
