@@ -64,6 +64,12 @@ class FitConfig:
         None, "The bound, as NAME or NAME:OPTION=VALUE; use iwae for a tighter one. [elbo]", choices=OBJECTIVES
     )
     epochs: int = option(50, "Passes over the data; use more while the validation bound rises.", at_least=1)
+    steps: int | None = option(
+        None, "Steps to train for, in place of epochs; use for equal work of several strategies. [epochs]", at_least=1
+    )
+    seconds: float | None = option(
+        None, "Seconds to train for, without validation and compilation, in place of epochs. [epochs]"
+    )
     batch_size: int = option(128, "Examples in a step; use more for speed on a GPU.", at_least=1)
     lr: float = option(1e-3, "Learning rate; use a smaller one where training diverges.")
     seed: int = option(0, "Seeds everything that is random; use several to see how much a result varies.")
@@ -115,6 +121,13 @@ class FitConfig:
     def _check_ranges(self) -> None:
         if not (isinstance(self.capture, bool) or self.capture == "auto"):
             raise UserError(f"capture={self.capture!r}: choose True, False or 'auto'")
+        if self.steps is not None and self.seconds is not None:
+            raise UserError(f"steps={self.steps} and seconds={self.seconds:g}: give one of them")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise UserError(f"seconds={self.seconds:g}: give a positive number of seconds")
+        if self.seconds is not None and (self.schedule != "constant" or self.beta_schedule != "constant"):
+            name = "schedule" if self.schedule != "constant" else "beta_schedule"
+            raise UserError(f"{name}: it needs the number of steps, which seconds={self.seconds:g} leaves open")
         if not 0 < self.lr < math.inf:
             raise UserError(f"lr={self.lr}: the learning rate must be positive and finite")
         if self.clip_norm is not None and not self.clip_norm > 0:

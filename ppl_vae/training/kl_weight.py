@@ -22,23 +22,27 @@ class KLWeight:
         loss: the loss, for messages.
         config: the warm-up and the schedule of the weight.
         epoch_steps: steps of an epoch; None where a loader has no length.
+        num_steps: of the whole fit; None where that is open.
 
     Raises:
         UserError: a warm-up that would not end, or an objective without such a weight.
     """
 
-    def __init__(self, objective: Objective | None, loss: Any, config: FitConfig, epoch_steps: int | None) -> None:
+    def __init__(
+        self, objective: Objective | None, loss: Any, config: FitConfig, epoch_steps: int | None, num_steps: int | None
+    ) -> None:
         self.objective = objective
         self.initial = None if objective is None else objective.beta  # which may be a tensor
         self.base: float = 1.0 if objective is None else plain(objective.beta)
         self.last: Any = self.initial
         self.changed = False
-        self.num_steps = None if epoch_steps is None else config.epochs * epoch_steps
+        self.num_steps = num_steps
         self.warm_steps = math.ceil(config.warmup * (epoch_steps or 0))
         self.schedule = schedules.resolve("beta_schedule", config.beta_schedule, schedules.BETA_SCHEDULES)
         if self.num_steps is not None and self.warm_steps > self.num_steps:
+            length = f"{config.epochs}" if config.steps is None else f"{config.steps} steps"
             raise UserError(
-                f"warmup={config.warmup} epochs of {config.epochs}: the weight of the KL term would never reach 1, "
+                f"warmup={config.warmup} epochs of {length}: the weight of the KL term would never reach 1, "
                 f"which trains another objective; make it shorter, or train longer"
             )
         scheduled = config.beta_schedule != "constant"

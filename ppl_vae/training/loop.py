@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.epoch_loss: Tensor | None = None
         self.saved_at = time.monotonic()
+        self.is_warm = False  # the first step of a process compiles
 
     def begin(self, resume: bool, overwrite: bool, record: Mapping[str, Any]) -> None:
         """Resume from the last checkpoint, or check pair and data before anything is written."""
@@ -163,7 +165,7 @@ class Loop:
             trainer.kl_weight,
         ):
             with self._errors_explained():
-                stopped = self._is_finished()
+                stopped = self._is_finished() and not state.batch
                 while not stopped:
                     stopped = self.epoch(display, interrupt)
             if self.checkpoints is not None:  # a longer fit resumes from the last weights, not the best
@@ -176,8 +178,11 @@ class Loop:
         trainer, state = self.trainer, self.state
         began = time.monotonic()
         trainer.pair.train()
+        finished = ranks.all_reduce_any(trainer.is_finished(state))[0]  # it may be resumed after its last step
         for batch in trainer.source.visits(state.epoch, state.batch):
-            self.step(batch, display, interrupt)
+            if finished:
+                break
+            finished = self.step(batch, display, interrupt)
         trainer.svi.check()
         if self.epoch_loss is None:
             raise DataError("the loader gave no batch")
@@ -192,21 +197,33 @@ class Loop:
             self.save()
         return stopped
 
-    def step(self, batch: Batch, display: Display, interrupt: Event) -> None:
-        """Take a step; then stop after an interrupt, or write a checkpoint where one is due."""
+    def step(self, batch: Batch, display: Display, interrupt: Event) -> bool:
+        """Take a step; then stop after an interrupt, or write a checkpoint where one is due.
+
+        Returns:
+            Whether it was the last that the configuration allows.
+        """
         state = self.state
+        began = time.monotonic()
         loss = self.trainer.step(batch, state)
+        if self.trainer.config.seconds is not None and self.trainer.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.device)  # else the time is that of queueing
+        state.seconds += time.monotonic() - began if self.is_warm else 0.0
+        self.is_warm = True
         state.step += 1
         state.batch += 1
+        state.seen += len(batch)
         self.epoch_loss = loss.double() if self.epoch_loss is None else self.epoch_loss + loss
         if state.step % READ_EVERY == 0:  # the only time that the device is read within an epoch
             display.show(state.step, f"epoch {state.epoch + 1}  loss {float(loss) / len(batch):.2f}")
-        stop, due = ranks.all_reduce_any(interrupt.is_set(), self._is_due())
+        flags = interrupt.is_set(), self._is_due(), self.trainer.is_finished(state)
+        stop, due, finished = ranks.all_reduce_any(*flags)  # the clocks of ranks differ
         if stop:
             raise KeyboardInterrupt
         if self.checkpoints is not None and due:
             self.trainer.svi.check()
             self.save()
+        return finished
 
     def save(self, done: bool = False) -> None:
         """Write a checkpoint."""
@@ -221,9 +238,10 @@ class Loop:
         """The row of the history."""
         trainer, state, weight = self.trainer, self.state, self.trainer.kl_weight
         lrs = trainer.rates.last
+        is_whole = trainer.source.length is None or state.batch == trainer.source.length
         return {
             "epoch": state.epoch + 1, "step": state.step,
-            "train_bound": -float(losses) / trainer.source.num_data(),
+            "train_bound": -float(losses) / (trainer.source.num_data() if is_whole else state.seen),
             **validate(trainer.pair, trainer.svi, self.held, trainer.config.seed, weight.base),
             "beta": weight.base * weight.factor(state.step - 1), "lr": lrs[0],
             **({"lrs": list(lrs)} if len(set(lrs)) > 1 else {}),
@@ -234,7 +252,7 @@ class Loop:
         """Begin the next epoch; keep the weights of the best one, and step a torch scheduler of epochs."""
         trainer, state = self.trainer, self.state
         state.history.append(row)
-        state.epoch, state.batch, self.epoch_loss = state.epoch + 1, 0, None
+        state.epoch, state.batch, state.seen, self.epoch_loss = state.epoch + 1, 0, 0, None
         bound: float | None = row.get("valid_bound")
         warming = trainer.kl_weight.factor(state.step - 1) < 1
         if warming:  # another bound is trained: no epoch counts as best or against patience
@@ -247,9 +265,10 @@ class Loop:
 
     def _is_finished(self) -> bool:
         config, state = self.trainer.config, self.state
+        last = config.epochs if config.steps is None and config.seconds is None else math.inf
         if config.patience is not None and state.best_bound is not None:
-            return state.epoch >= min(config.epochs, state.best_epoch + config.patience)
-        return state.epoch >= config.epochs
+            last = min(last, state.best_epoch + config.patience)
+        return state.epoch >= last or self.trainer.is_finished(state)
 
     def _is_due(self) -> bool:
         every = self.trainer.config.checkpoint_every

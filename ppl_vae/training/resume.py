@@ -34,6 +34,8 @@ class State:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    seen: int = 0  # examples of the current epoch
+    seconds: float = 0.0  # of training so far: without validation, checkpoints, and the first step of a process
     best_bound: float | None = None
     best_epoch: int = 0
     history: History = field(default_factory=list)

@@ -40,13 +40,13 @@ class Trainer:
     def __init__(self, pair: Pair, source: Feed, loss: Any, config: FitConfig, device: torch.device) -> None:
         self.pair, self.source, self.loss, self.config, self.device = pair, source, loss, config, device
         self.shards = config.shards or 1
-        self.num_steps = None if source.length is None else config.epochs * source.length
+        self.num_steps = num_steps(config, source.length)
         params = list(pair.parameters())  # frozen ones too: a callback may thaw them
         make = functools.partial(optimisers.make, config.optimizer, lr=config.lr)
         self.trainable = {n for n, p in pair.named_parameters() if p.requires_grad}
         self.optimizer = make(params) if params else None
         self.rates = Rates(self.optimizer, config, self.num_steps)
-        if self.num_steps is None and (config.warmup or config.beta_schedule != "constant" or self.rates.needs_length):
+        if source.length is None and (config.warmup or config.beta_schedule != "constant" or self.rates.needs_length):
             raise UserError("a schedule or a warm-up needs the number of batches; the loader has no length")
         self.svi = SVI(
             pair.model, pair.guide, make if self.optimizer is None else self.optimizer, loss,
@@ -56,9 +56,16 @@ class Trainer:
             # the plates of the data and of vectorised particles, which Pyro would run the pair to count
             particles = self.svi.loss.num_particles if self.svi.loss.vectorize_particles else 1
             self.svi.loss.max_plate_nesting = 2 if particles > 1 else 1
-        self.kl_weight = KLWeight(self.svi.objective, self.svi.loss, config, source.length)
+        self.kl_weight = KLWeight(self.svi.objective, self.svi.loss, config, source.length, self.num_steps)
         if getattr(self.svi.objective, "free_bits", 0) and self.shards > 1:
             raise UserError(f"free_bits takes the mean KL of all examples of a step: leave out shards={self.shards}")
+
+    def is_finished(self, state: State) -> bool:
+        """Whether the steps or the seconds of the configuration are spent; of epochs, the loop knows."""
+        config = self.config
+        if config.seconds is not None:
+            return state.seconds >= config.seconds
+        return config.steps is not None and state.step >= config.steps
 
     def step(self, batch: Batch, state: State) -> Tensor:
         """Take the step of a batch; returns its loss, a 0-d tensor in nats."""
@@ -139,6 +146,13 @@ class Trainer:
                     f"parameter {name!r} has had a gradient since this epoch and is not in the optimiser, so it would "
                     f"never change; build the optimiser of all the parameters that it is given, the frozen ones too"
                 )
+
+
+def num_steps(config: FitConfig, epoch_steps: int | None) -> int | None:
+    """The steps of a fit; None where a loader has no length, or a budget of seconds leaves them open."""
+    if config.steps is not None or config.seconds is not None:
+        return config.steps
+    return None if epoch_steps is None else config.epochs * epoch_steps
 
 
 def _preparation(pair: Pair, source: Feed) -> Callable[..., tuple[Any, ...]]:
