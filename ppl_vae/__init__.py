@@ -52,6 +52,9 @@ _NAMES = {
     "scoring.densities": ("log_joint",),
     "scoring.terms": ("Site", "Terms", "terms"),
     "strategies.compare": ("compare",),
+    "strategies.results": ("Study",),
+    "strategies.strategy": ("Strategy", "grid"),
+    "strategies.study": ("study",),
     "training.check": ("check_pair",),
     "training.config": ("FitConfig",),
     "training.loop": ("fit",),
@@ -135,6 +138,9 @@ if TYPE_CHECKING:
     from .scoring.densities import log_joint as log_joint
     from .scoring.terms import Site as Site, Terms as Terms, terms as terms
     from .strategies.compare import compare as compare
+    from .strategies.results import Study as Study
+    from .strategies.strategy import Strategy as Strategy, grid as grid
+    from .strategies.study import study as study
     from .training.check import check_pair as check_pair
     from .training.config import FitConfig as FitConfig
     from .training.loop import fit as fit

@@ -1,4 +1,5 @@
-"""Comparisons of trained pairs: which difference is real.
+"""Strategies, how pairs are trained, and which difference between them, or between trained pairs, is real.
 
-May import: ``common``, ``likelihood``.
+May import: ``common``, ``data``, ``pairs``, ``runs``, ``objectives``, ``training``, ``likelihood``. Start at ``study``;
+the statistics are in ``statistics``.
 """

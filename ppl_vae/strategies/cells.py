@@ -1,0 +1,188 @@
+"""A cell of a study: one strategy trained from one seed, evaluated, and kept in a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from ..common.errors import UserError
+from ..common.files import first_line, read_json, read_tensors, writable, write_json, write_tensors
+from ..data.stored import read_data
+from ..likelihood.estimate import log_likelihood
+from ..likelihood.result import SOURCES
+from ..runs.folder import CONFIG
+from ..training.config import FitConfig
+from ..training.loop import fit
+from .strategy import Strategy, digest
+
+BUDGETS = ("epochs", "steps", "seconds", "decoder_evaluations")
+RESULT, ESTIMATE, DATA = "cell.json", "estimate.safetensors", "data.safetensors"
+FIELDS = ("log_px", "std_error", "elbo", "khat", "ess")  # of an estimate, by example
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained pair is evaluated.
+
+    Attributes:
+        num_samples: K.
+        proposal: where the draws come from; ``"auto"`` leaves few examples unreliable.
+        limit: the first so many examples; None takes all.
+        seed: of the draws, the same in every cell.
+        split: of the data.
+    """
+
+    num_samples: int = 1000
+    proposal: Any = "auto"
+    limit: int | None = None
+    seed: int = 0
+    split: str = "test"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy and one seed, and all that the result depends on; a process can be given it.
+
+    Attributes:
+        strategy: the strategy.
+        name: of the strategy in the study.
+        seed: of the weights, the order of the data and the noise of training.
+        budget: one of ``BUDGETS`` and its amount; empty leaves the epochs of the strategy.
+        evaluation: how it is evaluated.
+        like: the strategy whose initial weights it has, wherever name and shape are the same.
+        out: the folder of the study.
+        folder: its run folder, see :func:`folder_of`.
+        data: the digest of the data.
+        threads: of torch, while it runs.
+    """
+
+    strategy: Strategy
+    name: str
+    seed: int
+    budget: Mapping[str, float]
+    evaluation: Evaluation
+    like: Strategy
+    out: Path
+    folder: Path
+    data: str
+    threads: int = 1
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The evaluation that its result is of, for JSON."""
+        e = self.evaluation
+        facts = {"num_samples": e.num_samples, "proposal": str(e.proposal), "limit": e.limit, "seed": e.seed}
+        return {**facts, "split": e.split}
+
+    def config(self, num_data: int) -> FitConfig:
+        """The configuration of the fit, with the budget; decoder evaluations are steps of so many draws each."""
+        config = self.strategy.config.replace(seed=self.seed)
+        if not self.budget:
+            return config
+        [(kind, amount)] = self.budget.items()
+        if kind == "decoder_evaluations":
+            draws = min(config.batch_size, num_data) * self.strategy.objective.draws
+            kind, amount = "steps", max(1, round(amount / draws))
+        return config.replace(**{kind: amount if kind == "seconds" else int(amount)})
+
+
+def folder_of(out: Path, name: str, strategy: Strategy, like: Strategy, budget: Mapping[str, float], data: str) -> Path:
+    """The folder of the cells of a strategy: one that changes, or its budget or data, has another.
+
+    Custom code counts by its source, which only the process that wrote it can read: workers are given the folder.
+    """
+    facts = [strategy.record(), dict(budget), data, like.record()["options"]]
+    plain = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in name)[:60].strip("-.") or "strategy"
+    return out / f"{plain}-{digest(facts)}"
+
+
+def result_of(cell: Cell) -> dict[str, Any] | None:
+    """The result of a cell that is complete, from its folder: its facts, and the tensors of its estimate; else None."""
+    path = cell.folder / RESULT
+    if not path.is_file():
+        return None
+    facts: dict[str, Any] = read_json(path)
+    if facts.get("evaluation") != cell.about or facts["status"] == "stopped":
+        return None
+    if facts["status"] != "done":
+        return facts
+    tensors, _ = read_tensors(cell.folder / ESTIMATE)
+    return {**facts, **tensors, "history": history_of(cell.folder)}
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the epochs of a run."""
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def run_cell(cell: Cell) -> str:
+    """Train and evaluate a cell, from where it was left; returns its status.
+
+    A cell that fails has the status ``"failed"`` and its reason; Ctrl-C leaves it to be resumed. Another process that
+    is at the same cell is waited for, and nothing is done twice.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cell.threads)
+    try:
+        with _alone(cell.folder):
+            found = result_of(cell)
+            if found is None:
+                found = _run(cell)
+            return str(found["status"])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(cell: Cell) -> dict[str, Any]:
+    """The facts of a cell, which are written last."""
+    facts: dict[str, Any] = {"strategy": cell.name, "seed": cell.seed, "evaluation": cell.about}
+    try:
+        facts |= {"status": "done", **_trained_and_evaluated(cell)}
+    except (UserError, RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
+        facts |= {"status": "failed", "reason": first_line(error), "error": type(error).__name__}
+    write_json(writable(cell.folder) / RESULT, facts)
+    return facts
+
+
+def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
+    data = read_data(cell.out / DATA, cell.data)
+    pair = cell.strategy.build(data, cell.seed, cell.like)
+    folder = cell.folder
+    resume = (folder / CONFIG).is_file()
+    record = {"data": data.record(), "strategy": cell.name}
+    config, objective = cell.config(len(data.train)), cell.strategy.objective
+    history = fit(pair, data, objective, config=config, run_dir=folder, resume=resume, record=record, progress=False)
+    began, e = time.perf_counter(), cell.evaluation
+    part = data.split(e.split).limit(e.limit)
+    estimate = log_likelihood(
+        pair.eval(), part, num_samples=e.num_samples, proposal=e.proposal, seed=e.seed, resume=folder
+    )
+    tensors = {name: getattr(estimate, name) for name in FIELDS} | {"unreliable": estimate.unreliable}
+    write_tensors(folder / ESTIMATE, tensors, {"quantity": estimate.name})
+    sources = {} if estimate.source is None else {n: int((estimate.source == i).sum()) for i, n in enumerate(SOURCES)}
+    last = history[-1]
+    return {
+        "quantity": estimate.name, "side": estimate.side, "steps": last["step"], "epochs": last["epoch"],
+        "train_seconds": sum(row["seconds"] for row in history),
+        "evaluation_seconds": time.perf_counter() - began,
+        "decoder_evaluations": last["step"] * min(config.batch_size, len(data.train)) * objective.draws,
+        "num_parameters": sum(p.numel() for p in pair.parameters()), "sources": sources,
+        "valid_elbo": _finite(last.get("valid_elbo")), "versions": {"torch": torch.__version__},
+    }  # fmt: skip
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _alone(folder: Path) -> FileLock:
+    """Keeps other processes out of a cell; the lock ends with the process that holds it."""
+    return FileLock(writable(folder.parent) / f".{folder.name}.lock", poll_interval=0.2)

@@ -1,0 +1,176 @@
+"""A strategy: how a pair is built and trained, as a record; and grids of them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..common.errors import UserError
+from ..common.identity import describe
+from ..common.registry import pairs, resolve
+from ..common.rng import forked, seed_for
+from ..objectives.base import Objective
+from ..objectives.names import objective as make_objective
+from ..pairs.base import Pair, build
+from ..training.config import FitConfig, names as fit_names, refuse_unknown
+from ..training.resume import describe_loss
+
+OF_STUDY = ("seed", "device", "steps", "seconds", "checkpoint_every")  # options of fit that a study sets
+OF_OBJECTIVE = ("num_particles", "gradient", "beta", "free_bits")
+OF_DATA = ("data_shape", "data_mean", "num_classes")
+
+
+@dataclass(frozen=True, init=False)
+class Strategy:
+    """How a pair is built and trained: the pair, its options, the objective, the options of ``fit``.
+
+    Args:
+        pair: a name of ``ppl-vae list``, or a builder: a function of keywords that returns a Pair.
+        options: of the builder (``latent=8``, ``guide="full"``), of the objective (``num_particles=10``), and of
+            :class:`~ppl_vae.FitConfig` (``objective="iwae"``, ``lr=1e-3``). The seed and the budget are the study's.
+
+    Raises:
+        UserError: a pair or an option that is not known, or a value that makes no sense.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> base = pv.Strategy("vae", latent=8, objective="iwae", num_particles=5)
+        >>> base.replace(latent=2).options, base.objective.num_particles
+        ({'latent': 2}, 5)
+    """
+
+    pair: Any
+    options: Mapping[str, Any]
+    loss: Mapping[str, Any]
+    config: FitConfig
+
+    def __init__(self, pair: str | Callable[..., Pair] = "vae", **options: Any) -> None:
+        if isinstance(pair, nn.Module) or not (isinstance(pair, str) or callable(pair)):
+            raise UserError(
+                f"strategy: pair is a {type(pair).__name__}; give a name, or the function that builds it, since every "
+                f"seed needs weights of its own"
+            )
+        builder = resolve("pair", pair, pairs()) if isinstance(pair, str) else pair
+        own = [name for name in inspect.signature(builder).parameters if name not in OF_DATA]
+        if taken := [name for name in OF_STUDY if name in options]:
+            raise UserError(f"strategy: {taken[0]} is set by the study: pv.study(..., seeds=, budget=)")
+        of_fit = [name for name in fit_names() if name not in OF_STUDY]
+        refuse_unknown(options, [*own, *OF_OBJECTIVE, *of_fit])
+        parts = {
+            "options": {k: v for k, v in options.items() if k in own},
+            "loss": {k: v for k, v in options.items() if k in OF_OBJECTIVE and k not in own},
+            "config": FitConfig(**{k: v for k, v in options.items() if k in of_fit and k not in own}),
+        }
+        for name, value in {"pair": pair, **parts}.items():
+            object.__setattr__(self, name, value)
+        assert isinstance(self.objective, Objective)
+
+    @property
+    def objective(self) -> Objective:
+        """The objective, made anew."""
+        return make_objective("elbo" if self.config.objective is None else self.config.objective, **self.loss)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Every option that differs from its default, and the pair."""
+        default = FitConfig()
+        changed = {n: getattr(self.config, n) for n in fit_names() if getattr(self.config, n) != getattr(default, n)}
+        return {"pair": self.pair, **self.options, **self.loss, **changed}
+
+    def replace(self, **options: Any) -> Strategy:
+        """This strategy with other options; checked anew."""
+        whole = {**self.given, **options}
+        return Strategy(whole.pop("pair"), **whole)
+
+    def record(self) -> dict[str, Any]:
+        """The strategy as facts for JSON: equal facts mean the same work; custom code counts by its source."""
+        skipped = (*OF_STUDY, "objective", "capture")
+        return {
+            "pair": describe(self.pair),
+            "options": describe(dict(self.options)),
+            "objective": describe_loss(self.objective),
+            "fit": {k: v for k, v in self.config.record().items() if k not in skipped},
+        }
+
+    def build(self, data: Any, seed: int, like: Strategy | None = None) -> Pair:
+        """A pair with the weights of a seed; those of another strategy wherever name and shape are the same.
+
+        Args:
+            data: what :func:`~ppl_vae.load_data` returns.
+            seed: of the weights.
+            like: the other strategy.
+        """
+        with forked(seed=seed_for(seed, "build")):
+            pair = build(self.pair, data=data, **self.options)
+        if like is None or (like.pair, like.options) == (self.pair, self.options):
+            return pair
+        with forked(seed=seed_for(seed, "build")):
+            other = build(like.pair, data=data, **like.options).state_dict()
+        with torch.no_grad():
+            for name, value in pair.state_dict().items():
+                if torch.is_tensor(value) and name in other and other[name].shape == value.shape:
+                    value.copy_(other[name])
+        return pair
+
+
+def digest(facts: Any) -> str:
+    """Twelve hex digits that identify JSON-able facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def grid(base: Strategy, **values: Sequence[Any]) -> dict[str, Strategy]:
+    """A strategy for each combination of values of options, named by them.
+
+    Args:
+        base: what all have in common.
+        values: for each option, the values that it takes.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> list(pv.grid(pv.Strategy("vae"), latent=[2, 8], objective=["elbo", "iwae"]))
+        ['latent=2, objective=elbo', 'latent=2, objective=iwae', 'latent=8, objective=elbo', 'latent=8, objective=iwae']
+    """
+    for name, several in values.items():
+        if isinstance(several, str) or not isinstance(several, Sequence) or not several:
+            raise UserError(f"grid: {name}={several!r}: give a list of values")
+    combinations = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
+    return {", ".join(f"{k}={shown(v)}" for k, v in each.items()): base.replace(**each) for each in combinations}
+
+
+def shown(value: Any) -> str:
+    """A value of an option in a name: a function or a class by its name."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(shown, value))
+    return str(getattr(value, "__name__", value))
+
+
+def named(strategies: Mapping[str, Strategy] | Sequence[Strategy]) -> dict[str, Strategy]:
+    """Strategies by name; those of a list are named by the options in which they differ.
+
+    Raises:
+        UserError: there is none, one is no Strategy, or two are the same.
+    """
+    if isinstance(strategies, Strategy):
+        strategies = [strategies]
+    if not isinstance(strategies, Mapping):
+        every = [one.given if isinstance(one, Strategy) else {} for one in strategies]
+        keys = list(dict.fromkeys(k for given in every for k in given))
+        differ = [k for k in keys if len({repr(given.get(k)) for given in every}) > 1]
+        names = [", ".join(f"{k}={shown(given[k])}" for k in differ if k in given) or "base" for given in every]
+        if len(set(names)) < len(names):
+            raise UserError(f"study: two strategies are the same: {next(n for n in names if names.count(n) > 1)}")
+        strategies = dict(zip(names, strategies, strict=True))
+    for name, one in strategies.items():
+        if not isinstance(one, Strategy):
+            raise UserError(f"study: strategy {name!r} is a {type(one).__name__}; give pv.Strategy(...)")
+    if not strategies:
+        raise UserError("study: no strategy was given")
+    return dict(strategies)

@@ -1,0 +1,258 @@
+"""A study: every strategy from every seed, under an equal budget, on local processes or any executor."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..common.entry import entry_point
+from ..common.errors import RunError, UserError
+from ..common.files import first_line, writable, write_json
+from ..common.numbers import needed
+from ..common.progress import bar
+from ..data.sets import load_data
+from ..data.splits import Data
+from ..data.stored import write_data
+from .cells import BUDGETS, DATA, Cell, Evaluation, folder_of, result_of, run_cell
+from .results import Study
+from .strategy import Strategy, grid, named
+
+TRIALS = 3  # times that the workers are started anew after one was lost, without a cell that was completed
+TUNING = Evaluation(num_samples=100, proposal="guide", split="valid")
+
+
+@entry_point
+def study(
+    strategies: Mapping[str, Strategy] | Sequence[Strategy],
+    data: Any,
+    *,
+    out: str | Path,
+    seeds: int | Sequence[int] = 5,
+    budget: Mapping[str, float] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    reference: str | None = None,
+    tune: Mapping[str, Sequence[Any]] | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    only: tuple[int, int] | None = None,
+    progress: bool = True,
+) -> Study:
+    """Train each strategy from each seed, evaluate all on the same data, and say which difference is real.
+
+    Within a seed, strategies have the same initial weights wherever names and shapes agree, the same order of the data
+    and the same draws of their binarisation. A cell, one strategy and one seed, is an ordinary run folder. A study that
+    was stopped, or lost a worker, resumes with the same call, and does nothing twice; a strategy that changes is a new
+    cell. A cell that fails is a row with its reason.
+
+    Use when the question is about a method, not about one set of weights: is IWAE better than the ELBO on this model,
+    or was it the seed?
+
+    Args:
+        strategies: by name, as :func:`grid` makes them; or a list, named by the options in which they differ.
+        data: what :func:`~ppl_vae.load_data` returns, or takes.
+        out: the folder.
+        seeds: how many, or which.
+        budget: the same for all: ``{"epochs": n}``, ``{"steps": n}``, ``{"seconds": s}`` of training alone, or
+            ``{"decoder_evaluations": n}``; None leaves the epochs of each strategy.
+        evaluation: ``num_samples`` (1000), ``proposal`` (``"auto"``), ``limit`` (all examples), ``seed`` (0).
+        reference: the strategy that the others are compared with; None takes the first.
+        tune: values of options, such as ``{"lr": [3e-4, 1e-3, 3e-3]}``: each strategy takes those that are best on the
+            validation data, by the 100-sample bound, after a fit of the same budget from the first seed.
+        executor: what runs the cells: any ``concurrent.futures.Executor`` of processes, such as dask's
+            ``Client.get_executor()``. None starts ``workers`` local processes.
+        workers: local processes; None takes one for each core. Each cell has one thread.
+        only: ``(i, n)`` runs the i-th of n shares of the cells, from 1 on, for the array jobs of a batch system.
+        progress: show a bar.
+
+    Returns:
+        Study: prints as a table with verdicts.
+
+    Raises:
+        UserError: a strategy, a budget or another argument that makes no sense.
+        RunError: the folder holds a study of other data; or cells could not be run.
+
+    Source: Bouthillier et al.: Accounting for Variance in Machine Learning Benchmarks, 2021, arXiv:2103.03098.
+
+    Example:
+        >>> import tempfile, ppl_vae as pv
+        >>> base = pv.Strategy("linear", latent=2, lr=3e-3)
+        >>> data = pv.load_data(__import__("torch").randn(200, 5))
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     found = pv.study(pv.grid(base, latent=[1, 2]), data, out=out, seeds=2, budget={"steps": 5}, workers=1,
+        ...                      evaluation={"num_samples": 20, "proposal": "guide"}, progress=False)
+        >>> list(found.results)
+        ['latent=1', 'latent=2']
+    """
+    chosen = named(strategies)
+    seeds = _seeds(seeds)
+    how = _evaluation(evaluation or {})
+    reference = next(iter(chosen)) if reference is None else reference
+    if reference not in chosen:
+        raise UserError(f"study: reference={reference!r} is not one of {', '.join(chosen)}")
+    if isinstance(executor, ThreadPoolExecutor):
+        raise UserError("study: executor: threads share Pyro's state; give an executor of processes")
+    folder, budget = Path(out).resolve(), _budget(budget or {})
+    data = data if isinstance(data, Data) else load_data(data)
+    writable(folder)
+    sha256 = write_data(folder / DATA, data)
+    like = chosen[next(iter(chosen))]
+
+    def cells_of(some: Mapping[str, Strategy], seeds: Sequence[int], how: Evaluation) -> list[Cell]:
+        """Seed by seed, so that strategies can be compared early."""
+        at = {name: folder_of(folder, name, one, like, budget, sha256) for name, one in some.items()}
+        return [
+            Cell(one, name, seed, budget, how, like, folder, at[name] / f"seed-{seed}", sha256)
+            for seed in seeds
+            for name, one in some.items()
+        ]
+
+    run, share = _Runner(executor, workers, progress), slice(None) if only is None else _share(only)
+    tuned: dict[str, dict[str, Any]] = {}
+    if tune:
+        trials = {name: _trials(name, one, tune) for name, one in chosen.items()}
+        cells = cells_of({k: v for some in trials.values() for k, v in some.items()}, seeds[:1], TUNING)
+        run(cells[share], "tuning")
+        tuned = _best(cells, trials, tune)
+        chosen = {name: one.replace(**tuned[name]) for name, one in chosen.items()}
+    cells = cells_of(chosen, seeds, how)
+    run(cells[share], "study")
+    results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in chosen}
+    for cell in cells:
+        found = result_of(cell)
+        if found is not None:
+            results[cell.name][cell.seed] = found | {"folder": str(cell.folder.relative_to(folder))}
+    made = Study(chosen, seeds, reference, results, folder, budget, cells[0].about, data.record(), tuned)
+    write_json(folder / "study.json", made.record())
+    return made
+
+
+class _Runner:
+    """Runs cells on an executor, and on new local processes where one of them was lost."""
+
+    def __init__(self, executor: Executor | None, workers: int | None, progress: bool) -> None:
+        self.executor, self.progress = executor, progress
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else needed("workers", workers, "int")
+        if self.workers < 1:
+            raise UserError(f"study: workers={workers}: at least one is needed")
+
+    def __call__(self, cells: Sequence[Cell], what: str) -> None:
+        """Complete all cells.
+
+        Raises:
+            RunError: some could not be run.
+        """
+        trials, error = 0, RuntimeError("")  # type: int, BaseException
+        with bar(self.progress) as shown:
+            task = shown.add_task(what, total=len(cells), info="")
+            while left := [cell for cell in cells if result_of(cell) is None]:
+                shown.update(task, completed=len(cells) - len(left))
+                if trials == TRIALS or (trials and self.executor is not None):
+                    raise RunError(
+                        f"study: {len(left)} of {len(cells)} cells were not run ({first_line(error)}); the same call "
+                        f"resumes from here"
+                    )
+                error = self._submit(left, lambda cell: shown.update(task, advance=1, info=f"{cell.name}, {cell.seed}"))
+                trials = trials + 1 if len(left) == sum(result_of(cell) is None for cell in left) else 0
+            shown.update(task, completed=len(cells), info="")
+
+    def _submit(self, cells: Sequence[Cell], done: Any) -> BaseException:
+        """Run cells; returns the first error of an executor, or that some are still left."""
+        with ExitStack() as stack:
+            executor = self.executor or stack.enter_context(_local(min(self.workers, len(cells))))
+            futures = {executor.submit(run_cell, cell): cell for cell in cells}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    done(futures[future])
+            except BrokenProcessPool as error:
+                return error
+            except (KeyboardInterrupt, SystemExit):
+                for future in futures:
+                    future.cancel()
+                raise
+            except UserError:
+                raise
+            except Exception as error:  # whatever an executor raises for a worker that was lost
+                return error
+        return RuntimeError("a cell ended without a result")
+
+
+class _local:
+    """Local processes, which start without the main module of this one, and take functions that have no name."""
+
+    def __init__(self, workers: int) -> None:
+        import loky  # type: ignore[import-untyped]
+
+        self.pool = loky.ProcessPoolExecutor(max_workers=workers, timeout=None)
+
+    def __enter__(self) -> Executor:
+        return self.pool  # type: ignore[no-any-return]
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self.pool.shutdown(wait=True, kill_workers=kind is not None)
+
+
+def _trials(name: str, strategy: Strategy, tune: Mapping[str, Sequence[Any]]) -> dict[str, Strategy]:
+    """A strategy with each combination of the values to choose from."""
+    return {f"{name}, {which}": one for which, one in grid(strategy, **tune).items()}
+
+
+def _best(
+    cells: Sequence[Cell], trials: Mapping[str, Mapping[str, Strategy]], tune: Mapping[str, Sequence[Any]]
+) -> dict[str, dict[str, Any]]:
+    """The options of each strategy whose fit has the highest bound on the validation data.
+
+    Raises:
+        RunError: another share of the trials is not complete.
+    """
+    results = {cell.name: result_of(cell) for cell in cells}
+    if missing := [name for name, found in results.items() if found is None]:
+        raise RunError(
+            f"study: {len(missing)} of {len(cells)} trials of the tuning are not complete; call again when the other "
+            f"shares have run"
+        )
+    means = {n: float(r["log_px"].mean()) if r and r["status"] == "done" else -math.inf for n, r in results.items()}
+    found = {}
+    for name, some in trials.items():
+        best = some[max(some, key=lambda trial: means[trial])]
+        found[name] = {option: best.given.get(option, values[0]) for option, values in tune.items()}
+    return found
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(needed("seeds", s, "int") for s in seeds)
+    if not found or len(set(found)) < len(found):
+        raise UserError(f"study: seeds={seeds!r}: give a number from 1 on, or different seeds")
+    return found
+
+
+def _budget(budget: Mapping[str, float]) -> dict[str, float]:
+    if len(budget) > 1 or any(kind not in BUDGETS for kind in budget):
+        raise UserError(f"study: budget={dict(budget)!r}: give one of {', '.join(BUDGETS)}, such as {{'epochs': 20}}")
+    for kind, amount in budget.items():
+        if not amount > 0 or (kind != "seconds" and amount != int(amount)):
+            sort = "positive" if kind == "seconds" else "whole"
+            raise UserError(f"study: budget of {amount} {kind}: give a {sort} number")
+    return dict(budget)
+
+
+def _evaluation(options: Mapping[str, Any]) -> Evaluation:
+    known = ("num_samples", "proposal", "limit", "seed")
+    for name in options:
+        if name not in known:
+            raise UserError(f"study: evaluation has no option {name!r}; it takes {', '.join(known)}")
+    return replace(Evaluation(), **options)
+
+
+def _share(only: tuple[int, int]) -> slice:
+    i, n = only
+    if not 1 <= i <= n:
+        raise UserError(f"study: only={i}/{n}: give a share from 1 to {n}")
+    return slice(i - 1, None, n)

@@ -1,0 +1,325 @@
+"""Studies: what strategies have in common, what resumes, what fails, and what the tables say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppl_vae as pv
+from ppl_vae.strategies import cells, study as module
+from ppl_vae.strategies.cells import result_of
+from ppl_vae.strategies.strategy import named
+
+
+class Inline(Executor):
+    """Runs a cell where it is submitted; counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.count += 1
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+BASE = pv.Strategy("linear", latent=2, lr=3e-3, batch_size=20)
+FAST: dict[str, Any] = {
+    "budget": {"steps": 6}, "evaluation": {"num_samples": 20, "proposal": "guide"}, "progress": False
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data() -> pv.Data:
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(120, 2, generator=g)
+    return pv.load_data(z @ torch.randn(2, 5, generator=g) + 0.5 * torch.randn(120, 5, generator=g))
+
+
+def run(strategies: Any, data: pv.Data, out: Path, **options: Any) -> pv.Study:
+    return pv.study(strategies, data, out=out, **{"executor": Inline(), "seeds": 2, **FAST, **options})
+
+
+def weights(pair: pv.Pair) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in pair.state_dict().items() if torch.is_tensor(v)}
+
+
+def test_strategies_of_a_seed_share_initial_weights_wherever_shapes_agree(data: pv.Data) -> None:
+    base = pv.Strategy("vae", latent=3, hidden=(8,))
+    one, same, wider, other = (
+        weights(s.build(data, seed, like=base))
+        for s, seed in ((base, 0), (base.replace(objective="iwae"), 0), (base.replace(latent=4), 0), (base, 1))
+    )
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    equal = [k for k in one if one[k].shape == wider[k].shape and one[k].numel() > 8]
+    assert equal
+    assert all(torch.equal(one[k], wider[k]) for k in equal)
+    assert not all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_twins_have_the_same_runs_and_a_cell_is_what_fit_gives(data: pv.Data, tmp_path: Path) -> None:
+    """The same strategy under two names: equal estimates; and those of build, fit and log_likelihood by hand."""
+    found = run({"a": BASE, "b": BASE.replace()}, data, tmp_path)
+    assert np.array_equal(found.log_px["a"], found.log_px["b"])
+    assert found.table()[1]["verdict"] == "cannot tell"
+    pair = BASE.build(data, 1)
+    pv.fit(pair, data, steps=6, lr=3e-3, batch_size=20, seed=1, progress=False)
+    est = pv.log_likelihood(pair, data.test, num_samples=20, seed=0)
+    np.testing.assert_allclose(found.log_px["a"][1], est.log_px.numpy(), rtol=1e-5)
+    loaded = pv.load(tmp_path / found.results["a"][1]["folder"])
+    for name, value in weights(loaded).items():
+        torch.testing.assert_close(value, weights(pair)[name])
+
+
+def test_nothing_is_done_twice_and_what_changes_is_a_new_cell(data: pv.Data, tmp_path: Path) -> None:
+    first, again, more, changed = (Inline() for _ in range(4))
+    run({"a": BASE}, data, tmp_path, executor=first)
+    one = run({"a": BASE}, data, tmp_path, executor=again)
+    two = run({"a": BASE, "b": BASE.replace(lr=1e-2)}, data, tmp_path, seeds=3, executor=more)
+    three = run({"a": BASE.replace(lr=1e-2)}, data, tmp_path, executor=changed)
+    assert [e.count for e in (first, again, more, changed)] == [2, 0, 4, 2]
+    assert np.array_equal(two.log_px["a"][:2], one.log_px["a"])
+    assert not np.array_equal(three.log_px["a"], one.log_px["a"])
+    wider = run({"a": BASE}, data, tmp_path, evaluation={"num_samples": 30, "proposal": "guide"})
+    assert wider.evaluation["num_samples"] == 30  # the weights are there, and only the evaluation is new
+    with pytest.raises(pv.RunError, match="it holds other data; choose another folder"):
+        run({"a": BASE}, pv.load_data(torch.randn(50, 5)), tmp_path)
+
+
+def test_a_cell_that_fails_is_a_row_with_its_reason(data: pv.Data, tmp_path: Path) -> None:
+    strategies = {
+        "good": BASE,
+        "bad": BASE.replace(lr=1e30, optimizer="sgd"),
+        "scarce": BASE.replace(guide="flow:kind=no"),
+    }
+    executor = Inline()
+    found = run(strategies, data, tmp_path, executor=executor)
+    reasons = {name: why for name, _, why in found.failed}
+    assert set(reasons) == {"bad", "scarce"}
+    assert "training stopped at step" in reasons["bad"]
+    rows = {r["strategy"]: r for r in found.table()}
+    assert (rows["good"]["seeds"], rows["bad"]["seeds"], rows["bad"]["failed"]) == (2, 0, 2)
+    assert rows["bad"]["log_px"] is None
+    assert "bad failed (seeds 0, 1): training stopped" in str(found)
+    again = Inline()
+    run(strategies, data, tmp_path, executor=again)
+    assert again.count == 0
+    with pytest.raises(pv.UserError, match="no cell of 'bad' was trained and evaluated: bad, seed 0: training stopped"):
+        found.compare("bad")
+
+
+class Laplace(nn.Module):
+    """A custom guide: features to a distribution."""
+
+    def __init__(self, features: int, latent: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 2 * latent)
+
+    def forward(self, h: torch.Tensor) -> Any:
+        loc, log_scale = self.linear(h).chunk(2, -1)
+        return dist.Laplace(loc, log_scale.exp()).to_event(1)
+
+
+class Model(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, width)
+
+    def forward(self, x: Any = None, y: Any = None, n: int = 1) -> Any:
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(self.net(z), 0.5).to_event(1), obs=x)
+
+
+class Guide(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor, y: Any = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(self.net(x), 0.5).to_event(1))
+
+
+def mine(*, data_shape: tuple[int, ...]) -> pv.Pair:
+    """A custom pair."""
+    return pv.Pair(Model(*data_shape), Guide(*data_shape))
+
+
+def test_custom_objective_guide_and_pair_take_part(data: pv.Data, tmp_path: Path) -> None:
+    """A lambda, a class and a function, without registration; the objective log_w is the ELBO."""
+    vae = pv.Strategy("vae", latent=2, hidden=(8,), likelihood="gaussian", batch_size=20)
+    strategies = {
+        "elbo": vae, "lambda": vae.replace(objective=lambda t: t.log_w.mean(0)),
+        "guide": vae.replace(guide=Laplace), "pair": pv.Strategy(mine, batch_size=20),
+    }  # fmt: skip
+    found = run(strategies, data, tmp_path)
+    assert not found.failed
+    np.testing.assert_allclose(found.log_px["lambda"], found.log_px["elbo"], rtol=1e-4)
+    assert {r["seeds"] for r in found.table()} == {2}
+    assert found.table()[0]["verdict"] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [({"steps": 7}, 7), ({"epochs": 2}, 10), ({"decoder_evaluations": 400}, 20), ({"decoder_evaluations": 10}, 1)],
+)
+def test_a_budget_is_the_same_work(budget: dict[str, float], steps: int, data: pv.Data, tmp_path: Path) -> None:
+    """84 training examples in batches of 20: 5 steps an epoch; one draw of 20 examples is 20 decoder evaluations."""
+    found = run({"a": BASE}, data, tmp_path, budget=budget, seeds=1)
+    assert found.results["a"][0]["steps"] == steps
+
+
+def test_ten_particles_have_a_tenth_of_the_steps(data: pv.Data, tmp_path: Path) -> None:
+    strategies = {"elbo": BASE, "iwae": BASE.replace(objective="iwae", num_particles=10)}
+    found = run(strategies, data, tmp_path, budget={"decoder_evaluations": 2000}, seeds=1)
+    assert [found.results[n][0]["steps"] for n in strategies] == [100, 10]
+    assert [found.results[n][0]["decoder_evaluations"] for n in strategies] == [2000, 2000]
+
+
+def test_tuning_takes_what_is_best_on_the_validation_data(data: pv.Data, tmp_path: Path) -> None:
+    """A learning rate that moves nothing is never chosen; the trials of each strategy are as many."""
+    executor = Inline()
+    strategies = {"elbo": BASE, "iwae": BASE.replace(objective="iwae", num_particles=5)}
+    found = run(strategies, data, tmp_path, tune={"lr": [1e-9, 0.05]}, budget={"steps": 40}, executor=executor)
+    assert found.tuned == {"elbo": {"lr": 0.05}, "iwae": {"lr": 0.05}}
+    assert found.strategies["iwae"].config.lr == 0.05
+    assert executor.count == 2 * 2 + 2 * 2
+
+
+def test_shares_of_the_cells_make_up_the_study(data: pv.Data, tmp_path: Path) -> None:
+    strategies = pv.grid(BASE, latent=[1, 2, 3])
+    parts = [run(strategies, data, tmp_path, only=(i, 4)) for i in (1, 2, 3, 4)]
+    assert [len(p.missing) for p in parts] == [4, 2, 1, 0]
+    assert "4 cells were not run yet" in str(parts[0])
+    whole = run(strategies, data, tmp_path / "whole")
+    assert all(np.array_equal(parts[-1].log_px[n], whole.log_px[n]) for n in strategies)
+
+
+def test_tables_say_what_the_estimates_are(data: pv.Data, tmp_path: Path) -> None:
+    strategies = pv.grid(BASE, latent=[2, 1])
+    found = run(strategies, data, tmp_path, seeds=3, budget={"steps": 60})
+    one, two = (found.log_px[n] for n in strategies)
+    rows = found.table()
+    assert rows[1]["diff"] == pytest.approx(float((two - one).mean()))
+    assert rows[0]["sd_seeds"] == pytest.approx(float(one.mean(1).std(ddof=1)))
+    sheet = found.dataset()
+    assert sheet["log_px"].shape == (2, 3, one.shape[1])
+    assert float(sheet["diff"].sel(strategy="latent=1")) == rows[1]["diff"]
+    assert json.loads((tmp_path / "study.json").read_text())["table"] == json.loads(json.dumps(rows))
+
+
+def test_a_worker_that_is_killed_loses_nothing(data: pv.Data, tmp_path: Path) -> None:
+    """The first cell kills its process once, after some steps: others take over, and the figures are the same."""
+    mark = tmp_path / "killed"
+
+    def deadly(t: pv.Terms) -> torch.Tensor:
+        if not mark.exists():
+            mark.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return t.log_w.mean(0)
+
+    strategies = {"plain": BASE.replace(objective=lambda t: t.log_w.mean(0)), "deadly": BASE.replace(objective=deadly)}
+    found = run(strategies, data, tmp_path / "study", executor=None, workers=2)
+    assert mark.exists()
+    assert not found.failed
+    assert not found.missing
+    np.testing.assert_allclose(found.log_px["deadly"], found.log_px["plain"], rtol=1e-6)
+
+
+def test_a_process_that_always_dies_is_given_up(data: pv.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(ConnectionError("the scheduler is gone"))
+            return future
+
+    with pytest.raises(
+        pv.RunError, match=r"2 of 2 cells were not run \(the scheduler is gone\); the same call resumes"
+    ):
+        run({"a": BASE}, data, tmp_path, executor=Lost())
+
+
+def test_a_stopped_cell_resumes(data: pv.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the evaluation of the second cell: nothing of the first is done again."""
+    whole = run({"a": BASE}, data, tmp_path / "whole")
+    estimate, count = cells.log_likelihood, []
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return estimate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "log_likelihood", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run({"a": BASE}, data, tmp_path / "part")
+    executor = Inline()
+    found = run({"a": BASE}, data, tmp_path / "part", executor=executor)
+    assert executor.count == 1
+    assert np.array_equal(found.log_px["a"], whole.log_px["a"])
+
+
+@pytest.mark.parametrize(
+    ("strategies", "options", "words"),
+    [
+        ([], {}, "no strategy was given"),
+        ({"a": 3}, {}, "strategy 'a' is a int; give pv.Strategy"),
+        ([BASE, BASE.replace()], {}, "two strategies are the same"),
+        ({"a": BASE}, {"seeds": 0}, "seeds=0: give a number from 1 on"),
+        ({"a": BASE}, {"seeds": [1, 1]}, "or different seeds"),
+        ({"a": BASE}, {"budget": {"hours": 2}}, "give one of epochs, steps, seconds, decoder_evaluations"),
+        ({"a": BASE}, {"budget": {"steps": 2.5}}, "budget of 2.5 steps: give a whole number"),
+        ({"a": BASE}, {"evaluation": {"k": 2}}, "evaluation has no option 'k'; it takes num_samples, proposal"),
+        ({"a": BASE}, {"reference": "b"}, "reference='b' is not one of a"),
+        ({"a": BASE}, {"only": (5, 4)}, "only=5/4: give a share from 1 to 4"),
+        ({"a": BASE}, {"executor": ThreadPoolExecutor(1)}, "threads share Pyro's state"),
+        ({"a": BASE}, {"executor": None, "workers": 0}, "workers=0: at least one is needed"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_one_line(
+    strategies: Any, options: dict[str, Any], words: str, data: pv.Data, tmp_path: Path
+) -> None:
+    with pytest.raises(pv.UserError, match=words):
+        run(strategies, data, tmp_path, **options)
+    assert not list(tmp_path.glob("*/seed-*"))
+
+
+def test_strategies_refuse_what_they_do_not_know(data: pv.Data) -> None:
+    for options, words in (
+        ({"seed": 3}, "seed is set by the study"),
+        ({"lat": 3}, "there is no option 'lat'; did you mean 'latent'?"),
+        ({"objective": "iwae:k=3"}, "objective 'iwae' takes no option k"),
+        ({"lr": -1.0}, "lr=-1.0: the learning rate must be positive"),
+    ):
+        with pytest.raises(pv.UserError, match=words):
+            pv.Strategy("vae", **options)
+    with pytest.raises(pv.UserError, match="every seed needs weights of its own"):
+        pv.Strategy(BASE.build(data, 0))  # type: ignore[arg-type]
+    with pytest.raises(pv.UserError, match="grid: latent=3: give a list of values"):
+        pv.grid(BASE, latent=3)  # type: ignore[arg-type]
+    assert list(named([BASE, BASE.replace(latent=3), BASE.replace(objective="iwae")])) == [
+        "latent=2", "latent=3", "latent=2, objective=iwae",
+    ]  # fmt: skip
+
+
+def test_a_result_is_of_its_evaluation(data: pv.Data, tmp_path: Path) -> None:
+    found = run({"a": BASE}, data, tmp_path, seeds=1)
+    folder = tmp_path / found.results["a"][0]["folder"]
+    how = cells.Evaluation(num_samples=20, proposal="guide")
+    cell = cells.Cell(BASE, "a", 0, {}, how, BASE, tmp_path, folder, "")
+    assert result_of(cell) is not None
+    assert result_of(cells.Cell(BASE, "a", 0, {}, module.TUNING, BASE, tmp_path, folder, "")) is None
