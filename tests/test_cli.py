@@ -174,7 +174,8 @@ def test_posterior_writes_a_row_for_each_example(runs: Path, tmp_path: Path) -> 
     assert (found["n"], found["method"]) == (4, "guide")
     head, *rows = [line.split(",") for line in (tmp_path / "posterior.csv").read_text().splitlines()]
     assert head == ["index", "label", "khat", *(f"z[{i}]_{what}" for i in range(3) for what in ("mean", "sd"))]
-    draws = np.load(tmp_path / "posterior.npz")
+    with np.load(tmp_path / "posterior.npz") as file:
+        draws = dict(file)
     share = np.exp(draws["log_weight"] - draws["log_weight"].max(0))
     means = (share[..., None] * draws["z"]).sum(0) / share.sum(0)[:, None]
     np.testing.assert_allclose([[float(v) for v in row[3::2]] for row in rows], means, rtol=1e-6)

@@ -461,6 +461,18 @@ def test_npz(tmp_path, rows):
     assert torch.equal(load_data({"x": x, "y": y}).test.y, data.test.y)
 
 
+def test_npz_with_a_row_of_another_array_for_each_example_holds_fields(tmp_path, rows):
+    """Lengths beside x are a field, as in a dictionary; a note, or an array of another length, is kept out."""
+    x, _ = (t.numpy() for t in rows)
+    length = np.arange(len(x))
+    np.savez(tmp_path / "fields.npz", x=x, length=length, note=np.array("kept out"), edges=np.zeros(3))
+    found, wanted = load_data(tmp_path / "fields.npz"), load_data({"x": x, "length": length})
+    assert set(found.test.x) == {"x", "length"}
+    assert all(torch.equal(found.test.x[k], wanted.test.x[k]) for k in wanted.test.x)
+    np.savez(tmp_path / "splits.npz", x_train=x, x_test=x, length=length)
+    assert "'length' beside the data of splits" in fails("leave it out", tmp_path / "splits.npz")
+
+
 def test_npz_with_splits_of_its_own(tmp_path, rows):
     x, y = (t.numpy() for t in rows)
     three = {"x_train": x[:60], "x_valid": x[60:70], "x_test": x[70:], "y_train": y[:60], "y_valid": y[60:70]}

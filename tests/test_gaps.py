@@ -57,3 +57,10 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     made = tmp_path / "made"
     call("train", "made", *short, "--out", made)
     assert "no latents" in call("gaps", made, *FEW, code=2).stderr
+
+
+def test_a_refined_guide_is_no_encoder() -> None:
+    """Its widening would be called the price of one encoder for all examples."""
+    pair, x = pv.build("linear", data_shape=(5,), latent=2), torch.randn(4, 5)
+    with pytest.raises(pv.UserError, match="this guide was refined, and no encoder is behind it"):
+        pv.gaps(pair.with_guide(pv.refine(pair, x, steps=2)), x)

@@ -633,3 +633,39 @@ def test_a_cut_straight_through_draw_has_the_density_of_what_it_was_before() -> 
         t = pv.terms(program(model, True), program(guide, False), torch.zeros(3), num_samples=5, grad=grad)
         found.append(t.log_w.detach())
     assert torch.equal(*found)
+
+
+def test_a_bound_of_another_shape_is_refused() -> None:
+    """(K, B) would count each particle, and a number the examples: the sum over (B,) is the loss."""
+    pair, x = pv.build("linear", data_shape=(5,), latent=2), torch.zeros(4, 5)
+    for bound, words in (
+        (lambda t: t.log_w, r"returned of shape \(3, 4\) for \(3, 4\) particles and examples"),
+        (lambda t: t.log_w.mean(), r"returned of shape \(\) .* return the bound of each example, \(4,\)"),
+        (lambda t: 0.0, "returned a float"),
+    ):
+        with pytest.raises(pv.UserError, match=words):
+            pv.objective(bound, num_particles=3).bounds(pair.model, pair.guide, x)
+
+
+def test_a_bound_of_three_arguments_is_refused() -> None:
+    def three(t: Any, beta: Any, other: Any) -> Any:
+        return t.log_w.mean(0)
+
+    with pytest.raises(pv.UserError, match=r"objective 'three' takes .*: write a function of \(Terms\), or of"):
+        pv.objective(three)
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(pv.UserError, match="num_particles is given twice, as 4 and as 8"):
+        pv.objective("vimco:num_particles=4", num_particles=8)
+    with pytest.raises(pv.UserError, match="the option phi is given twice"):
+        pv.objective("rws:phi=both,phi=wake")
+    assert pv.objective("vimco:num_particles=4", num_particles=4).num_particles == 4
+    with pytest.raises(pv.UserError, match="in Python, give the function itself"):
+        pv.objective("mine.py:half:num_particles=4")
+
+
+def test_objectives_print_their_options() -> None:
+    assert repr(pv.objective("iwae", num_particles=3, gradient="dreg")) == (
+        "IWAE(num_particles=3, gradient='dreg', beta=1.0)"
+    )

@@ -311,7 +311,9 @@ def test_options_follow_the_name_of_a_proposal() -> None:
         "refined:famly=full": "proposal 'refined' has no option famly; it takes family, components, steps",
         "refined:steps=many": "proposal 'refined': steps='many' is not of the type int",
         "refined:family=cauchy": "family='cauchy'",
-        "auto:steps=5": "only refined and tempered take options",
+        "auto:steps=5": "proposal 'auto' has no option steps; it takes num_temperatures, num_chains",
+        "auto:num_temperatures=0": "auto: num_temperatures=0: at least one is needed",
+        "qmc:steps=5": "only refined, tempered, auto take options",
         "tempered:temperature=0.5": "give 1 or more",
     }.items():
         with pytest.raises(pv.UserError, match=message) as caught:

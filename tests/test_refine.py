@@ -449,9 +449,9 @@ def test_what_no_gaussian_serves_is_said_by_k_and_annealed_by_auto() -> None:
     spread = math.sqrt(1 + 0.02**2)
     joint = dist.Normal(0.0, 1.0).log_prob(a) + dist.Normal(a.square(), spread).log_prob(x[:, None])
     exact = joint.logsumexp(1) + math.log(12 / 20_000)
-    refined = pv.log_likelihood(pair, x, num_samples=2000, proposal="refined")
+    refined = pv.log_likelihood(pair, x, num_samples=5000, proposal="refined")
     assert bool(refined.unreliable.all())
-    auto = pv.log_likelihood(pair, x, num_samples=2000, proposal="auto")
+    auto = pv.log_likelihood(pair, x, num_samples=5000, proposal="auto")
     assert auto.sources == {"ais": 2}
     assert not bool(auto.unreliable.any())
     assert float((auto.log_px - exact).abs().max()) < 0.5

@@ -253,7 +253,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         itertools.product(["toy", "hmm"], ["iwae", "refined"])
     )
     assert result["rows"][2]["error"] == pytest.approx(0.0, abs=1e-9)
-    assert "no latents" in result["rows"][3]["reason"]
+    assert "sums out all its latents" in result["rows"][3]["reason"]
     assert json.loads((tmp_path / "targets.json").read_text()) == result
     assert (tmp_path / "figures" / "targets.png").exists()
     assert "toy " in call("targets", "--names", "toy", *few).stdout

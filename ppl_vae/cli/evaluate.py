@@ -12,7 +12,7 @@ from ..common.custom import as_given
 from ..common.errors import UserError
 from ..common.registry import AXES, PROPOSALS
 from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
-from .output import log, print_json, screen, write_figure
+from .output import log, print_json, resumable, screen, write_figure
 from .runs import Opened, open_runs, suffix
 
 
@@ -56,20 +56,17 @@ def evaluate(
     if estimator or further or draw:
         from ..likelihood.panel import panel
 
-        try:
+        with resumable():
             found = panel(
                 opened.pair, opened.part, None, rows, estimating.num_samples,
                 proposals=[first, *further], num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
                 progress=True, resume=target, **estimating.switches(),
             )  # fmt: skip
-        except KeyboardInterrupt:
-            log.print("stopped; the same command resumes from here")
-            raise typer.Exit(1) from None
         result, estimate = report.of_panel(opened.name, opened.data, opened.part, found)
         if draw:
             result["figures"] = trust_figures(opened, target / "figures", estimating.num_samples, common.seed, found)
     else:
-        result, estimate = evaluated(opened, estimating, common.seed, first)
+        result, estimate = evaluated(opened, estimating, common.seed, first, target)
     end = suffix(run, opened, source, out)
     ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part, end))
     if json_ or found is None:
@@ -100,7 +97,7 @@ def score(
 
     target = writable(out or run)
     [opened] = open_runs([run], common, source, estimating.limit)
-    result, estimate = evaluated(opened, estimating, common.seed, as_given(proposal))
+    result, estimate = evaluated(opened, estimating, common.seed, as_given(proposal), target)
     path = ranks.broadcast_object(
         lambda: report.write_csv(target, estimate, opened.part, suffix(run, opened, source, out))
     )
@@ -119,18 +116,21 @@ def score(
     typer.echo(f"{len(estimate)} rows in {path}; {about}")
 
 
-def evaluated(opened: Opened, estimating: Estimating, seed: int, proposal: Any) -> tuple[dict[str, Any], Any]:
-    """The keys of an evaluation, and the estimate.
+def evaluated(
+    opened: Opened, estimating: Estimating, seed: int, proposal: Any, folder: Path
+) -> tuple[dict[str, Any], Any]:
+    """The keys of an evaluation, and the estimate; unfinished work is kept in the folder.
 
     Raises:
         UserError: the pair has no log p(x).
     """
     from . import report
 
-    result, estimate = report.evaluate(
-        opened.pair, opened.name, opened.data, opened.part, estimating.num_samples, seed, proposal,
-        **estimating.switches(),
-    )  # fmt: skip
+    with resumable():
+        result, estimate = report.evaluate(
+            opened.pair, opened.name, opened.data, opened.part, estimating.num_samples, seed, proposal,
+            resume=folder, **estimating.switches(),
+        )  # fmt: skip
     if estimate is None:
         raise UserError(str(result["note"]))
     return result, estimate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from .options import Common, Estimating, JsonOpt, OutOpt, RunArg, Source
-from .output import print_json, write_figure
+from .output import print_json, resumable, write_figure
 from .runs import open_runs
 
 
@@ -29,10 +29,11 @@ def gaps(
 
     target = writable(out or run)
     [opened] = open_runs([run], common, source, estimating.limit)
-    found = gaps_of(
-        opened.pair, opened.part, None, estimating.num_samples, seed=common.seed, progress=True, resume=target,
-        capture=estimating.capture,
-    )  # fmt: skip
+    with resumable():
+        found = gaps_of(
+            opened.pair, opened.part, None, estimating.num_samples, seed=common.seed, progress=True, resume=target,
+            capture=estimating.capture,
+        )  # fmt: skip
     bounds = error_bounds(opened.pair, opened.part, num_samples=estimating.num_samples, seed=common.seed, progress=True)
     told = information(opened.pair, opened.part, seed=common.seed, progress=True)
     about = {"pair": opened.name, "data": opened.data, "split": opened.part.name, "n": len(found.log_px)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,16 @@ from rich.console import Console
 
 screen = Console()
 log = Console(stderr=True)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C that what was done is kept, where it is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.print("stopped; the same command resumes from here")
+        raise typer.Exit(1) from None
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -191,7 +191,7 @@ def _finished(pair: Any, request: dict[str, Any], test: Any, history: Any, folde
 
     seed = request["seed"]
     how = request["num_samples"], seed, request["proposal"]
-    result, estimate = report.evaluate(pair, pair.name, request["data"], test, *how)
+    result, estimate = report.evaluate(pair, pair.name, request["data"], test, *how, resume=folder)
     ranks.broadcast_object(lambda: report.record(folder, result, estimate, test))
     if not request["figures"]:
         return result, 0

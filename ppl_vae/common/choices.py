@@ -96,6 +96,8 @@ def parsed(given: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = part.partition("=")
         if equals:
             last = key.strip()
+            if last in options:
+                raise UserError(f"{given!r}: the option {last} is given twice")
             options[last] = _literal(value)
         elif not options:
             raise UserError(f"{given!r}: options are written name:option=value,option=value")

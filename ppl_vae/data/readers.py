@@ -103,6 +103,8 @@ def x_and_y(source: Any) -> tuple[Any, Any]:
 
 def _arrays(arrays: Any, where: str, scale: int | None) -> tuple[Parts, int | None]:
     """The parts of arrays, and what their bytes were divided by: the same in every part."""
+    if isinstance(arrays, np.lib.npyio.NpzFile) and _has_fields(arrays, where):
+        arrays = {k: v for k, v in arrays.items() if v.shape[:1] == arrays["x"].shape[:1]}
     if not isinstance(arrays, Mapping) or not _names_splits(arrays):
         x, y = x_and_y(arrays)
         if tables.is_table(x) and all(str(t) == "uint8" for t in x.dtypes):
@@ -121,9 +123,28 @@ def _arrays(arrays: Any, where: str, scale: int | None) -> tuple[Parts, int | No
     return {p: labelled(xs[p], arrays.get(f"y{k}"), f"{where}: x{k}", used) for p, k in keys.items()}, used
 
 
+def _has_fields(arrays: Any, where: str) -> bool:
+    """Whether a .npz holds fields of the data beside x, such as lengths: arrays of numbers with a row for each example.
+
+    Raises:
+        DataError: it holds splits, and such an array too.
+    """
+    if not any(name in arrays for name in ("x", "x_train")):
+        return False
+    sizes = {arrays[name].shape[0] for name in arrays if name in NAMES and name.startswith("x")}
+    rows = [name for name in arrays if name not in NAMES and arrays[name].shape[:1] and len(arrays[name]) in sizes]
+    rows = [name for name in rows if arrays[name].dtype.kind in "biuf"]
+    if rows and "x_train" in arrays:
+        raise DataError(f"{where} holds {rows[0]!r} beside the data of splits, which can't be divided: leave it out")
+    return bool(rows)
+
+
+NAMES = {f"{kind}{part}" for kind in "xy" for part in ("", *(f"_{s}" for s in SPLITS))}  # of splits, in a .npz
+
+
 def _names_splits(arrays: Any) -> bool:
     """Whether a mapping holds data and labels under the names of a .npz; else it is the fields of the data."""
-    known = {f"{kind}{part}" for kind in "xy" for part in ("", *(f"_{s}" for s in SPLITS))}
+    known = NAMES
     return not isinstance(arrays, dict) or (
         bool(arrays) and set(arrays) <= known and ("x" in arrays or "x_train" in arrays)
     )

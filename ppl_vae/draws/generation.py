@@ -238,7 +238,7 @@ def reconstruct(pair: Any, x: Any, y: Any = None, *, seed: int | None = None) ->
             drawn = _latent(programs.sites(pair.guide, trace.call_args(pair.guide, xb, yb)))
             if not drawn:
                 raise UserError(
-                    "this pair has no latents, so there is no code to reconstruct from; draw samples instead"
+                    "the guide draws no latents, so there is no code to reconstruct from; draw samples instead"
                 )
             values = {k: d.value for k, d in drawn.items()}
             draws = programs.sites(pair.model, trace.call_args(pair.model, xb, yb), values=values, uncondition=True)

@@ -118,7 +118,9 @@ def _simulated(
             yb = None if y is None else y[some]
             x, z = simulate.simulate(pair, len(some), yb, _cycled(like, some))
             if not z:
-                raise PairError("this pair has no latents, so there is no posterior to calibrate")
+                raise PairError(
+                    "this pair draws no latents, or sums them all out: there are no draws of a guide to calibrate"
+                )
             draws, guided = _drawn(pair, x, yb, method, num_samples, warmup, unit)
             names, ranks = _ranked(pair, guided, x, yb, z, draws)
             parts.append(ranks)

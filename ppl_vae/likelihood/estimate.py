@@ -117,7 +117,7 @@ def estimates(
         def by_guide(pair: Any, x: Any, y: Tensor | None, num_samples: int, seed: int) -> Estimate:
             return estimates(pair, x, y, num_samples, ("iwae",), **{**rest, "seed": seed})[0]
 
-        return [staged(by_guide, pair, x, y, num_samples, **options)]
+        return [staged(by_guide, pair, x, y, num_samples, source.name, dict(source.chains), **options)]
     plan = make_plan(pair, x, y, num_samples, progress=progress, resume=resume, **setting)
     pair = plan.pair
     made_by = {"estimators": [describe(one) for one in asked], "proposal": describe(plan.proposal)}

@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..common.entry import entry_point
+from ..common.errors import UserError
+from ..guides.refined import Refined
 from ..scoring.inputs import as_data, everything
 from ..scoring.quantity import refuse_binarised
 from .estimate import log_likelihood
@@ -110,6 +112,7 @@ def gaps(
 
     Raises:
         PairError: as :func:`~ppl_vae.refine`.
+        UserError: the guide was refined.
 
     Source: Cremer, Li, Duvenaud: Inference Suboptimality in Variational Autoencoders, 2018, arXiv:1801.03558.
 
@@ -120,6 +123,8 @@ def gaps(
         >>> found["amortisation"].shape, bool(found["shape"].mean().abs() < 0.1)  # a posterior that is a Gaussian
         (torch.Size([4]), True)
     """
+    if isinstance(pair.guide, Refined):
+        raise UserError("gaps: this guide was refined, and no encoder is behind it; give the pair with its own guide")
     refuse_binarised(pair, x)
     x, y = everything(pair, *as_data(pair, x, y, seed))
     how: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume, "capture": capture}

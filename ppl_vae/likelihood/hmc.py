@@ -56,8 +56,10 @@ class Path:
             fix = "ais(start='prior') sums it out"
             raise PairError(f"site {name!r} is discrete; annealing and refining need continuous latents: {fix}")
         if not latents:
+            what = "has no latents" if not self.summed else "sums out all its latents"
             raise PairError(
-                "this pair has no latents: log_likelihood gives log p(x) exactly, with nothing to anneal or to refine"
+                f"this pair {what}: log_likelihood gives log p(x) exactly, with nothing to anneal or to refine"
+                + ("; pv.posterior draws them" if self.summed else "")
             )
         for name in sorted(set(first) ^ set(latents)):
             other = "guide" if name in latents else "model"
@@ -157,9 +159,10 @@ def probe(pair: Any, x: X, y: Tensor | None, start: str) -> str:
 
 def _refuse_static(name: str, draw: programs.TracedSite, first: programs.TracedSite) -> None:
     """Raise where no gradient moves a latent."""
-    what = "discrete or deterministic" if is_discrete(draw.fn) or kind(first.fn) == "Delta" else "not floating point"
-    if what != "not floating point" or not draw.value.is_floating_point():
-        raise PairError(f"site {name!r} is {what}; annealing and refining need continuous latents")
+    what = "discrete" if is_discrete(draw.fn) else "deterministic (Delta)" if kind(first.fn) == "Delta" else ""
+    what = what or ("" if draw.value.is_floating_point() else "not floating point")
+    if what:
+        raise PairError(f"site {name!r} is {what}; annealing, refining and gaps need continuous latents")
     refuse_quantised(name, draw.fn, first.fn, what="a move of hmc, nuts and annealing")
 
 

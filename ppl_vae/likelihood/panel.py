@@ -78,7 +78,7 @@ class Panel:
                 "log_px_mean": _finite(float(e.log_px.mean())),
                 "log_px_se": _finite(e.data_error),
                 "mc_error": _finite(e.monte_carlo_error),
-                "unreliable": None if e.annealed else int(e.unreliable.sum()),
+                "unreliable": None if e.annealed or e.estimator == "elbo" else int(e.unreliable.sum()),
                 "ess_min": _finite(float(e.ess.min())),
                 "seconds": self.seconds[name],
                 "reason": None,

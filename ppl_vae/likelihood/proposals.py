@@ -131,6 +131,28 @@ def refined(**options: Any) -> Proposal:
     return Proposal(f"refined({shown})" if options else "refined", fitted, reach="guide", fit=fit)
 
 
+def auto(num_temperatures: int = 1000, num_chains: int = 16) -> Proposal:
+    """The guide where its k is good, a refined guide elsewhere, annealing where neither serves.
+
+    Args:
+        num_temperatures: of annealing, which takes most of the time; fewer are quicker, and lie lower.
+        num_chains: of annealing.
+
+    Raises:
+        UserError: fewer than one.
+
+    Example:
+        >>> proposal("auto:num_temperatures=100").name
+        'auto(num_temperatures=100, num_chains=16)'
+    """
+    chains = {"num_temperatures": num_temperatures, "num_chains": num_chains}
+    for name, value in chains.items():
+        if value < 1:
+            raise UserError(f"auto: {name}={value}: at least one is needed")
+    shown = ", ".join(f"{k}={v}" for k, v in chains.items())
+    return replace(PROPOSALS["auto"], name=f"auto({shown})", chains=tuple(chains.items()))
+
+
 def _options(function: Any) -> dict[str, inspect.Parameter]:
     """The parameters of a function by which a proposal is set; the rest are those of an estimate."""
     rest = {"pair", "x", "y", "seed", "progress", "resume", "capture"}
@@ -212,10 +234,12 @@ def proposal(given: ProposalLike) -> Proposal:
         return resolve(Proposal, given, PROPOSALS)
     name, options = parsed(given)
     if name not in MAKERS:
-        raise UserError(f"proposal={given!r}: only {' and '.join(MAKERS)} take options")
+        raise UserError(f"proposal={given!r}: only {', '.join(MAKERS)} take options")
     make, known = MAKERS[name]
     made: Proposal = make(**checked(f"proposal {name!r}", _options(known), options))
     return made
 
 
-MAKERS: dict[str, tuple[Any, Any]] = {"refined": (refined, refine), "tempered": (tempered, tempered)}
+MAKERS: dict[str, tuple[Any, Any]] = {
+    "refined": (refined, refine), "tempered": (tempered, tempered), "auto": (auto, auto)
+}  # fmt: skip

@@ -89,6 +89,7 @@ class Proposal:
         fit: what makes another guide for the data before the first draw: (pair, x, y, seed=, progress=, resume=,
             capture=) to a guide; None where that of the pair serves.
         stages: proposals to try in turn, for the examples whose Pareto k is not good under those before.
+        chains: options of annealing, where it is a stage.
         reach: where draws can fall, which decides whether equal weights prove an estimate exact: ``"prior"``, wherever
             the prior's do; ``"guide"``, where the guide's do; ``""``, not known.
         use_when: one sentence.
@@ -106,6 +107,7 @@ class Proposal:
     use_when: str = ""
     fit: Callable[..., Any] | None = None
     stages: tuple[str, ...] = ()
+    chains: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         _check_side(self.name, self.side)

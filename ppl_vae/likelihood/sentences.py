@@ -15,6 +15,7 @@ Rows = Mapping[str, Estimate]
 
 LEVEL = 0.975  # of each end of the interval
 CONSISTENT = ("iwae", "psis", "jvi1", "jvi2")  # estimates of log p(x) itself, not of a looser bound
+LEAST = 25  # samples, of which a k can be computed
 WANTED = 0.1  # nats: the standard error of an example that annealing is asked for
 RICHER = "train the guide longer, or make it richer."
 
@@ -99,7 +100,7 @@ def _why(e: Estimate, index: Tensor | None) -> str:
     k = e.khat[bad]
     none = int(k.isnan().sum())
     if none == len(e):
-        few = f"K = {e.num_samples} is too small" if e.num_samples < 25 else "too few distinct weights in the tail"
+        few = f"K = {e.num_samples} is too small" if e.num_samples < LEAST else "too few distinct weights in the tail"
         return f"The {e.proposal} weights: no k for any of the examples ({few}), so nothing says how far to trust them."
     where = bad[:8] if index is None else index.cpu()[bad[:8]]
     listed = ", ".join(map(str, where.tolist())) + (", ..." if len(bad) > 8 else "")
@@ -119,6 +120,8 @@ def _why(e: Estimate, index: Tensor | None) -> str:
 
 def _remedy(rows: Rows, reasons: Mapping[str, str], weighed: Rows) -> str:
     """What to do about k, where no row is good."""
+    if all(e.num_samples < LEAST for e in weighed.values()):
+        return f"Remedy: more samples, --num-samples 1000 (num_samples=): k needs {LEAST} at least."
     bad = torch.cat([e.khat[e.unreliable] for e in weighed.values()])
     if bool((bad < 0.7).all()):
         return f"Remedy: more samples, --num-samples {_needed(bad)} (num_samples=)."

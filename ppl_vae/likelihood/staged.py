@@ -23,8 +23,9 @@ EACH = ("log_px", "std_error", "ess", "khat", "elbo", "max_share")  # the fields
 
 
 def staged(
-    estimate: Callable[..., Estimate], pair: Any, x: Any, y: Tensor | None, num_samples: int, **options: Any
-) -> Estimate:
+    estimate: Callable[..., Estimate], pair: Any, x: Any, y: Tensor | None, num_samples: int, name: str,
+    chains: dict[str, Any], **options: Any,
+) -> Estimate:  # fmt: skip
     r"""Estimate each example by the first stage that serves it.
 
     Pilot draws decide, and the estimate is made of fresh ones, so that the choice does not bias it. An example whose
@@ -38,6 +39,8 @@ def staged(
         x: data, as ``log_likelihood`` takes them.
         y: labels.
         num_samples: K.
+        name: of the proposal.
+        chains: ``num_chains`` and ``num_temperatures`` of annealing.
         options: ``seed``, ``progress``, ``resume`` and ``capture``.
     """
     seed = options["seed"]
@@ -80,12 +83,12 @@ def staged(
                     left = torch.cat([left[~served], bad]).sort().values
         if len(left):
             try:  # from the guide: chains that start at a refined one stay in the mode that it was fitted to
-                put("ais", left, ais(pair, *at(left), start="guide", **options))
+                put("ais", left, ais(pair, *at(left), start="guide", **(chains | options)))
             except PairError as error:
                 left_out["ais"] = str(error)
                 put("guide", left, estimate(pair, *at(left), num_samples, seed))
     first = next(made[name] for name in SOURCES if name in made)
-    changed: dict[str, Any] = {**whole, "proposal": "auto", "estimator": "iwae", "num_samples": num_samples}
+    changed: dict[str, Any] = {**whole, "proposal": name, "estimator": "iwae", "num_samples": num_samples}
     facts: dict[str, Any] = {
         "num_dims": pilot.num_dims,
         "num_temperatures": 0,

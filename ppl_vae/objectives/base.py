@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -209,6 +210,12 @@ class Objective(ELBO):
         self.vectorize = vectorize
         self.beta = beta
 
+    def __repr__(self) -> str:
+        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        shown = {name: getattr(self, name) for name in names}
+        text = ", ".join(f"{k}={getattr(v, '__name__', None) or repr(plain(v))}" for k, v in shown.items())
+        return f"{type(self).__name__}({text})"
+
     @property
     def beta(self) -> Beta:
         """The weight of the KL term, a number >= 0; a 0-d tensor while a schedule sets it."""
@@ -248,8 +255,21 @@ class Objective(ELBO):
         return total if at_once == self.draws else total / self.draws
 
     def value(self, t: Terms, beta: Beta) -> Tensor:
-        """The bound of each example, (B,) nats, at a weight of the KL term that need not be that of the objective."""
-        return self.bound(t, beta) if self.weighs else self.bound(t)
+        """The bound of each example, (B,) nats, at a weight of the KL term that need not be that of the objective.
+
+        Raises:
+            UserError: the bound has another shape.
+        """
+        found = self.bound(t, beta) if self.weighs else self.bound(t)
+        wanted = t.log_q.shape[1:]
+        if not torch.is_tensor(found) or found.shape != wanted:
+            name = getattr(self.bound, "__name__", type(self.bound).__name__)
+            what = f"of shape {tuple(found.shape)}" if torch.is_tensor(found) else f"a {type(found).__name__}"
+            raise UserError(
+                f"objective {name!r} returned {what} for {tuple(t.log_q.shape)} particles and examples: return the "
+                f"bound of each example, {tuple(wanted)}, such as t.log_w.mean(0)"
+            )
+        return found
 
     def validate(self, model: Program, guide: Program, *args: Any) -> None:
         """Refuse a pair that the objective can't train; called before a graph is made of a step.
@@ -331,11 +351,18 @@ def choose_from(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called with two arguments."""
+    """Whether a function can be called with two arguments.
+
+    Raises:
+        UserError: it can be called with neither one nor two.
+    """
     try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
+        signature = inspect.signature(function)
     except ValueError:  # a builtin without a signature
-        pass
-    return True
+        return True
+    for count in (2, 1):
+        with suppress(TypeError):
+            signature.bind(*range(count))
+            return count == 2
+    name = getattr(function, "__name__", type(function).__name__)
+    raise UserError(f"objective {name!r} takes {signature}: write a function of (Terms), or of (Terms, beta)")

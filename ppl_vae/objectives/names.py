@@ -51,8 +51,17 @@ def objective(given: Any, num_particles: int | None = None, **options: Any) -> O
     make: Callable[..., Any] = given if is_class else partial(Objective, given)
     if isinstance(given, str):
         name, _, text = given.partition(":")
+        if ".py:" in given:
+            raise UserError(
+                f"objective {given!r}: custom code has no options in its name (on the command line: --num-particles, "
+                f"--beta); in Python, give the function itself"
+            )
         make = resolve("objective", name, OBJECTIVES)
-        options = named("objective", f"{FORMER.get(name, name)}:{text}")[1] | options
+        written = named("objective", f"{FORMER.get(name, name)}:{text}")[1]
+        if twice := [k for k in written if k in options and written[k] != options[k]]:
+            one, two = written[twice[0]], options[twice[0]]
+            raise UserError(f"objective {given!r}: {twice[0]} is given twice, as {one} and as {two}")
+        options = written | options
     known = [k for k in inspect.signature(make).parameters if k != "bound"]
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -92,6 +92,8 @@ def load(run_dir: str | Path, pair: Pair | None = None, *, device: str | torch.d
         about = config["pair"]
         if "source" in about or about["name"] not in pairs() or about.get("options") is None:
             why = "was built by custom code" if "source" in about else "is not registered"
+            if "source" not in about and about.get("options") is None:
+                why = "was made from a model and a guide, by no builder, so no command can build it"
             raise RunError(
                 f"{folder / CONFIG}: the pair {about['name']!r} {why}; build it yourself and call "
                 f"pv.load(run_dir, pair=yours)"

@@ -8,6 +8,7 @@ import pyro
 import torch
 from torch.utils._pytree import tree_map
 
+from ..common.entry import entry_point
 from ..common.errors import DataError
 from ..common.rng import forked
 from ..data.splits import Data, Split
@@ -110,6 +111,7 @@ def refuse_binarised(pair: Any, data: Any) -> None:
         )
 
 
+@entry_point
 def settled(pair: Any, data: Data) -> Data:
     """Data that hold grey values, binarised where they are grey images and the pair's likelihood is Bernoulli."""
     return data.binarized("auto") if is_binary(pair, *Needs(pair)(data.train.x, data.train.y)) else data
