@@ -32,10 +32,9 @@ def gradients(
     if figure is not None and figure.suffix != ".png":
         raise UserError(f"--figure {figure}: the name of a .png file is needed")
     rows = [asdict(row) for row in gradients_of(objective or None, copies, seed=seed)]
-    if figure is not None:
-        _draw(figure, seed)
+    path = None if figure is None else str(_draw(figure, seed))
     if json_:
-        print_json({"gradients": rows, "copies": copies, "seed": seed})
+        print_json({"gradients": rows, "copies": copies, "seed": seed} | ({} if path is None else {"figure": path}))
         return
     typer.echo(f"{'objective':<46}{'problem':<8}{'of':<7}{'exact':>8}{'mean':>8}{'z':>6}{'SNR':>7}")
     for r in rows:
@@ -43,11 +42,16 @@ def gradients(
             f"{r['objective']:<46}{r['problem']:<8}{r['of']:<7}{r['exact']:>8.4f}{r['mean']:>8.4f}{r['z']:>6.1f}"
             f"{r['snr']:>7.3f}"
         )
-    typer.echo(f"{copies} draws each, seed {seed}; z: the largest of a coordinate")
+    typer.echo(
+        f"{copies} draws each, seed {seed}. exact and mean: lengths of the gradient of the model or the guide; z: the "
+        f"largest difference of a parameter, in standard errors; SNR: of one draw"
+    )
+    if path is not None:
+        typer.echo(path)
 
 
-def _draw(path: Path, seed: int) -> None:
+def _draw(path: Path, seed: int) -> Path:
     from ..figures.gradients import signal_to_noise_curves
     from ..objectives.gradients import NUMBERS, signal_to_noise
 
-    write_figure(path.parent, path.stem, signal_to_noise_curves(signal_to_noise(seed=seed), NUMBERS))
+    return write_figure(path.parent, path.stem, signal_to_noise_curves(signal_to_noise(seed=seed), NUMBERS))

@@ -41,7 +41,9 @@ class Loss:
     """The options of the objective; None leaves an option at the objective's own default."""
 
     num_particles: int | None = option(None, "Samples of each example in a step. [elbo: 1; most others: 10]")
-    gradient: str | None = option(None, "path; elbo, iwae: stl; iwae, renyi, miwae, ciwae: dreg. [path]")
+    gradient: str | None = option(
+        None, "path; elbo, iwae: stl; iwae, renyi, miwae, ciwae: dreg. [path; of vimco and score: score]"
+    )
     beta: float | None = option(None, "Weight of the KL: other than 1 trains a beta-VAE. [1]")
     free_bits: float | None = option(
         None, "elbo, analytic_kl: nats of KL of each latent site that cost nothing more. [0]"

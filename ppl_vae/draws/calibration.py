@@ -156,7 +156,10 @@ class Calibration:
         rest = len(self.quantities) - len(worst)
         lines += [f"and {rest} more with larger p-values"] if rest else []
         n = len(self.quantities)
-        lines.append(f"p is that of one quantity, and {1 - self.level:.2g} its limit (5 % for all {n} together).")
+        lines.append(
+            f"p is that of one quantity, and {1 - self.level:.2g} its limit (5 % for all {n} together); "
+            f"{100 * level:.0f} %: how many intervals of that level, of {self.num_samples} draws, hold the exact draw."
+        )
         return "\n".join([*lines, self.power()])
 
     def power(self) -> str:

@@ -52,7 +52,8 @@ def rank_ecdf(found: Calibration) -> Figure:
     ax.set_ylabel("share of ranks below, less the uniform share")
     least = min(found.p_values.values())
     smallest = f"smallest p {text(least, '.2g')}" if least >= 1e-9 else "smallest p below 1e−9"
-    outside = f"{len(failed)} of {len(found.quantities)} quantities leave the envelope"
+    verb = "leaves" if len(failed) == 1 else "leave"
+    outside = f"{len(failed)} of {len(found.quantities)} quantities {verb} the envelope"
     ax.set_title(f"{outside}; {len(found)} simulated examples, {smallest}", fontsize=11)
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..likelihood.gaps import NAMES, Gaps
 from .style import BLUE, SKY, VERMILLION, canvas, text
@@ -32,5 +33,6 @@ def gap_bars(found: Gaps) -> Figure:
     ax.set(xlabel="examples, in order of the whole gap", ylabel=f"{found.log_px.name} - ELBO (nats)")
     mean = text(float(found["total"].mean()), ".2f")
     ax.set_title(f"what the ELBO of {len(order)} examples lacks: {mean} nats on average", fontsize=11)
-    ax.legend(frameon=False, title="mean (nats)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, title="mean (nats); below zero: a negative part" if below.any() else "mean (nats)")
     return figure

@@ -23,5 +23,6 @@ def signal_to_noise_curves(found: Mapping[str, Sequence[float]], numbers: Sequen
     for color, (name, ratios) in zip(COLORS, found.items(), strict=False):
         ax.plot(numbers, ratios, marker="o", markersize=4, color=color, label=name)
     ax.set(xscale="log", yscale="log", xlabel="particles K", ylabel="signal-to-noise ratio, guide")
+    ax.set_title("one draw of the guide's gradient, linear Gaussian problem", fontsize=11)
     ax.legend(frameon=False)
     return figure

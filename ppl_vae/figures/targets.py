@@ -28,7 +28,7 @@ def accuracy(found: Accuracy) -> Figure:
     need(bool(rows), "no row of the table applies; there is nothing to draw")
     targets, estimators = (list(dict.fromkeys(r[k] for r in rows)) for k in ("target", "estimator"))
     figure, ax = canvas(1.2 + 0.28 * len(targets))
-    ax.axvspan(LOW, HIGH, color=GREY, alpha=0.15, linewidth=0)
+    ax.axvspan(LOW, HIGH, color=GREY, alpha=0.15, linewidth=0, label="90 to 99 %")
     ax.axvline(0.95, color=GREY, linewidth=0.8)
     for i, name in enumerate(estimators):
         color = (*COLORS, GREY)[i % 7]
@@ -47,7 +47,11 @@ def accuracy(found: Accuracy) -> Figure:
         ax.text(-0.03, row, name, ha="right", va="center", fontsize=9, color=VERMILLION if bad else "black")
     ax.set(xlim=(-0.02, 1.08), ylim=(len(targets) - 0.5, -0.5), xlabel="coverage of 95 % intervals")
     ax.set_yticks([])
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 0.9, 1.0])
-    ax.set_title("examples that no diagnostic doubts; x: all are doubted", fontsize=11)
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 0.9, 1.0], ["0", "25", "50", "75", "90", " 100 %"], fontsize=9)
+    ax.set_title("how often intervals hold log p(x), of the examples whose diagnostics are good", fontsize=11)
+    ax.scatter([], [], s=16, facecolors="none", edgecolors=GREY, label="more than half are unreliable")
+    ax.scatter([], [], s=16, marker="x", color=GREY, label="all are unreliable")
+    if found.silent:
+        ax.scatter([], [], s=0, label="red: below 90 %, and k is good")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     return figure

@@ -46,7 +46,7 @@ def log_prob_of(site: Any, shape: tuple[int, int]) -> Tensor:
     if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
         raise PairError(
             f"site {site['name']!r} observes data of shape {tuple(value.shape)} where (data, *event) = {wanted} is "
-            f"needed; reshape the data, or declare the dimensions of one example with .to_event"
+            f"needed; reshape the data (x[None] is one example), or declare the dimensions of one with .to_event"
         )
     log_p: Tensor = scale_and_mask(_density(site, fn), 1.0, site["mask"])
     return of_shape(site["name"], log_p, shape)

@@ -53,7 +53,7 @@ def refuse(site: Any) -> None:
         if holds:
             raise PairError(
                 f"site {name!r}: the gradients 'stl' and 'dreg' are wrong here, since {reason}; use "
-                f"gradient='path', or the objective 'elbo'"
+                f"gradient='path', or score, vimco or rws where latents are discrete"
             )
 
 

@@ -97,7 +97,8 @@ def fit(
     """
     if not isinstance(pair, Pair):
         raise UserError(f"fit: {type(pair).__name__} is not a pair; write pv.Pair(model, guide)")
-    refuse_unknown(options, [*names(), *inspect.signature(fit).parameters])
+    own = [name for name, p in inspect.signature(fit).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    refuse_unknown(options, [*names(), *own])
     config = resolve_config(config or FitConfig(), objective, options, run_dir if resume else None)
     device = resolve_device(config.device)
     loss = config.objective

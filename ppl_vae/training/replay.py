@@ -34,8 +34,8 @@ def explain(error: NonFiniteError, trainer: Trainer) -> NonFiniteError:
             break
     return NonFiniteError(
         f"training stopped at step {step} ({where}): {what or 'the loss is not finite'}. "
-        f"No parameter was changed from that step on; the last checkpoint is kept. Lower the learning "
-        f"rate or clip the gradient"
+        f"No parameter was changed from that step on; the last checkpoint is kept. "
+        + ("Look at the objective" if what and "objective" in what else "Lower the learning rate or clip the gradient")
     )
 
 
@@ -50,6 +50,8 @@ def _nonfinite_part(svi: SVI, pair: Pair, x: X, y: Tensor | None) -> str | None:
         if what is not None or svi.objective is None:
             return what
         loss = -svi.objective.value(t, svi.objective.beta).sum()
+        if not bool(loss.isfinite()):
+            return f"the objective is {-float(loss)}, where every density is finite"
         live = {n: p for n, p in pair.named_parameters() if p.requires_grad}
         grads = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
     bad = [n for n, g in zip(live, grads, strict=True) if g is not None and not bool(g.isfinite().all())]
