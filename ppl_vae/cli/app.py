@@ -26,6 +26,7 @@ from .options import with_groups
 from .output import log
 from .posterior import posterior
 from .sbc import sbc
+from .study import study
 from .targets import targets
 from .train import TrainCommand, train
 
@@ -104,7 +105,21 @@ class _Train(TrainCommand):
 
 
 command(train, _Train)
-for each in (evaluate, score, posterior, gaps, sbc, sample, reconstruct, figures, compare, gradients, targets, list_):
+for each in (
+    evaluate,
+    score,
+    posterior,
+    gaps,
+    sbc,
+    sample,
+    reconstruct,
+    figures,
+    compare,
+    study,
+    gradients,
+    targets,
+    list_,
+):
     command(each)
 
 

@@ -176,6 +176,7 @@ def suffix(run: Path, opened: Opened, source: Source, out: Path | None) -> str:
 def _part_of(run: Path, config: dict[str, Any], source: Source, limit: int | None, few: int | None) -> Any:
     """The examples to evaluate a run on."""
     from ..data.sets import load_split
+    from ..data.stored import read_data
 
     request, record = config.get("request"), config.get("data")
     if not isinstance(request, dict) or not isinstance(record, dict):
@@ -187,7 +188,10 @@ def _part_of(run: Path, config: dict[str, Any], source: Source, limit: int | Non
         if is_other(source, request):
             part = load_split(str(source.data), split=source.split, like=record, root=root, header=source.header)
             return part.limit(limit)
-        loaded = load_as({**request, "data_root": root, "binarize": record.get("binarize", request["binarize"])})
+        if "stored" in request:  # a cell of a study
+            loaded = read_data((run / request["stored"]).resolve(), record["sha256"])
+        else:
+            loaded = load_as({**request, "data_root": root, "binarize": record.get("binarize", request["binarize"])})
         if loaded.record()["sha256"] != record.get("sha256"):
             raise RunError(
                 f"{run}: the data at {request['data']!r} are no longer those of the run; name others by --data"

@@ -98,16 +98,22 @@ def parsed(given: str) -> tuple[str, dict[str, Any]]:
             last = key.strip()
             if last in options:
                 raise UserError(f"{given!r}: the option {last} is given twice")
-            options[last] = _literal(value)
+            options[last] = literal(value)
         elif not options:
             raise UserError(f"{given!r}: options are written name:option=value,option=value")
         else:  # one more value of the option before it
             held = options[last] if isinstance(options[last], tuple) else (options[last],)
-            options[last] = (*held, _literal(part)) if part.strip() else held
+            options[last] = (*held, literal(part)) if part.strip() else held
     return name, options
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A text as the Python value that it writes, or itself.
+
+    Example:
+        >>> literal("0.5"), literal("elbo")
+        (0.5, 'elbo')
+    """
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):

@@ -157,7 +157,8 @@ def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
     pair = cell.strategy.build(data, cell.seed, cell.like)
     folder = cell.folder
     resume = (folder / CONFIG).is_file()
-    record = {"data": data.record(), "strategy": cell.name}
+    stored = {"data": data.name, "data_root": "data", "seed": data.seed, "stored": f"../../{DATA}"}
+    record = {"data": data.record(), "strategy": cell.name, "request": stored}
     config, objective = cell.config(len(data.train)), cell.strategy.objective
     history = fit(pair, data, objective, config=config, run_dir=folder, resume=resume, record=record, progress=False)
     began, e = time.perf_counter(), cell.evaluation

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import UserError
+from ..common.files import writable, write_bytes, write_text
 from .statistics import Array, Comparison, against, paired
 from .strategy import Strategy, shown
 
@@ -154,7 +158,7 @@ class Study:
             return ["No cell was trained and evaluated" + self._why() + "."]
         found = []
         if self.reference in self.log_px:
-            found += [_sentence(one) for one in self.compare().values()]
+            found += [_sentence(one, self.slack) for one in self.compare().values()]
         bad = {r["strategy"]: r["unreliable"] for r in self.table() if r["unreliable"]}
         found += [
             f"{name}: {_percent(share)} of its examples are unreliable, and its log p(x) may lie "
@@ -169,19 +173,22 @@ class Study:
             found.append(f"{len(self.missing)} cells were not run yet; the same call runs them.")
         return found
 
-    def __str__(self) -> str:
-        width = max(8, *(len(name) for name in self.results))
-        line = f"{{:<{width}}}  {{:>5}}{{:>11}}{{:>8}}{{:>9}}{{:>8}}{{:>12}}{{:>18}}{{:>9}}  {{:<12}}"
-        head = line.format(
-            "strategy", "seeds", "log p(x)", "SE", "SD seeds", "bad k", "difference", "95 %", "p", "verdict"
-        )
-        lines = [head]
+    def cells(self) -> list[list[str]]:
+        """The table as text, its head first."""
+        found = [["strategy", "seeds", "log p(x)", "SE", "SD seeds", "bad k", "difference", "95 %", "p", "verdict"]]
         for r in self.table():
-            numbers = [_shown(r["log_px"], 3), _shown(r["se"], 3), _shown(r["sd_seeds"], 3), _percent(r["unreliable"])]
+            numbers = [_shown(r[k], 3) for k in ("log_px", "se", "sd_seeds")]
             diff = "" if r["diff"] is None else f"{r['diff']:+.3f}"
             ends = "" if r["low"] is None or r["high"] is None else f"{r['low']:.2f} to {r['high']:.2f}"
             p = "" if r["p"] is None else "< 0.001" if r["p"] < 0.001 else f"{r['p']:.3f}"
-            lines.append(line.format(r["strategy"], r["seeds"], *numbers, diff, ends, p, r["verdict"]).rstrip())
+            bad = _percent(r["unreliable"])
+            found.append([r["strategy"], str(r["seeds"]), *numbers, bad, diff, ends, p, r["verdict"]])
+        return found
+
+    def __str__(self) -> str:
+        width = max(8, *(len(name) for name in self.results))
+        line = f"{{:<{width}}}  {{:>5}}{{:>11}}{{:>8}}{{:>9}}{{:>8}}{{:>12}}{{:>18}}{{:>9}}  {{:<12}}"
+        lines = [line.format(*row).rstrip() for row in self.cells()]
         about = f"nats; {self._about()}; intervals and p-values together at 5 %, paired by seed and example"
         return "\n".join([*lines, *self.sentences(), about])
 
@@ -192,6 +199,34 @@ class Study:
         return (
             f"{n} {e['split']} examples, K = {e['num_samples']}, proposal {e['proposal']}; budget {budget or 'epochs'}"
         )
+
+    def write(self, folder: str | Path) -> list[str]:
+        """Write the tables: ``table.md``, ``table.tex``, ``results.csv`` by cell, ``results.nc``; returns paths."""
+        folder = writable(Path(folder))
+        head, *rows = self.cells()
+        marks = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+        write_text(folder / "table.md", "\n".join([*marks, "", *self.sentences(), ""]))
+        lines = [" & ".join(map(_tex, row)) + r" \\" for row in (head, *rows)]
+        begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}"
+        text = [begin, r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", r"\end{tabular}", ""]
+        write_text(folder / "table.tex", "\n".join(text))
+        write_text(folder / "results.csv", self._csv())
+        write_bytes(folder / "results.nc", bytes(self.dataset().to_netcdf(engine="scipy")))
+        return [str(folder / name) for name in ("study.json", "table.md", "table.tex", "results.csv", "results.nc")]
+
+    def _csv(self) -> str:
+        """A row for each cell."""
+        keys = ("steps", "epochs", "train_seconds", "evaluation_seconds", "decoder_evaluations", "num_parameters")
+        lines = [["strategy", "seed", "status", "log_px", "elbo", "unreliable", *keys, "reason"]]
+        for name, some in self.results.items():
+            for seed, r in sorted(some.items()):
+                done = r["status"] == "done"
+                means = [f"{float(r[k].double().mean()):.6g}" if done else "" for k in ("log_px", "elbo", "unreliable")]
+                costs = [f"{r[k]:.6g}" if done else "" for k in keys]
+                lines.append([name, str(seed), r["status"], *means, *costs, r.get("reason", "")])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        return text.getvalue()
 
     def dataset(self) -> Any:
         """The estimates and the table as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is.
@@ -239,7 +274,7 @@ def _figures(log_px: Array | None, results: list[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _sentence(one: Comparison) -> str:
+def _sentence(one: Comparison, slack: Mapping[str, float]) -> str:
     """A comparison in words."""
     if one.verdict == "one seed":
         return f"{one.strategy}: one seed proves nothing about a strategy; train at least three."
@@ -250,14 +285,20 @@ def _sentence(one: Comparison) -> str:
         return f"{one.strategy} is {one.verdict} than {one.other}: {ends}."
     if one.diff == 0 and one.se == 0:
         return f"{one.strategy} and {one.other} have the same figures."
+    if abs(one.diff) <= max(slack[one.strategy], slack[one.other]):
+        return f"{one.strategy} and {one.other} cannot be told apart: {ends}; unreliable examples may hide as much."
     size = max(abs(one.diff), 0.01)
     seeds = one.paired.seeds_needed(size)
-    more = (
-        f"{seeds} seeds would tell {size:.2f} nats"
-        if seeds
-        else f"no number of seeds tells {size:.2f} nats on so few examples"
-    )
+    seeds = None if seeds is None else max(seeds, one.paired.num_seeds + 1)
+    tell = f"some {seeds} seeds would" if seeds else "on so few examples no number of seeds would"
+    more = f"{tell} tell {size:.2f} nats"
     return f"{one.strategy} and {one.other} cannot be told apart: {ends}; {more}."
+
+
+def _tex(text: str) -> str:
+    """A text with the characters that LaTeX reads as commands escaped, and a minus sign as one."""
+    text = "".join("\\" + c if c in "%_&#$" else c for c in text)
+    return re.sub(r"(?<![\w.])([+<-])(?= ?\d)", r"$\1$", text)
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..common.choices import checked
 from ..common.errors import UserError
 from ..common.identity import describe
 from ..common.registry import pairs, resolve
@@ -59,13 +60,14 @@ class Strategy:
                 f"seed needs weights of its own"
             )
         builder = resolve("pair", pair, pairs()) if isinstance(pair, str) else pair
-        own = [name for name in inspect.signature(builder).parameters if name not in OF_DATA]
+        signature = inspect.signature(builder).parameters
+        own = [name for name in signature if name not in OF_DATA]
         if taken := [name for name in OF_STUDY if name in options]:
             raise UserError(f"strategy: {taken[0]} is set by the study: pv.study(..., seeds=, budget=)")
         of_fit = [name for name in fit_names() if name not in OF_STUDY]
         refuse_unknown(options, [*own, *OF_OBJECTIVE, *of_fit])
         parts = {
-            "options": {k: v for k, v in options.items() if k in own},
+            "options": checked(f"pair {shown(pair)!r}", signature, {k: v for k, v in options.items() if k in own}),
             "loss": {k: v for k, v in options.items() if k in OF_OBJECTIVE and k not in own},
             "config": FitConfig(**{k: v for k, v in options.items() if k in of_fit and k not in own}),
         }

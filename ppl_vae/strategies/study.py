@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -185,18 +187,32 @@ class _Runner:
 
 
 class _local:
-    """Local processes, which start without the main module of this one, and take functions that have no name."""
+    """Local processes, which start without the main module of this one, and take functions that have no name.
+
+    A function of FILE.py:NAME is sent as a whole, since its module has no name that another process finds.
+    """
 
     def __init__(self, workers: int) -> None:
+        import cloudpickle  # type: ignore[import-untyped]
         import loky  # type: ignore[import-untyped]
 
+        self.cloudpickle: Any = cloudpickle
+        self.files = [module for name, module in sys.modules.items() if name.startswith("ppl_vae_file_")]
         self.pool = loky.ProcessPoolExecutor(max_workers=workers, timeout=None)
 
     def __enter__(self) -> Executor:
+        self.quiet = warnings.catch_warnings()
+        self.quiet.__enter__()
+        warnings.filterwarnings("ignore", message="A worker (was restarted|stopped)")  # when its memory has grown
+        for module in self.files:
+            self.cloudpickle.register_pickle_by_value(module)
         return self.pool  # type: ignore[no-any-return]
 
     def __exit__(self, kind: Any, *_: Any) -> None:
+        for module in self.files:
+            self.cloudpickle.unregister_pickle_by_value(module)
         self.pool.shutdown(wait=True, kill_workers=kind is not None)
+        self.quiet.__exit__(None, None, None)
 
 
 def _trials(name: str, strategy: Strategy, tune: Mapping[str, Sequence[Any]]) -> dict[str, Strategy]:

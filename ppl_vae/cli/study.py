@@ -1,0 +1,233 @@
+"""study: strategies from several seeds under an equal budget, and which difference between them is real."""
+
+# ruff: noqa: RUF009 (each default is a field)
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..common.choices import literal
+from ..common.custom import FILE, absolute, as_given
+from ..common.errors import UserError
+from ..training.config import option
+from .options import JsonOpt, positive
+from .output import log, print_json, resumable
+from .runs import load_as
+from .train import Data
+
+SECTIONS = ("base", "strategies", "vary", "budget", "evaluation", "tune", "data", "seeds", "reference")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared, and how; each takes the place of what the TOML file says."""
+
+    seeds: int | None = option(None, "How many. [5]")
+    base: list[str] | None = option(None, "OPTION=VALUE of every strategy, as latent=10; repeatable.")
+    vary: list[str] | None = option(None, "OPTION=VALUE,VALUE: a strategy for each combination; repeatable.")
+    tune: list[str] | None = option(None, "OPTION=VALUE,VALUE: the best on the validation data; repeatable.")
+    budget: str | None = option(None, "Of each cell: epochs=N, steps=N, seconds=S or decoder_evaluations=N.")
+    reference: str | None = option(None, "The strategy to compare the others with. [the first]")
+    num_samples: int | None = option(None, "K of the evaluation. [1000]")
+    proposal: str | None = option(None, "Of the evaluation. [auto]")
+    limit: int | None = option(None, "Evaluate on the first N test examples only.")
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where the cells run."""
+
+    workers: int | None = option(None, "Local processes. [one for each core]")
+    only: str | None = option(None, "I/N: run the I-th of N shares of the cells, for array jobs.")
+    scheduler: str | None = option(None, "Run the cells on dask's scheduler at this address.")
+    part: list[str] | None = option(None, "FILE.py:NAME of the TOML file that may be run; repeatable.")
+
+
+def study(
+    spec: Annotated[Path | None, typer.Argument(help="A TOML file with the strategies. [--vary alone]")] = None,
+    *,
+    question: Question,
+    data: Data,
+    running: Running,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder of the study.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells, and train nothing.")] = False,
+    json_: JsonOpt = False,
+) -> None:
+    """Train strategies from several seeds under an equal budget; say which difference is real, and write the tables."""
+    positive(**{k: getattr(question, k) for k in ("seeds", "num_samples", "limit")}, workers=running.workers)
+    asked = read(spec, running.part or [])
+    from ..common.files import writable
+    from ..strategies.study import study as run
+
+    strategies = strategies_of(asked, question)
+    seeds = question.seeds or asked.get("seeds", 5)
+    if dry_run:
+        show_cells(strategies, seeds)
+        return
+    if out is None:
+        raise UserError("study: --out DIR is needed: where do the runs and the tables go?")
+    given = {k: getattr(question, k) for k in ("num_samples", "proposal", "limit")}
+    with resumable():
+        found = run(
+            strategies, data_of(asked, data, strategies), out=writable(out), seeds=seeds,
+            reference=question.reference or asked.get("reference"),
+            budget=dict([numbered(question.budget)]) if question.budget else asked.get("budget"),
+            evaluation=asked.get("evaluation", {}) | {k: as_given(v) for k, v in given.items() if v is not None},
+            tune=asked.get("tune", {}) | {k: values(v) for k, v in map(assigned, question.tune or [])},
+            executor=None if running.scheduler is None else dask(running.scheduler), workers=running.workers,
+            only=None if running.only is None else share(running.only), progress=True,
+        )  # fmt: skip
+    paths = found.write(out)
+    print_json(found.record() | {"files": paths}) if json_ else typer.echo("\n".join([str(found), *paths]))
+
+
+def strategies_of(asked: Mapping[str, Any], question: Question) -> dict[str, Any]:
+    """The strategies of a TOML file and of ``--base`` and ``--vary``, by name.
+
+    Raises:
+        UserError: there is none, or an option is not known.
+    """
+    from ..strategies.strategy import Strategy, grid
+
+    base = asked.get("base", {}) | {k: one_value(v) for k, v in map(assigned, question.base or [])}
+    varied = asked.get("vary", {}) | {k: values(v) for k, v in map(assigned, question.vary or [])}
+    first = Strategy(base.pop("pair", "vae"), **base)
+    strategies = {name: first.replace(**options) for name, options in asked.get("strategies", {}).items()}
+    if varied:
+        made = {name: grid(one, **varied) for name, one in (strategies or {"": first}).items()}
+        strategies = {f"{n}, {which}" if n else which: one for n, some in made.items() for which, one in some.items()}
+    if not strategies:
+        raise UserError("study: give strategies in a TOML file, or by --vary, as in --vary objective=elbo,iwae")
+    return strategies
+
+
+def data_of(asked: Mapping[str, Any], data: Data, strategies: Mapping[str, Any]) -> Any:
+    """The data, binarised where the likelihood of the first strategy needs it."""
+    from ..scoring.quantity import settled
+
+    request = asdict(data) | {"seed": 0} | asked.get("data", {})
+    if request["binarize"] != "auto":
+        return load_as(request)
+    source = load_as({**request, "binarize": "none"})
+    return settled(next(iter(strategies.values())).build(source, 0), source)
+
+
+def read(spec: Path | None, parts: Sequence[str]) -> dict[str, Any]:
+    """A TOML file as a dictionary; its FILE.py:NAME are run where the user names them too.
+
+    Raises:
+        UserError: it can't be read, has an unknown section, or names code that the user did not.
+    """
+    if spec is None:
+        return {}
+    try:
+        found = tomllib.loads(spec.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{spec}: this is not TOML ({error}); correct it") from None
+    for name in found:
+        if name not in SECTIONS:
+            raise UserError(f"{spec}: there is no section {name!r}; the sections are {', '.join(SECTIONS)}")
+    trusted = {absolute(text) for text in parts}
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: resolved(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [resolved(v) for v in value]
+        if not isinstance(value, str) or not FILE.fullmatch(value):
+            return value
+        if absolute(value) not in trusted:
+            raise UserError(f"{spec} names custom code, which is not run unless you name it too: --part {value}")
+        return as_given(absolute(value))
+
+    whole: dict[str, Any] = resolved(found)
+    return whole
+
+
+def assigned(text: str) -> tuple[str, str]:
+    """``option=value`` in its two parts.
+
+    Raises:
+        UserError: it has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise UserError(f"{text!r}: write OPTION=VALUE, as in latent=10 or objective=elbo,iwae")
+    return name.strip().replace("-", "_"), value
+
+
+def values(text: str) -> list[Any]:
+    """The values of an option, between commas; a comma before ``option=`` belongs to the options of a name.
+
+    Example:
+        >>> values("elbo,iwae:num_particles=5,gradient=dreg,rws")
+        ['elbo', 'iwae:num_particles=5,gradient=dreg', 'rws']
+    """
+    found: list[str] = []
+    for token in text.split(","):
+        if found and "=" in token and ":" not in token and ":" in found[-1]:
+            found[-1] += f",{token}"
+        else:
+            found.append(token)
+    return [one_value(token) for token in found]
+
+
+def one_value(text: str) -> Any:
+    """A number, a switch or a sequence as what it is; FILE.py:NAME as the function; any other text as itself."""
+    return as_given(literal(text))
+
+
+def numbered(text: str) -> tuple[str, float]:
+    """A budget, ``kind=amount``.
+
+    Raises:
+        UserError: the amount is no number.
+    """
+    kind, amount = assigned(text)
+    try:
+        return kind, float(amount)
+    except ValueError:
+        raise UserError(f"--budget {text}: {amount!r} is not a number") from None
+
+
+def share(text: str) -> tuple[int, int]:
+    """I/N as two numbers.
+
+    Raises:
+        UserError: it has another form.
+    """
+    first, _, of = text.partition("/")
+    if not (first.isdigit() and of.isdigit()):
+        raise UserError(f"--only {text}: write I/N, as in 3/16")
+    return int(first), int(of)
+
+
+def dask(address: str) -> Any:
+    """The executor of dask's scheduler at an address.
+
+    Raises:
+        UserError: dask is not installed, or no scheduler answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UserError(f"--scheduler needs dask: pip install 'ppl_vae[cluster]' ({error})") from None
+    try:
+        return Client(address, timeout=10).get_executor()  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler {address}: no scheduler answers ({error})") from None
+
+
+def show_cells(strategies: Mapping[str, Any], seeds: Any) -> None:
+    """Print what would be trained."""
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    for name, one in strategies.items():
+        given = {k: getattr(v, "__name__", v) for k, v in one.given.items()}
+        typer.echo(f"{name}: " + ", ".join(f"{k}={v}" for k, v in given.items()))
+    log.print(f"{len(strategies)} strategies, {count} seeds: {len(strategies) * count} cells", highlight=False)
