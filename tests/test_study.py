@@ -221,6 +221,27 @@ def test_tables_say_what_the_estimates_are(data: pv.Data, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "study.json").read_text())["table"] == json.loads(json.dumps(rows))
 
 
+def test_figures_draw_what_the_tables_say(data: pv.Data, tmp_path: Path) -> None:
+    """A point and a line for each difference; a curve for each strategy, which ends at the mean over its seeds."""
+    found = run(pv.grid(BASE, latent=[2, 1]), data, tmp_path, seeds=3, budget={"epochs": 12})
+    one = found.compare()["latent=1"]
+    [ax] = pv.figures.forest(found).axes
+    line, point, _ = ax.lines
+    assert line.get_xdata() == pytest.approx([one.low, one.high])
+    assert float(np.ravel(point.get_xdata())[0]) == pytest.approx(one.diff)
+    assert [t.get_text() for t in ax.texts] == [one.verdict]
+    for against in ("steps", "seconds", "epochs"):
+        [ax] = pv.figures.learning_curves(found, against).axes
+        last = [np.mean([r["history"][-1]["valid_elbo"] for r in found.done(n).values()]) for n in found.log_px]
+        assert len(ax.lines) == 2
+        if against != "seconds":  # of runs of different lengths, the common part is drawn
+            assert [float(line.get_ydata()[-1]) for line in ax.lines] == pytest.approx(last)
+    with pytest.raises(pv.UserError, match="against='days': choose one of steps, seconds, epochs"):
+        pv.figures.learning_curves(found, "days")
+    with pytest.raises(pv.UserError, match="only 'a' was trained and evaluated"):
+        pv.figures.forest(run({"a": BASE}, data, tmp_path))
+
+
 def test_a_worker_that_is_killed_loses_nothing(data: pv.Data, tmp_path: Path) -> None:
     """The first cell kills its process once, after some steps: others take over, and the figures are the same."""
     mark = tmp_path / "killed"

@@ -65,6 +65,7 @@ def test_a_study_of_a_file_and_its_tables(spec: Path, tmp_path: Path) -> None:
     assert [(r["strategy"], r["seed"], r["steps"]) for r in rows[:2]] == [("elbo", "0", "3"), ("elbo", "1", "3")]
     mean = np.mean([float(r["log_px"]) for r in rows[:2]])
     assert found["table"][0]["log_px"] == pytest.approx(mean, rel=1e-5)
+    assert [Path(p).name for p in found["files"][-2:]] == ["forest.png", "learning_curves.png"]
     assert (out / "table.md").read_text().startswith("| strategy | seeds | log p(x) |")
     assert r"50 \% \& more & 2 & $-$" in (out / "table.tex").read_text()
     with xr.open_dataset(out / "results.nc", engine="scipy") as sheet:

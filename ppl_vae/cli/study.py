@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..common.choices import literal
 from ..common.custom import FILE, absolute, as_given
 from ..common.errors import UserError
 from ..training.config import option
 from .options import JsonOpt, positive
-from .output import log, print_json, resumable
+from .output import log, print_json, resumable, write_figure
 from .runs import load_as
 from .train import Data
 
@@ -83,8 +83,19 @@ def study(
             executor=None if running.scheduler is None else dask(running.scheduler), workers=running.workers,
             only=None if running.only is None else share(running.only), progress=True,
         )  # fmt: skip
-    paths = found.write(out)
+    paths = found.write(out) + drawn(found, out)
     print_json(found.record() | {"files": paths}) if json_ else typer.echo("\n".join([str(found), *paths]))
+
+
+def drawn(found: Any, out: Path) -> list[str]:
+    """The figures of a study that apply to it, as PNG files; their paths."""
+    from ..figures import studies
+
+    paths = []
+    for name in ("forest", "learning_curves"):
+        with suppress(UserError):  # of one strategy, or without validation data
+            paths.append(str(write_figure(out / "figures", name, getattr(studies, name)(found))))
+    return paths
 
 
 def strategies_of(asked: Mapping[str, Any], question: Question) -> dict[str, Any]:
@@ -180,6 +191,8 @@ def values(text: str) -> list[Any]:
 
 def one_value(text: str) -> Any:
     """A number, a switch or a sequence as what it is; FILE.py:NAME as the function; any other text as itself."""
+    from ..common.choices import literal
+
     return as_given(literal(text))
 
 

@@ -24,5 +24,6 @@ from .likelihood import (
     loss_curves as loss_curves,
     sandwich as sandwich,
 )
+from .studies import forest as forest, learning_curves as learning_curves
 from .targets import accuracy as accuracy
 from .write import save_all as save_all
