@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import ppl_vae as pv
 from ppl_vae.strategies.compare import tabulate
+from ppl_vae.strategies.statistics import against
 
 
 def estimate(log_px: torch.Tensor) -> pv.Estimate:
@@ -74,3 +76,25 @@ def test_mistakes_are_named() -> None:
         pv.compare({}, torch.zeros(3, 6))
     with pytest.raises(pv.UserError, match="1 data give no error"):
         pv.compare({"a": pair}, torch.zeros(1, 6))
+
+
+def test_runs_of_a_strategy_are_compared_as_strategies() -> None:
+    """Lists of estimates: differences, their error and the verdict are those of `against`, over runs and examples."""
+    rng = np.random.default_rng(0)
+    first = pv.log_likelihood(pv.build("linear", data_shape=(5,), latent=2), torch.randn(40, 5), num_samples=20)
+
+    def runs(shift: float) -> list[pv.Estimate]:
+        return [replace(first, log_px=torch.tensor(common + shift + 0.1 * rng.normal(size=40))) for _ in range(4)]
+
+    common = 3 * rng.normal(size=40)
+    given = {"low": runs(0.0), "high": runs(0.5), "one": runs(0.2)[:1]}
+    table = pv.compare(given, torch.zeros(40, 5))
+    assert table.verdict.values.tolist() == ["worse", "best", "one run"]
+    assert table.runs.values.tolist() == [4, 4, 1]
+    arrays = {name: torch.stack([e.log_px for e in some]).numpy() for name, some in given.items()}
+    wanted = against(arrays, "high", chosen_after=True)["low"]
+    assert float(table["diff"][0]) == pytest.approx(wanted.diff)
+    assert float(table["diff_se"][0]) == pytest.approx(wanted.se)
+    np.testing.assert_allclose(table["log_px_datum"][0], arrays["low"].mean(0))
+    with pytest.raises(pv.UserError, match="'low' has no run"):
+        pv.compare({"low": []}, torch.zeros(40, 5))

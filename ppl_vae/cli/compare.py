@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,12 +42,14 @@ def compare(
     part = opened[names[0]].part
     how = {"proposal": as_given(proposal), "num_samples": estimating.num_samples, "seed": common.seed}
     options = {**how, **estimating.switches()}
-    table = compare_pairs({name: each.pair for name, each in opened.items()}, part, progress=not json_, **options)
+    groups = grouped({name: each.config for name, each in opened.items()})
+    pairs = {label: [opened[name].pair for name in some] for label, some in groups.items()}
+    table = compare_pairs(pairs, part, progress=not json_, **options)
     rows = [
-        {"run": name}
+        {"run": label, "runs": len(groups[label])}
         | {k: report.finite(float(table[k][i])) for k in NUMBERS}
         | {"verdict": str(table.verdict.values[i])}
-        for i, name in enumerate(names)
+        for i, label in enumerate(groups)
     ]
     result = {
         "quantity": str(table.attrs["quantity"]), "n": len(part), "split": part.name,
@@ -73,6 +76,23 @@ def names_of(runs: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise UserError("a run is given twice; give different run folders")
     return names
+
+
+def grouped(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The runs of each strategy, which have the same settings and other seeds, under the name of the first.
+
+    Runs that are all of one strategy stand by themselves.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        fit = {k: v for k, v in config.get("fit", {}).items() if k not in ("seed", "device")}
+        groups.setdefault(json.dumps([config["pair"], fit], sort_keys=True), []).append(name)
+    if len(groups) == 1:
+        return {name: [name] for name in configs}
+    labels = [str(configs[some[0]].get("strategy") or some[0]) for some in groups.values()]
+    if len(set(labels)) < len(labels):
+        labels = [some[0] for some in groups.values()]
+    return dict(zip(labels, groups.values(), strict=True))
 
 
 def refuse_different(records: dict[str, dict[str, Any]], data: str | None) -> None:
@@ -102,19 +122,25 @@ def show(result: dict[str, Any]) -> None:
 
     rows, quantity, k = result["strategies"], result["quantity"], result["num_samples"]
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("run", "ELBO", quantity, "min ESS", "unreliable", "difference", "verdict"):
+    several = any(r["runs"] > 1 for r in rows)
+    count = ["runs"] if several else []
+    for title in ("run", *count, "ELBO", quantity, "min ESS", "unreliable", "difference", "verdict"):
         shown.add_column(title, no_wrap=True)
     for r in rows:
-        shown.add_row(
-            r["run"], f"{r['elbo']:.2f}", f"{r['log_px']:.2f} ± {r['log_px_se']:.2f}", f"{r['ess']:.0f}",
-            f"{100 * r['unreliable']:.1f} %",
-            "" if r["verdict"] == "best" else f"{r['diff']:.3f} ± {r['diff_se']:.3f}", r["verdict"],
-        )  # fmt: skip
+        means = f"{r['elbo']:.2f}", f"{r['log_px']:.2f} ± {r['log_px_se']:.2f}", f"{r['ess']:.0f}"
+        se = "" if r["diff_se"] is None else f" ± {r['diff_se']:.3f}"
+        diff = "" if r["verdict"] == "best" else f"{r['diff']:.3f}{se}"
+        bad = f"{100 * r['unreliable']:.1f} %"
+        shown.add_row(r["run"], *(str(r[k]) for k in count), *means, bad, diff, r["verdict"])
     screen.print(shown)
     typer.echo(
         f"nats; {report.which(result)}, K = {k}, seed {result['seed']}; {quantity} is a lower bound in expectation, "
         f"unreliable where Pareto k is not below its threshold.\n"
-        f"Differences are paired by example. Each run is one training run: a verdict is on these weights."
+        + (
+            "Differences are paired by run and example, and their errors cover both."
+            if several
+            else "Differences are paired by example. Each run is one training run: a verdict is on these weights."
+        )
     )
     doubtful = [r["run"] for r in rows if r["verdict"] == "worse" and r["unreliable"] > 0.05]
     if doubtful:

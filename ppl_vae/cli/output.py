@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-screen = Console()
+screen = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width to fit
 log = Console(stderr=True)
 
 

@@ -16,6 +16,7 @@ from ..common.errors import UserError
 from ..likelihood.estimate import log_likelihood
 from ..likelihood.records import EstimatorLike, ProposalLike
 from ..likelihood.result import SIDES, Estimate
+from .statistics import against, paired
 
 LEVEL = 0.05  # two-sided, over all pairs of strategies together
 
@@ -41,7 +42,8 @@ def compare(
 
     The paired error is smaller than that of two means, since what makes an image likely does so under every pair. It
     covers the choice of data and the Monte Carlo noise; it does not cover the training run, of which each pair here
-    is a single one.
+    is a single one. Where a list of pairs is given, runs of one strategy from several seeds, the error covers these
+    too, by the mixed model of :func:`ppl_vae.strategies.statistics.paired`.
 
     ``verdict`` is ``"worse"`` where the difference is significant at 5 %, two-sided, by Student's t, with Bonferroni's
     correction over all pairs of strategies, since the best is chosen after the fact; else ``"cannot tell"``. It is a
@@ -49,7 +51,8 @@ def compare(
     may lie well above its bound, and a better proposal could turn the verdict.
 
     Args:
-        pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data.
+        pairs: name to pair, or name to an :class:`~ppl_vae.Estimate` made on the same data; or to a list of them, runs
+            of the same strategy.
         x: data (N, *shape), at least two; or a split of `load_data`, which brings its labels.
         y: labels (N,), for pairs that take them.
         num_samples: K of each estimate.
@@ -62,8 +65,9 @@ def compare(
 
     Returns:
         xarray.Dataset over ``strategy`` (elbo, elbo_se, log_px, log_px_se, ess, khat, unreliable, diff, diff_se,
-        verdict) and, per example, ``log_px_datum`` over (``strategy``, ``datum``); nats. ``ess`` is the smallest and
-        ``khat`` the largest over the data.
+        verdict) and, per example, ``log_px_datum`` over (``strategy``, ``datum``), a mean over runs; nats. ``ess`` is
+        the smallest and ``khat`` the largest over the data. With lists, ``runs`` counts them, and ``"one run"`` is the
+        verdict on what has only one.
 
     Raises:
         UserError: fewer than two data, or no pair.
@@ -83,17 +87,49 @@ def compare(
         "estimator": estimator, "proposal": proposal, "seed": seed, "progress": progress, "capture": capture,
         "precision": precision,
     }  # fmt: skip
-    estimates: dict[str, Estimate] = {}
-    for name, pair in pairs.items():
-        made = pair if isinstance(pair, Estimate) else log_likelihood(pair, x, y, num_samples, **options)
-        if len(made) < 2:
-            raise UserError(f"compare: {len(made)} data give no error for a mean difference; give at least 2")
-        estimates[name] = made
-    names = {e.name: name for name, e in estimates.items()}
+    runs: dict[str, list[Estimate]] = {}
+    for name, given in pairs.items():
+        several = list(given) if isinstance(given, list | tuple) else [given]
+        if not several:
+            raise UserError(f"compare: {name!r} has no run")
+        runs[name] = [
+            e if isinstance(e, Estimate) else log_likelihood(e, x, y, num_samples, **options) for e in several
+        ]
+        if least := [e for e in runs[name] if len(e) < 2]:
+            raise UserError(f"compare: {len(least[0])} data give no error for a mean difference; give at least 2")
+    names = {e.name: name for name, some in runs.items() for e in some}
     if len(names) > 1:
         found = "; ".join(f"{name} estimates {quantity}" for quantity, name in names.items())
         raise UserError(f"compare: {found}; compare like with like")
-    return tabulate(estimates)
+    table = tabulate({name: some[0] for name, some in runs.items()})
+    return table if all(len(some) == 1 for some in runs.values()) else _over_runs(table, runs)
+
+
+def _over_runs(table: Any, runs: Mapping[str, list[Estimate]]) -> Any:
+    """The table with the figures of several runs of a strategy in place of its first."""
+    log_px = {name: torch.stack([e.log_px for e in some]).numpy() for name, some in runs.items()}
+    elbo = {name: torch.stack([e.elbo for e in some]).numpy() for name, some in runs.items()}
+    best = max(log_px, key=lambda name: float(log_px[name].mean()))
+    found = against(log_px, best, chosen_after=True)
+    shown = {"better": "cannot tell", "one seed": "one run"}  # nothing is better than the best
+    columns = {
+        "log_px": [v.mean() for v in log_px.values()],
+        "elbo": [v.mean() for v in elbo.values()],
+        "log_px_se": [paired(v).se if len(v) > 1 else v.std(ddof=1) / math.sqrt(v.shape[1]) for v in log_px.values()],
+        "elbo_se": [paired(v).se if len(v) > 1 else v.std(ddof=1) / math.sqrt(v.shape[1]) for v in elbo.values()],
+        "ess": [min(float(e.ess.min()) for e in some) for some in runs.values()],
+        "khat": [_largest(torch.cat([e.khat for e in some])) for some in runs.values()],
+        "unreliable": [float(torch.cat([e.unreliable for e in some]).double().mean()) for some in runs.values()],
+        "diff": [0.0 if name == best else found[name].diff for name in runs],
+        "diff_se": [0.0 if name == best else found[name].se for name in runs],
+        "verdict": ["best" if n == best else shown.get(found[n].verdict, found[n].verdict) for n in runs],
+        "runs": [len(some) for some in runs.values()],
+    }
+    means = {"log_px_datum": log_px, "elbo_datum": elbo}
+    return table.assign(
+        {name: ("strategy", np.array(values)) for name, values in columns.items()}
+        | {k: (("strategy", "datum"), np.stack([v.mean(0) for v in some.values()])) for k, some in means.items()}
+    )
 
 
 def _largest(khat: Tensor) -> float:

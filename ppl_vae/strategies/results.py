@@ -229,12 +229,7 @@ class Study:
         return text.getvalue()
 
     def dataset(self) -> Any:
-        """The estimates and the table as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is.
-
-        Example:
-            >>> import ppl_vae as pv  # doctest: +SKIP
-            >>> pv.study(...).dataset()["log_px"].mean(("seed", "example"))  # doctest: +SKIP
-        """
+        """The estimates and the table as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is."""
         import xarray as xr
 
         names, n = list(self.results), max((values.shape[1] for values in self.log_px.values()), default=0)
