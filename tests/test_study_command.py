@@ -86,6 +86,7 @@ def test_strategies_from_options(tmp_path: Path) -> None:
         "lr=1e-3,0.01",
     )
     text = call("study", *options, "--seeds", 3, "--dry-run").stdout.splitlines()
+    assert "hidden=(32,)" in call("study", "--base", "hidden=32", "--vary", "lr=1e-3,1e-2", "--dry-run").stdout
     assert text[0] == "objective=elbo, lr=0.001: pair=vae, latent=2, objective=elbo"
     assert len(text) == 4
     assert values("a:b=1,c=2,d,3") == ["a:b=1,c=2", "d", 3]

@@ -15,6 +15,7 @@ import typer
 
 from ..common.custom import FILE, absolute, as_given
 from ..common.errors import UserError
+from ..pairs.options import convert, read as read_builder
 from ..training.config import option
 from .options import JsonOpt, positive
 from .output import log, print_json, resumable, write_figure
@@ -106,9 +107,14 @@ def strategies_of(asked: Mapping[str, Any], question: Question) -> dict[str, Any
     """
     from ..strategies.strategy import Strategy, grid
 
-    base = asked.get("base", {}) | {k: one_value(v) for k, v in map(assigned, question.base or [])}
+    texts = dict(map(assigned, question.base or []))
+    pair = texts.pop("pair", asked.get("base", {}).get("pair", "vae"))
+    known = read_builder(pair).options if isinstance(pair, str) else {}
+    base = asked.get("base", {}) | {
+        k: convert(read_builder(pair), {k: v})[k] if k in known else one_value(v) for k, v in texts.items()
+    }
     varied = asked.get("vary", {}) | {k: values(v) for k, v in map(assigned, question.vary or [])}
-    first = Strategy(base.pop("pair", "vae"), **base)
+    first = Strategy(as_given(pair), **{k: v for k, v in base.items() if k != "pair"})
     strategies = {name: first.replace(**options) for name, options in asked.get("strategies", {}).items()}
     if varied:
         made = {name: grid(one, **varied) for name, one in (strategies or {"": first}).items()}
