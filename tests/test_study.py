@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,21 @@ def test_a_result_is_of_its_evaluation(data: pv.Data, tmp_path: Path) -> None:
     found = run({"a": BASE}, data, tmp_path, seeds=1)
     folder = tmp_path / found.results["a"][0]["folder"]
     how = cells.Evaluation(num_samples=20, proposal="guide")
-    cell = cells.Cell(BASE, "a", 0, {}, how, BASE, tmp_path, folder, "")
+    cell = cells.Cell(BASE, "a", 0, {}, how, BASE, tmp_path, folder, how.record(), "")
     assert result_of(cell) is not None
-    assert result_of(cells.Cell(BASE, "a", 0, {}, module.TUNING, BASE, tmp_path, folder, "")) is None
+    assert result_of(replace(cell, about=module.TUNING.record())) is None
+
+
+def test_a_custom_proposal_evaluates_a_study(data: pv.Data, tmp_path: Path) -> None:
+    """It counts by its source: the same function does nothing twice, another one evaluates again."""
+
+    def wider(model: Any, guide: Any, x: Any, y: Any, num_samples: int) -> pv.Terms:
+        return pv.terms(model, guide, x, y, num_samples=num_samples)
+
+    first, again = Inline(), Inline()
+    how = {"num_samples": 20, "proposal": wider}
+    one = run({"a": BASE}, data, tmp_path, seeds=1, evaluation=how, executor=first)
+    run({"a": BASE}, data, tmp_path, seeds=1, evaluation=how, executor=again)
+    assert (first.count, again.count) == (1, 0)
+    plain = run({"a": BASE}, data, tmp_path, seeds=1)
+    assert np.array_equal(plain.log_px["a"], one.log_px["a"])

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from ..common.errors import UserError
 from ..common.files import first_line, read_json, read_tensors, writable, write_json, write_tensors
+from ..common.identity import describe
 from ..data.stored import read_data
 from ..likelihood.estimate import log_likelihood
 from ..likelihood.result import SOURCES
@@ -46,6 +47,10 @@ class Evaluation:
     seed: int = 0
     split: str = "test"
 
+    def record(self) -> dict[str, Any]:
+        """The evaluation as facts for JSON; custom code counts by its source."""
+        return {k: describe(getattr(self, k)) for k in ("num_samples", "proposal", "limit", "seed", "split")}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -60,6 +65,7 @@ class Cell:
         like: the strategy whose initial weights it has, wherever name and shape are the same.
         out: the folder of the study.
         folder: its run folder, see :func:`folder_of`.
+        about: the record of the evaluation.
         data: the digest of the data.
         threads: of torch, while it runs.
     """
@@ -72,15 +78,9 @@ class Cell:
     like: Strategy
     out: Path
     folder: Path
+    about: Mapping[str, Any]
     data: str
     threads: int = 1
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """The evaluation that its result is of, for JSON."""
-        e = self.evaluation
-        facts = {"num_samples": e.num_samples, "proposal": str(e.proposal), "limit": e.limit, "seed": e.seed}
-        return {**facts, "split": e.split}
 
     def config(self, num_data: int) -> FitConfig:
         """The configuration of the fit, with the budget; decoder evaluations are steps of so many draws each."""
@@ -110,7 +110,7 @@ def result_of(cell: Cell) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     facts: dict[str, Any] = read_json(path)
-    if facts.get("evaluation") != cell.about or facts["status"] == "stopped":
+    if facts.get("evaluation") != dict(cell.about) or facts["status"] == "stopped":
         return None
     if facts["status"] != "done":
         return facts
@@ -143,7 +143,7 @@ def run_cell(cell: Cell) -> str:
 
 def _run(cell: Cell) -> dict[str, Any]:
     """The facts of a cell, which are written last."""
-    facts: dict[str, Any] = {"strategy": cell.name, "seed": cell.seed, "evaluation": cell.about}
+    facts: dict[str, Any] = {"strategy": cell.name, "seed": cell.seed, "evaluation": dict(cell.about)}
     try:
         facts |= {"status": "done", **_trained_and_evaluated(cell)}
     except (UserError, RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:

@@ -110,7 +110,7 @@ def study(
         """Seed by seed, so that strategies can be compared early."""
         at = {name: folder_of(folder, name, one, like, budget, sha256) for name, one in some.items()}
         return [
-            Cell(one, name, seed, budget, how, like, folder, at[name] / f"seed-{seed}", sha256)
+            Cell(one, name, seed, budget, how, like, folder, at[name] / f"seed-{seed}", how.record(), sha256)
             for seed in seeds
             for name, one in some.items()
         ]
