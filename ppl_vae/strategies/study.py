@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .results import Study
 from .strategy import Strategy, grid, named
 
 TRIALS = 3  # times that the workers are started anew after one was lost, without a cell that was completed
+IDLE = 20  # seconds after which a worker without work ends, such as one whose parent was killed
 TUNING = Evaluation(num_samples=100, proposal="guide", split="valid")
 
 
@@ -168,7 +170,8 @@ class _Runner:
         """Run cells; returns the first error of an executor, or that some are still left."""
         with ExitStack() as stack:
             executor = self.executor or stack.enter_context(_local(min(self.workers, len(cells))))
-            futures = {executor.submit(run_cell, cell): cell for cell in cells}
+            work = run_cell if self.executor is not None else partial(_of_parent, os.getpid())
+            futures = {executor.submit(work, cell): cell for cell in cells}
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -186,6 +189,13 @@ class _Runner:
         return RuntimeError("a cell ended without a result")
 
 
+def _of_parent(parent: int, cell: Cell) -> str:
+    """A cell, unless the process that asked for it is gone: a worker that it left behind begins no other one."""
+    if os.getppid() != parent:
+        os._exit(1)
+    return run_cell(cell)
+
+
 class _local:
     """Local processes, which start without the main module of this one, and take functions that have no name.
 
@@ -198,7 +208,7 @@ class _local:
 
         self.cloudpickle: Any = cloudpickle
         self.files = [module for name, module in sys.modules.items() if name.startswith("ppl_vae_file_")]
-        self.pool = loky.ProcessPoolExecutor(max_workers=workers, timeout=None)
+        self.pool = loky.ProcessPoolExecutor(max_workers=workers, timeout=IDLE)
 
     def __enter__(self) -> Executor:
         self.quiet = warnings.catch_warnings()
