@@ -47,8 +47,9 @@ def load_data(
     Args:
         source: a name that ``ppl-vae list`` prints; the path of a ``.npy`` file (x), of a ``.npz`` file (``x`` and
             perhaps ``y``, or ``x_train``, ``x_test`` and perhaps ``x_valid``, ``y_train``, ...; beside ``x``, arrays
-            with a row for each example are fields of the data; nothing pickled is read), of a table (``.csv``, ``.tsv``, ``.parquet``), or of a folder of images (sub-folders are classes, in
-            sorted order); an array; a table of pandas or pyarrow; ``(x, y)``; or a dict with the keys of a ``.npz``.
+            with a row for each example are fields of the data; nothing pickled is read), of a table (``.csv``,
+            ``.tsv``, ``.parquet``), or of a folder of images (sub-folders are classes, in sorted order); an array; a
+            table of pandas or pyarrow; ``(x, y)``; or a dict with the keys of a ``.npz``.
         root: the folder of downloaded data, in torchvision's layout.
         binarize: ``"dynamic"``: train holds probabilities that are drawn anew at each visit, valid and test are one
             draw; ``"static"``: all three are one draw; ``"none"``: values stay as they are. ``"auto"`` is ``"dynamic"``
