@@ -53,6 +53,7 @@ _NAMES = {
     "scoring.terms": ("Site", "Terms", "terms"),
     "strategies.compare": ("compare",),
     "strategies.results": ("Study",),
+    "strategies.saved": ("load_study",),
     "strategies.strategy": ("Strategy", "grid"),
     "strategies.study": ("study",),
     "training.check": ("check_pair",),
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from .scoring.terms import Site as Site, Terms as Terms, terms as terms
     from .strategies.compare import compare as compare
     from .strategies.results import Study as Study
+    from .strategies.saved import load_study as load_study
     from .strategies.strategy import Strategy as Strategy, grid as grid
     from .strategies.study import study as study
     from .training.check import check_pair as check_pair

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
-from ppl_vae.cli.report import evaluate
+from ppl_vae.cli.evaluation import evaluate
 from ppl_vae.data.splits import Split
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)

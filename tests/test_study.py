@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 import ppl_vae as pv
-from ppl_vae.strategies import cells, study as module
+from ppl_vae.strategies import cells, evaluation, study as module
 from ppl_vae.strategies.cells import result_of
 from ppl_vae.strategies.strategy import named
 
@@ -196,7 +195,7 @@ def test_tuning_takes_what_is_best_on_the_validation_data(data: pv.Data, tmp_pat
     strategies = {"elbo": BASE, "iwae": BASE.replace(objective="iwae", num_particles=5)}
     found = run(strategies, data, tmp_path, tune={"lr": [1e-9, 0.05]}, budget={"steps": 40}, executor=executor)
     assert found.tuned == {"elbo": {"lr": 0.05}, "iwae": {"lr": 0.05}}
-    assert found.strategies["iwae"].config.lr == 0.05
+    assert found.strategies["iwae"]["given"]["lr"] == 0.05
     assert executor.count == 2 * 2 + 2 * 2
 
 
@@ -277,7 +276,7 @@ def test_a_process_that_always_dies_is_given_up(data: pv.Data, tmp_path: Path, m
 def test_a_stopped_cell_resumes(data: pv.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the evaluation of the second cell: nothing of the first is done again."""
     whole = run({"a": BASE}, data, tmp_path / "whole")
-    estimate, count = cells.log_likelihood, []
+    estimate, count = evaluation.log_likelihood, []
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         count.append(1)
@@ -286,7 +285,7 @@ def test_a_stopped_cell_resumes(data: pv.Data, tmp_path: Path, monkeypatch: pyte
         return estimate(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "log_likelihood", stopping)
+        patch.setattr(evaluation, "log_likelihood", stopping)
         with pytest.raises(KeyboardInterrupt):
             run({"a": BASE}, data, tmp_path / "part")
     executor = Inline()
@@ -343,8 +342,8 @@ def test_a_result_is_of_its_evaluation(data: pv.Data, tmp_path: Path) -> None:
     folder = tmp_path / found.results["a"][0]["folder"]
     how = cells.Evaluation(num_samples=20, proposal="guide")
     cell = cells.Cell(BASE, "a", 0, {}, how, BASE, tmp_path, folder, how.record(), "")
-    assert result_of(cell) is not None
-    assert result_of(replace(cell, about=module.TUNING.record())) is None
+    assert result_of(cell.folder, cell.about) is not None
+    assert result_of(cell.folder, module.TUNING.record()) is None
 
 
 def test_a_custom_proposal_evaluates_a_study(data: pv.Data, tmp_path: Path) -> None:

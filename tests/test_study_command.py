@@ -70,7 +70,7 @@ def test_a_study_of_a_file_and_its_tables(spec: Path, tmp_path: Path) -> None:
     assert r"50 \% \& more & 2 & $-$" in (out / "table.tex").read_text()
     with xr.open_dataset(out / "results.nc", engine="scipy") as sheet:
         assert sheet["log_px"].shape == (2, 2, 20)
-    cell = out / found["cells"]["elbo"]["1"]
+    cell = out / found["folders"]["elbo"] / "seed-1"
     again = json.loads(call("evaluate", cell, "--limit", 20, "--num-samples", 30, "--json").stdout)
     with (out / "results.csv").open() as file:
         assert again["log_px_mean"] == pytest.approx(float(rows[1]["log_px"]), rel=1e-5)
@@ -85,10 +85,11 @@ def test_strategies_from_options(tmp_path: Path) -> None:
         "--vary",
         "lr=1e-3,0.01",
     )
-    text = call("study", *options, "--seeds", 3, "--dry-run").stdout.splitlines()
-    assert "hidden=(32,)" in call("study", "--base", "hidden=32", "--vary", "lr=1e-3,1e-2", "--dry-run").stdout
-    assert text[0] == "objective=elbo, lr=0.001: pair=vae, latent=2, objective=elbo"
-    assert len(text) == 4
+    shown = call("study", *options, "--seeds", 3, "--limit", 4, "--num-samples", 10, "--dry-run")
+    text = " ".join(shown.stdout.split())
+    assert "objective=elbo, lr=0.001 pair=vae, latent=2, objective=elbo" in text
+    assert text.count("pair=vae") == 4
+    assert "4 strategies, 3 seeds: 12 cells; about" in shown.stderr
     assert values("a:b=1,c=2,d,3") == ["a:b=1,c=2", "d", 3]
 
 

@@ -34,7 +34,7 @@ def compare(
     from ..common import ranks
     from ..common.files import writable, write_json
     from ..strategies.compare import compare as compare_pairs
-    from . import report
+    from . import evaluation
 
     names = names_of(runs)
     opened = dict(zip(names, open_runs(runs, common, source, estimating.limit), strict=True))
@@ -47,7 +47,7 @@ def compare(
     table = compare_pairs(pairs, part, progress=not json_, **options)
     rows = [
         {"run": label, "runs": len(groups[label])}
-        | {k: report.finite(float(table[k][i])) for k in NUMBERS}
+        | {k: evaluation.finite(float(table[k][i])) for k in NUMBERS}
         | {"verdict": str(table.verdict.values[i])}
         for i, label in enumerate(groups)
     ]
@@ -118,7 +118,7 @@ def as_values(reading: dict[str, Any] | None) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print the table, and what its columns mean."""
-    from . import report
+    from . import evaluation
 
     rows, quantity, k = result["strategies"], result["quantity"], result["num_samples"]
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -134,8 +134,8 @@ def show(result: dict[str, Any]) -> None:
         shown.add_row(r["run"], *(str(r[k]) for k in count), *means, bad, diff, r["verdict"])
     screen.print(shown)
     typer.echo(
-        f"nats; {report.which(result)}, K = {k}, seed {result['seed']}; {quantity} is a lower bound in expectation, "
-        f"unreliable where Pareto k is not below its threshold.\n"
+        f"nats; {evaluation.which(result)}, K = {k}, seed {result['seed']}; {quantity} is a lower bound in "
+        f"expectation, unreliable where Pareto k is not below its threshold.\n"
         + (
             "Differences are paired by run and example, and their errors cover both."
             if several

@@ -46,7 +46,7 @@ def evaluate(
     """
     from ..common import ranks
     from ..common.files import writable
-    from . import report
+    from . import evaluation
 
     first, *further = map(as_given, proposal or ["guide"])
     rows = [as_given(name) for name in estimator or ["iwae"]]
@@ -62,19 +62,19 @@ def evaluate(
                 proposals=[first, *further], num_chains=num_chains, num_temperatures=num_temperatures, seed=common.seed,
                 progress=True, resume=target, **estimating.switches(),
             )  # fmt: skip
-        result, estimate = report.of_panel(opened.name, opened.data, opened.part, found)
+        result, estimate = evaluation.of_panel(opened.name, opened.data, opened.part, found)
         if draw:
             result["figures"] = trust_figures(opened, target / "figures", estimating.num_samples, common.seed, found)
     else:
         result, estimate = evaluated(opened, estimating, common.seed, first, target)
     end = suffix(run, opened, source, out)
-    ranks.broadcast_object(lambda: report.record(target, result, estimate, opened.part, end))
+    ranks.broadcast_object(lambda: evaluation.record(target, result, estimate, opened.part, end))
     if json_ or found is None:
-        print_json(result) if json_ else screen.print(report.table(result))
+        print_json(result) if json_ else screen.print(evaluation.table(result))
         return
-    screen.print(report.panel_table(found))
+    screen.print(evaluation.panel_table(found))
     typer.echo("\n".join([*found.left_out(), *found.sentences(), *result.get("figures", [])]))
-    typer.echo(f"nats; {report.which(result)}, seed {common.seed}; a lower bound is one in expectation")
+    typer.echo(f"nats; {evaluation.which(result)}, seed {common.seed}; a lower bound is one in expectation")
 
 
 def score(
@@ -93,13 +93,13 @@ def score(
     """
     from ..common import ranks
     from ..common.files import writable
-    from . import report
+    from . import evaluation
 
     target = writable(out or run)
     [opened] = open_runs([run], common, source, estimating.limit)
     result, estimate = evaluated(opened, estimating, common.seed, as_given(proposal), target)
     path = ranks.broadcast_object(
-        lambda: report.write_csv(target, estimate, opened.part, suffix(run, opened, source, out))
+        lambda: evaluation.write_csv(target, estimate, opened.part, suffix(run, opened, source, out))
     )
     order = estimate.log_px.argsort()[:10].tolist()
     index, y = opened.part.rows.tolist(), opened.part.y
@@ -112,7 +112,7 @@ def score(
         row = (estimate.log_px[i], estimate.std_error[i], estimate.ess[i], estimate.khat[i])
         table.add_row(str(index[i]), "" if y is None else str(y[i].item()), *(f"{float(v):.2f}" for v in row))
     screen.print(table)
-    about = f"{report.side(result)}, K = {estimating.num_samples}, seed {common.seed}"
+    about = f"{evaluation.side(result)}, K = {estimating.num_samples}, seed {common.seed}"
     typer.echo(f"{len(estimate)} rows in {path}; {about}")
 
 
@@ -124,10 +124,10 @@ def evaluated(
     Raises:
         UserError: the pair has no log p(x).
     """
-    from . import report
+    from . import evaluation
 
     with resumable():
-        result, estimate = report.evaluate(
+        result, estimate = evaluation.evaluate(
             opened.pair, opened.name, opened.data, opened.part, estimating.num_samples, seed, proposal,
             resume=folder, **estimating.switches(),
         )  # fmt: skip

@@ -95,10 +95,10 @@ def figures(
     """Draw every figure that applies to a run."""
     from ..common import ranks
     from ..figures.write import save_all
-    from . import report
+    from . import evaluation
 
     [opened] = open_runs([run], common, source, limit, few=1000)
-    _, estimate = report.evaluate(opened.pair, opened.name, opened.data, opened.part, num_samples, common.seed)
+    _, estimate = evaluation.evaluate(opened.pair, opened.name, opened.data, opened.part, num_samples, common.seed)
     path = run / "history.jsonl"
     try:
         history = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else None

@@ -18,9 +18,10 @@ from ..common.errors import UserError
 from ..pairs.options import convert, read as read_builder
 from ..training.config import option
 from .options import JsonOpt, positive
-from .output import log, print_json, resumable, write_figure
+from .output import print_json, resumable, write_figure
 from .runs import load_as
 from .train import Data
+from .watch import show_cells, watch as show_progress
 
 SECTIONS = ("base", "strategies", "vary", "budget", "evaluation", "tune", "data", "seeds", "reference")
 
@@ -38,6 +39,7 @@ class Question:
     num_samples: int | None = option(None, "K of the evaluation. [1000]")
     proposal: str | None = option(None, "Of the evaluation. [auto]")
     limit: int | None = option(None, "Evaluate on the first N test examples only.")
+    gaps: int | None = option(None, "Divide the gap of the ELBO of the first N among its causes. [0]")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,14 @@ def study(
     data: Data,
     running: Running,
     out: Annotated[Path | None, typer.Option("--out", help="The folder of the study.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells, and train nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and the time that they take.")] = False,
+    watch: Annotated[Path | None, typer.Option("--watch", help="Show how far the study in this folder is.")] = None,
     json_: JsonOpt = False,
 ) -> None:
     """Train strategies from several seeds under an equal budget; say which difference is real, and write the tables."""
+    if watch is not None:
+        show_progress(watch, json_)
+        return
     positive(**{k: getattr(question, k) for k in ("seeds", "num_samples", "limit")}, workers=running.workers)
     asked = read(spec, running.part or [])
     from ..common.files import writable
@@ -68,18 +74,18 @@ def study(
 
     strategies = strategies_of(asked, question)
     seeds = question.seeds or asked.get("seeds", 5)
+    budget = dict([numbered(question.budget)]) if question.budget else asked.get("budget")
+    given = {k: getattr(question, k) for k in ("num_samples", "proposal", "limit", "gaps")}
+    evaluation = asked.get("evaluation", {}) | {k: as_given(v) for k, v in given.items() if v is not None}
     if dry_run:
-        show_cells(strategies, seeds)
+        dry(strategies, data_of(asked, data, strategies), seeds, budget, evaluation, running.workers)
         return
     if out is None:
         raise UserError("study: --out DIR is needed: where do the runs and the tables go?")
-    given = {k: getattr(question, k) for k in ("num_samples", "proposal", "limit")}
     with resumable():
         found = run(
-            strategies, data_of(asked, data, strategies), out=writable(out), seeds=seeds,
-            reference=question.reference or asked.get("reference"),
-            budget=dict([numbered(question.budget)]) if question.budget else asked.get("budget"),
-            evaluation=asked.get("evaluation", {}) | {k: as_given(v) for k, v in given.items() if v is not None},
+            strategies, data_of(asked, data, strategies), out=writable(out), seeds=seeds, budget=budget,
+            evaluation=evaluation, reference=question.reference or asked.get("reference"),
             tune=asked.get("tune", {}) | {k: values(v) for k, v in map(assigned, question.tune or [])},
             executor=None if running.scheduler is None else dask(running.scheduler), workers=running.workers,
             only=None if running.only is None else share(running.only), progress=True,
@@ -243,10 +249,18 @@ def dask(address: str) -> Any:
         raise UserError(f"--scheduler {address}: no scheduler answers ({error})") from None
 
 
-def show_cells(strategies: Mapping[str, Any], seeds: Any) -> None:
-    """Print what would be trained."""
-    count = seeds if isinstance(seeds, int) else len(seeds)
-    for name, one in strategies.items():
-        given = {k: getattr(v, "__name__", v) for k, v in one.given.items()}
-        typer.echo(f"{name}: " + ", ".join(f"{k}={v}" for k, v in given.items()))
-    log.print(f"{len(strategies)} strategies, {count} seeds: {len(strategies) * count} cells", highlight=False)
+def dry(
+    strategies: Mapping[str, Any], data: Any, seeds: Any, budget: Any, evaluation: Mapping[str, Any], workers: Any
+) -> None:
+    """Print what would be trained, and how long it takes."""
+    from ..common.progress import bar
+    from ..strategies.pilot import pilot
+    from ..strategies.study import budget_of, cores, evaluation_of
+
+    how, limits, costs = evaluation_of(evaluation), budget_of(budget or {}), {}
+    with bar(True) as shown:
+        task = shown.add_task("a second of each strategy", total=len(strategies), info="")
+        for name, one in strategies.items():
+            costs[name] = pilot(one, data, limits, how)
+            shown.advance(task)
+    show_cells(strategies, seeds if isinstance(seeds, int) else len(seeds), costs, workers or cores())

@@ -138,9 +138,9 @@ def train(
     if json_:
         print_json(result)
         return
-    from . import report
+    from . import evaluation
 
-    screen.print(report.table(result, drawn))
+    screen.print(evaluation.table(result, drawn))
 
 
 def trained(
@@ -189,12 +189,12 @@ def trained(
 def _finished(pair: Any, request: dict[str, Any], test: Any, history: Any, folder: Path) -> tuple[dict[str, Any], int]:
     """The evaluation of a trained pair, and how many figures of it were drawn."""
     from ..common import ranks
-    from . import report
+    from . import evaluation
 
     seed = request["seed"]
     how = request["num_samples"], seed, request["proposal"]
-    result, estimate = report.evaluate(pair, pair.name, request["data"], test, *how, resume=folder)
-    ranks.broadcast_object(lambda: report.record(folder, result, estimate, test))
+    result, estimate = evaluation.evaluate(pair, pair.name, request["data"], test, *how, resume=folder)
+    ranks.broadcast_object(lambda: evaluation.record(folder, result, estimate, test))
     if not request["figures"]:
         return result, 0
     from ..figures.write import save_all

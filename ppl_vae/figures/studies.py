@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..common.errors import UserError
+from ..strategies.curves import AXES
 from ..strategies.results import Study
 from .style import BLUE, COLORS, GREY, VERMILLION, canvas, need, text
-
-AXES = {"steps": "steps", "seconds": "seconds of training", "epochs": "epochs"}
 
 
 def forest(found: Study, other: str | None = None) -> Figure:
@@ -49,21 +47,18 @@ def learning_curves(found: Study, against: str = "steps") -> Figure:
 
     Args:
         found: a study of data with a validation split.
-        against: ``"steps"``, ``"seconds"`` of training, or ``"epochs"``.
+        against: ``"steps"``, ``"seconds"`` of training, ``"epochs"``, or ``"decoder_evaluations"``.
 
     Raises:
         UserError: another axis, or no run has a validation bound.
     """
-    if against not in AXES:
-        raise UserError(f"against={against!r}: choose one of {', '.join(AXES)}")
     figure, ax = canvas(3.8)
     drawn, lows = 0, []
     for name in found.log_px:
-        rows = [r["history"] for r in found.done(name).values()]
-        if not all("valid_elbo" in row for one in rows for row in one):
+        runs = found.curves(name, against)
+        if not runs:
             continue
-        places = [_places(one, against) for one in rows]
-        bounds = [np.array([row["valid_elbo"] for row in one]) for one in rows]
+        places, bounds = [p for p, _ in runs], [b for _, b in runs]
         grid = np.linspace(max(p[0] for p in places), min(p[-1] for p in places), 200)
         curves = np.stack([np.interp(grid, p, b) for p, b in zip(places, bounds, strict=True)])
         color, style = COLORS[drawn % len(COLORS)], ("-", "--", ":")[drawn // len(COLORS) % 3]
@@ -76,10 +71,3 @@ def learning_curves(found: Study, against: str = "steps") -> Figure:
     ax.set_ylim(bottom=min(lows))  # the first steps are far below the rest
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, title="at the end")
     return figure
-
-
-def _places(history: list[dict[str, float]], against: str) -> np.ndarray:
-    """Where each epoch of a run stands on an axis."""
-    if against == "seconds":
-        return np.cumsum([row["seconds"] for row in history])
-    return np.array([row["step" if against == "steps" else "epoch"] for row in history], dtype=float)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,42 +13,16 @@ import torch
 from filelock import FileLock
 
 from ..common.errors import UserError
-from ..common.files import first_line, read_json, read_tensors, writable, write_json, write_tensors
-from ..common.identity import describe
+from ..common.files import first_line, read_json, read_tensors, writable, write_json
 from ..data.stored import read_data
-from ..likelihood.estimate import log_likelihood
-from ..likelihood.result import SOURCES
-from ..runs.folder import CONFIG
+from ..runs.folder import CONFIG, versions
 from ..training.config import FitConfig
 from ..training.loop import fit
+from .evaluation import ESTIMATE, Evaluation, evaluated
 from .strategy import Strategy, digest
 
 BUDGETS = ("epochs", "steps", "seconds", "decoder_evaluations")
-RESULT, ESTIMATE, DATA = "cell.json", "estimate.safetensors", "data.safetensors"
-FIELDS = ("log_px", "std_error", "elbo", "khat", "ess")  # of an estimate, by example
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a trained pair is evaluated.
-
-    Attributes:
-        num_samples: K.
-        proposal: where the draws come from; ``"auto"`` leaves few examples unreliable.
-        limit: the first so many examples; None takes all.
-        seed: of the draws, the same in every cell.
-        split: of the data.
-    """
-
-    num_samples: int = 1000
-    proposal: Any = "auto"
-    limit: int | None = None
-    seed: int = 0
-    split: str = "test"
-
-    def record(self) -> dict[str, Any]:
-        """The evaluation as facts for JSON; custom code counts by its source."""
-        return {k: describe(getattr(self, k)) for k in ("num_samples", "proposal", "limit", "seed", "split")}
+RESULT, DATA = "cell.json", "data.safetensors"
 
 
 @dataclass(frozen=True)
@@ -82,16 +55,17 @@ class Cell:
     data: str
     threads: int = 1
 
-    def config(self, num_data: int) -> FitConfig:
-        """The configuration of the fit, with the budget; decoder evaluations are steps of so many draws each."""
-        config = self.strategy.config.replace(seed=self.seed)
-        if not self.budget:
-            return config
-        [(kind, amount)] = self.budget.items()
-        if kind == "decoder_evaluations":
-            draws = min(config.batch_size, num_data) * self.strategy.objective.draws
-            kind, amount = "steps", max(1, round(amount / draws))
-        return config.replace(**{kind: amount if kind == "seconds" else int(amount)})
+
+def config_of(strategy: Strategy, seed: int, budget: Mapping[str, float], num_data: int) -> FitConfig:
+    """The configuration of a fit, with the budget; decoder evaluations are steps of so many draws each."""
+    config = strategy.config.replace(seed=seed)
+    if not budget:
+        return config
+    [(kind, amount)] = budget.items()
+    if kind == "decoder_evaluations":
+        draws = min(config.batch_size, num_data) * strategy.objective.draws
+        kind, amount = "steps", max(1, round(amount / draws))
+    return config.replace(**{kind: amount if kind == "seconds" else int(amount)})
 
 
 def folder_of(out: Path, name: str, strategy: Strategy, like: Strategy, budget: Mapping[str, float], data: str) -> Path:
@@ -104,18 +78,23 @@ def folder_of(out: Path, name: str, strategy: Strategy, like: Strategy, budget: 
     return out / f"{plain}-{digest(facts)}"
 
 
-def result_of(cell: Cell) -> dict[str, Any] | None:
-    """The result of a cell that is complete, from its folder: its facts, and the tensors of its estimate; else None."""
-    path = cell.folder / RESULT
+def result_of(folder: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a cell that is complete, from its folder: its facts, and the tensors of its evaluation; else None.
+
+    Args:
+        folder: of the cell.
+        about: the record of the evaluation; the result of another one does not count.
+    """
+    path = folder / RESULT
     if not path.is_file():
         return None
     facts: dict[str, Any] = read_json(path)
-    if facts.get("evaluation") != dict(cell.about) or facts["status"] == "stopped":
+    if facts.get("evaluation") != dict(about) or facts["status"] == "stopped":
         return None
     if facts["status"] != "done":
         return facts
-    tensors, _ = read_tensors(cell.folder / ESTIMATE)
-    return {**facts, **tensors, "history": history_of(cell.folder)}
+    tensors, _ = read_tensors(folder / ESTIMATE)
+    return {**facts, **tensors, "history": history_of(folder)}
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:
@@ -133,7 +112,7 @@ def run_cell(cell: Cell) -> str:
     torch.set_num_threads(cell.threads)
     try:
         with _alone(cell.folder):
-            found = result_of(cell)
+            found = result_of(cell.folder, cell.about)
             if found is None:
                 found = _run(cell)
             return str(found["status"])
@@ -159,24 +138,15 @@ def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
     resume = (folder / CONFIG).is_file()
     stored = {"data": data.name, "data_root": "data", "seed": data.seed, "stored": f"../../{DATA}"}
     record = {"data": data.record(), "strategy": cell.name, "request": stored}
-    config, objective = cell.config(len(data.train)), cell.strategy.objective
+    config = config_of(cell.strategy, cell.seed, cell.budget, len(data.train))
+    objective = cell.strategy.objective
     history = fit(pair, data, objective, config=config, run_dir=folder, resume=resume, record=record, progress=False)
-    began, e = time.perf_counter(), cell.evaluation
-    part = data.split(e.split).limit(e.limit)
-    estimate = log_likelihood(
-        pair.eval(), part, num_samples=e.num_samples, proposal=e.proposal, seed=e.seed, resume=folder
-    )
-    tensors = {name: getattr(estimate, name) for name in FIELDS} | {"unreliable": estimate.unreliable}
-    write_tensors(folder / ESTIMATE, tensors, {"quantity": estimate.name})
-    sources = {} if estimate.source is None else {n: int((estimate.source == i).sum()) for i, n in enumerate(SOURCES)}
     last = history[-1]
-    return {
-        "quantity": estimate.name, "side": estimate.side, "steps": last["step"], "epochs": last["epoch"],
-        "train_seconds": sum(row["seconds"] for row in history),
-        "evaluation_seconds": time.perf_counter() - began,
+    return evaluated(pair.eval(), data, cell.evaluation, folder) | {
+        "steps": last["step"], "epochs": last["epoch"], "train_seconds": last["train_seconds"],
         "decoder_evaluations": last["step"] * min(config.batch_size, len(data.train)) * objective.draws,
-        "num_parameters": sum(p.numel() for p in pair.parameters()), "sources": sources,
-        "valid_elbo": _finite(last.get("valid_elbo")), "versions": {"torch": torch.__version__},
+        "num_parameters": sum(p.numel() for p in pair.parameters()), "valid_elbo": _finite(last.get("valid_elbo")),
+        "versions": versions(),
     }  # fmt: skip
 
 
@@ -184,6 +154,12 @@ def _finite(value: Any) -> float | None:
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
+def lock_of(folder: Path) -> Path:
+    """The file that a process locks while it is at a cell."""
+    return folder.parent / f".{folder.name}.lock"
+
+
 def _alone(folder: Path) -> FileLock:
     """Keeps other processes out of a cell; the lock ends with the process that holds it."""
-    return FileLock(writable(folder.parent) / f".{folder.name}.lock", poll_interval=0.2)
+    writable(folder.parent)
+    return FileLock(lock_of(folder), poll_interval=0.2)

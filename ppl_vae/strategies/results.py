@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,38 +13,43 @@ import numpy as np
 
 from ..common.errors import UserError
 from ..common.files import writable, write_bytes, write_text
+from ..likelihood.gaps import NAMES as CAUSES
+from . import tables
+from .curves import curve, first
 from .statistics import Array, Comparison, against, paired
-from .strategy import Strategy, shown
 
-Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+QUANTITIES = ("log_px", "elbo", "gap")
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What :func:`ppl_vae.study` found.
+    """What :func:`ppl_vae.study` found; :func:`load_study` reads it from its folder.
 
     Attributes:
-        strategies: by name, after tuning.
+        strategies: by name, after tuning, as facts; ``given`` are the options that differ from their defaults.
         seeds: that were asked for.
         reference: the strategy that the others are compared with.
         results: by strategy and seed, of each cell that is complete: ``status``, ``reason`` where it failed, ``log_px``
-            (N,) and the rest of its estimate, ``history``, ``steps``, ``train_seconds``, ``folder`` and more.
+            (N,) and the rest of its estimate, ``elbo`` (N,) of its guide, ``history``, ``steps``, ``train_seconds``,
+            ``folder`` and more.
         out: the folder.
         budget: of each cell.
         evaluation: of each cell.
         data: the record of the data.
         tuned: the options that were chosen on the validation data, by strategy.
+        folders: of the cells of each strategy, within ``out``.
     """
 
-    strategies: Mapping[str, Strategy]
+    strategies: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     reference: str
-    results: Results
+    results: tables.Results
     out: Path
     budget: Mapping[str, float]
     evaluation: Mapping[str, Any]
     data: Mapping[str, Any]
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     def done(self, name: str) -> dict[int, Mapping[str, Any]]:
         """The cells of a strategy that were trained and evaluated, by seed."""
@@ -67,15 +69,41 @@ class Study:
     @cached_property
     def log_px(self) -> dict[str, Array]:
         """Estimates of log p(x) by strategy, (seeds, examples), of the strategies that have any; nats."""
+        return self._stacked("log_px")
+
+    @cached_property
+    def elbo(self) -> dict[str, Array]:
+        """Estimates of the ELBO of the guide by strategy, (seeds, examples); nats."""
+        return self._stacked("elbo")
+
+    @property
+    def gap(self) -> dict[str, Array]:
+        """How far the ELBO of the guide lies below log p(x), by strategy, (seeds, examples); nats."""
+        return {name: values - self.elbo[name] for name, values in self.log_px.items()}
+
+    @cached_property
+    def causes(self) -> dict[str, dict[str, Array]]:
+        """The gap by its causes (:func:`ppl_vae.gaps`), of strategies whose cells have it: each (seeds, examples)."""
+        found = {}
+        for name in self.log_px:
+            cells = list(self.done(name).values())
+            if all(f"gap.{cause}" in r for r in cells for cause in CAUSES):
+                found[name] = {c: np.stack([r[f"gap.{c}"].numpy() for r in cells]) for c in CAUSES}
+        return found
+
+    def _stacked(self, key: str) -> dict[str, Array]:
         found = {name: self.done(name) for name in self.results}
-        return {n: np.stack([r["log_px"].numpy() for r in some.values()]) for n, some in found.items() if some}
+        return {n: np.stack([r[key].double().numpy() for r in some.values()]) for n, some in found.items() if some}
 
     @cached_property
     def slack(self) -> dict[str, float]:
-        """How much higher the mean log p(x) of a strategy may lie: the gap to the ELBO of its unreliable examples."""
+        """How much higher the mean log p(x) of a strategy may lie: what its unreliable examples gained over their ELBO.
+
+        That is the ELBO of the proposal, the mean log weight.
+        """
         found = {}
         for name in self.log_px:
-            gaps = [(r["log_px"] - r["elbo"]) * r["unreliable"] for r in self.done(name).values()]
+            gaps = [(r["log_px"] - r["mean_log_w"]) * r["unreliable"] for r in self.done(name).values()]
             found[name] = float(np.mean([float(gap.clamp(min=0).mean()) for gap in gaps]))
         return found
 
@@ -90,30 +118,85 @@ class Study:
             raise UserError("study: no cell was trained and evaluated" + self._why())
         return max(self.log_px, key=lambda name: float(self.log_px[name].mean()))
 
-    def compare(self, other: str | None = None) -> dict[str, Comparison]:
+    def compare(self, other: str | None = None, of: str = "log_px") -> dict[str, Comparison]:
         """Each strategy against another one, simultaneously at 5 %: None takes the reference.
 
         Paired by seed and example, see :func:`ppl_vae.strategies.statistics.against`. Against the best, which the
-        figures chose, the correction is for all pairs of strategies.
+        figures chose, the correction is for all pairs of strategies. A difference of ELBOs is that of the models,
+        ``"log_px"``, less that of inference, ``"gap"``.
+
+        Args:
+            other: the strategy to compare with.
+            of: ``"log_px"``, ``"elbo"`` of the guide, or ``"gap"`` between the two, of which less is better.
 
         Raises:
-            UserError: no cell of the other is done.
+            UserError: no cell of the other is done, or another quantity.
         """
         other = self.reference if other is None else other
+        if of not in QUANTITIES:
+            raise UserError(f"compare: of={of!r}: choose one of {', '.join(QUANTITIES)}")
         if other not in self.log_px:
             raise UserError(f"study: no cell of {other!r} was trained and evaluated" + self._why())
-        chosen_after = other != self.reference
-        return against(self._common(), other, slack=self.slack, chosen_after=chosen_after)
+        slack = {} if of == "elbo" else self.slack
+        found = against(self._common(getattr(self, of)), other, slack=slack, chosen_after=other != self.reference)
+        return {name: one.flipped() for name, one in found.items()} if of == "gap" else found
 
-    def _common(self) -> dict[str, Array]:
-        """The estimates of each strategy, those of the seeds that all have first."""
-        seeds = [set(self.done(name)) for name in self.log_px]
+    def _common(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Values of each strategy, those of the seeds that all have first."""
+        seeds = [set(self.done(name)) for name in values]
         shared = set.intersection(*seeds) if seeds else set()
         found = {}
-        for name, values in self.log_px.items():
+        for name, some in values.items():
             is_own = [seed not in shared for seed in self.done(name)]
-            found[name] = values[np.argsort(is_own, kind="stable")]
+            found[name] = some[np.argsort(is_own, kind="stable")]
         return found
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Where each difference of ELBOs to the reference comes from: a dictionary a strategy, nats.
+
+        ``elbo`` is the difference, ``model`` the part of log p(x), and ``inference`` that of the guide, how much
+        smaller its gap is: ``elbo = model + inference``. Each has its ends ``low`` and ``high``, and a verdict.
+        """
+        names = {"elbo": "elbo", "model": "log_px", "inference": "gap"}
+        found = {part: self.compare(of=of) for part, of in names.items()}
+        rows = []
+        for name in found["elbo"]:
+            row: dict[str, Any] = {"strategy": name}
+            for part, some in found.items():
+                one = some[name].negated() if part == "inference" else some[name]
+                row[part] = {k: _finite(getattr(one, k)) for k in ("diff", "low", "high")} | {"verdict": one.verdict}
+            rows.append(row)
+        return rows
+
+    def reached(self, elbo: float | None = None, against: str = "seconds") -> dict[str, list[float]]:
+        """How much training each run took to reach a validation ELBO; infinite where it did not.
+
+        Between two epochs the bound is taken to rise evenly. Seeds are in the order of :meth:`done`.
+
+        Args:
+            elbo: nats per example; None takes what the reference has at its end, on average.
+            against: ``"seconds"`` of training, ``"steps"``, ``"epochs"`` or ``"decoder_evaluations"``.
+
+        Raises:
+            UserError: no run has a validation bound, or another axis.
+        """
+        curves = {name: some for name in self.log_px if (some := self.curves(name, against))}
+        if elbo is None:
+            if self.reference not in curves:
+                raise UserError(f"study: the runs of {self.reference!r} have no validation bound; give elbo=")
+            elbo = float(np.mean([bounds[-1] for _, bounds in curves[self.reference]]))
+        return {name: [first(places, bounds, elbo) for places, bounds in some] for name, some in curves.items()}
+
+    def curves(self, name: str, against: str = "steps") -> list[tuple[Array, Array]]:
+        """The validation ELBO of each run of a strategy: where each epoch ends on an axis, and the bound there, nats.
+
+        Empty where the runs have none.
+
+        Raises:
+            UserError: another axis.
+        """
+        found = [curve(r, against) for r in self.done(name).values()]
+        return [one for one in found if one is not None] if all(found) else []
 
     def _why(self) -> str:
         return f": {self.failed[0][0]}, seed {self.failed[0][1]}: {self.failed[0][2]}" if self.failed else ""
@@ -124,7 +207,8 @@ class Study:
         ``log_px`` is the mean over seeds and examples, ``se`` its standard error over both, ``sd_seeds`` the standard
         deviation of a training run's mean; ``diff``, its ``low`` and ``high`` end, ``p`` and ``verdict`` are against
         the reference, and ``verdict_best`` against the best. ``unreliable`` is the share of examples whose diagnostics
-        say so, ``elbo`` that of the guide, ``seconds`` those of training a cell.
+        say so, ``elbo`` that of the guide, ``active`` how many dimensions of the latents vary with the data, and
+        ``seconds`` those of training a cell.
         """
         first = self.compare() if self.reference in self.log_px else {}
         best = self.compare(self.best) if self.log_px and self.best != self.reference else first
@@ -146,10 +230,10 @@ class Study:
         return {
             "reference": self.reference, "seeds": list(self.seeds), "budget": dict(self.budget),
             "evaluation": dict(self.evaluation), "data": dict(self.data), "table": self.table(),
-            "strategies": {name: s.record() for name, s in self.strategies.items()},
-            "tuned": {name: {k: shown(v) for k, v in some.items()} for name, some in self.tuned.items()},
+            "strategies": {name: dict(facts) for name, facts in self.strategies.items()},
+            "tuned": {name: dict(some) for name, some in self.tuned.items()},
             "failed": [{"strategy": n, "seed": s, "reason": why} for n, s, why in self.failed],
-            "cells": {name: {str(s): r["folder"] for s, r in some.items()} for name, some in self.results.items()},
+            "folders": dict(self.folders),
         }  # fmt: skip
 
     def sentences(self) -> list[str]:
@@ -203,60 +287,21 @@ class Study:
     def write(self, folder: str | Path) -> list[str]:
         """Write the tables: ``table.md``, ``table.tex``, ``results.csv`` by cell, ``results.nc``; returns paths."""
         folder = writable(Path(folder))
-        head, *rows = self.cells()
-        marks = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-        write_text(folder / "table.md", "\n".join([*marks, "", *self.sentences(), ""]))
-        lines = [" & ".join(map(_tex, row)) + r" \\" for row in (head, *rows)]
-        begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}"
-        text = [begin, r"\hline", lines[0], r"\hline", *lines[1:], r"\hline", r"\end{tabular}", ""]
-        write_text(folder / "table.tex", "\n".join(text))
-        write_text(folder / "results.csv", self._csv())
+        write_text(folder / "table.md", tables.markdown(self.cells(), self.sentences()))
+        write_text(folder / "table.tex", tables.latex(self.cells()))
+        write_text(folder / "results.csv", tables.by_cell(self.results))
         write_bytes(folder / "results.nc", bytes(self.dataset().to_netcdf(engine="scipy")))
         return [str(folder / name) for name in ("study.json", "table.md", "table.tex", "results.csv", "results.nc")]
 
-    def _csv(self) -> str:
-        """A row for each cell."""
-        keys = ("steps", "epochs", "train_seconds", "evaluation_seconds", "decoder_evaluations", "num_parameters")
-        lines = [["strategy", "seed", "status", "log_px", "elbo", "unreliable", *keys, "reason"]]
-        for name, some in self.results.items():
-            for seed, r in sorted(some.items()):
-                done = r["status"] == "done"
-                means = [f"{float(r[k].double().mean()):.6g}" if done else "" for k in ("log_px", "elbo", "unreliable")]
-                costs = [f"{r[k]:.6g}" if done else "" for k in keys]
-                lines.append([name, str(seed), r["status"], *means, *costs, r.get("reason", "")])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        return text.getvalue()
-
     def dataset(self) -> Any:
         """The estimates and the table as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is."""
-        import xarray as xr
-
-        names, n = list(self.results), max((values.shape[1] for values in self.log_px.values()), default=0)
-        shape = (len(names), len(self.seeds), n)
-        cells = {k: np.full(shape, np.nan) for k in ("log_px", "std_error", "elbo", "khat", "unreliable")}
-        costs = {k: np.full(shape[:2], np.nan) for k in ("steps", "train_seconds", "decoder_evaluations")}
-        for i, name in enumerate(names):
-            for seed, r in self.done(name).items():
-                at = i, self.seeds.index(seed)
-                for k, values in cells.items():
-                    values[at] = r[k].double().numpy()
-                for k, values in costs.items():
-                    values[at] = r[k]
-        found: dict[str, Any] = {k: (("strategy", "seed", "example"), v) for k, v in cells.items()}
-        found |= {k: (("strategy", "seed"), v) for k, v in costs.items()}
-        table = self.table()
-        for k in ("diff", "low", "high", "p"):
-            found[k] = ("strategy", np.array([np.nan if row[k] is None else row[k] for row in table], dtype=float))
-        found["verdict"] = ("strategy", np.array([row["verdict"] for row in table]))
-        coords = {"strategy": names, "seed": list(self.seeds), "example": np.arange(n)}
-        return xr.Dataset(found, coords=coords, attrs={"reference": self.reference, "units": "nats"})
+        return tables.dataset(self.results, self.seeds, self.table(), self.reference)
 
 
 def _figures(log_px: Array | None, results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of a strategy by itself."""
     if log_px is None:
-        return dict.fromkeys(("log_px", "se", "sd_seeds", "elbo", "unreliable", "steps", "seconds"))
+        return dict.fromkeys(("log_px", "se", "sd_seeds", "elbo", "unreliable", "active", "steps", "seconds"))
     several = len(log_px) > 1 and log_px.shape[1] > 1 and bool(np.isfinite(log_px).all())
     return {
         "log_px": _finite(float(log_px.mean())),
@@ -264,6 +309,7 @@ def _figures(log_px: Array | None, results: list[Mapping[str, Any]]) -> dict[str
         "sd_seeds": float(log_px.mean(1).std(ddof=1)) if several else None,
         "elbo": _finite(float(np.mean([float(r["elbo"].mean()) for r in results]))),
         "unreliable": float(np.mean([float(r["unreliable"].double().mean()) for r in results])),
+        "active": float(np.mean([r["latents"]["active"] for r in results])) if "latents" in results[0] else None,
         "steps": float(np.mean([r["steps"] for r in results])),
         "seconds": float(np.mean([r["train_seconds"] for r in results])),
     }
@@ -288,12 +334,6 @@ def _sentence(one: Comparison, slack: Mapping[str, float]) -> str:
     tell = f"some {seeds} seeds would" if seeds else "on so few examples no number of seeds would"
     more = f"{tell} tell {size:.2f} nats"
     return f"{one.strategy} and {one.other} cannot be told apart: {ends}; {more}."
-
-
-def _tex(text: str) -> str:
-    """A text with the characters that LaTeX reads as commands escaped, and a minus sign as one."""
-    text = "".join("\\" + c if c in "%_&#$" else c for c in text)
-    return re.sub(r"(?<![\w.])([+<-])(?= ?\d)", r"$\1$", text)
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -182,6 +182,15 @@ class Comparison:
     verdict: str
     paired: Difference | None = None
 
+    def negated(self) -> Comparison:
+        """The same comparison of a quantity with the other sign; the verdict stays."""
+        return replace(self, diff=-self.diff, low=-self.high, high=-self.low)
+
+    def flipped(self) -> Comparison:
+        """The same comparison of a quantity of which less is better."""
+        other = {"better": "worse", "worse": "better"}
+        return replace(self, verdict=other.get(self.verdict, self.verdict))
+
 
 def against(
     log_px: Mapping[str, Array], other: str, *, slack: Mapping[str, float] | None = None, chosen_after: bool = False

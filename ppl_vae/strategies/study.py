@@ -23,9 +23,11 @@ from ..common.progress import bar
 from ..data.sets import load_data
 from ..data.splits import Data
 from ..data.stored import write_data
-from .cells import BUDGETS, DATA, Cell, Evaluation, folder_of, result_of, run_cell
+from .cells import BUDGETS, DATA, Cell, folder_of, result_of, run_cell
+from .evaluation import Evaluation
 from .results import Study
-from .strategy import Strategy, grid, named
+from .saved import FILE, load_study
+from .strategy import Strategy, grid, named, shown
 
 TRIALS = 3  # times that the workers are started anew after one was lost, without a cell that was completed
 IDLE = 20  # seconds after which a worker without work ends, such as one whose parent was killed
@@ -65,7 +67,8 @@ def study(
         seeds: how many, or which.
         budget: the same for all: ``{"epochs": n}``, ``{"steps": n}``, ``{"seconds": s}`` of training alone, or
             ``{"decoder_evaluations": n}``; None leaves the epochs of each strategy.
-        evaluation: ``num_samples`` (1000), ``proposal`` (``"auto"``), ``limit`` (all examples), ``seed`` (0).
+        evaluation: ``num_samples`` (1000), ``proposal`` (``"auto"``), ``limit`` (all examples), ``seed`` (0), and
+            ``gaps`` (0): for how many examples the gap of the ELBO is divided among its causes, see :func:`gaps`.
         reference: the strategy that the others are compared with; None takes the first.
         tune: values of options, such as ``{"lr": [3e-4, 1e-3, 3e-3]}``: each strategy takes those that are best on the
             validation data, by the 100-sample bound, after a fit of the same budget from the first seed.
@@ -96,13 +99,13 @@ def study(
     """
     chosen = named(strategies)
     seeds = _seeds(seeds)
-    how = _evaluation(evaluation or {})
+    how = evaluation_of(evaluation or {})
     reference = next(iter(chosen)) if reference is None else reference
     if reference not in chosen:
         raise UserError(f"study: reference={reference!r} is not one of {', '.join(chosen)}")
     if isinstance(executor, ThreadPoolExecutor):
         raise UserError("study: executor: threads share Pyro's state; give an executor of processes")
-    folder, budget = Path(out).resolve(), _budget(budget or {})
+    folder, budget = Path(out).resolve(), budget_of(budget or {})
     data = data if isinstance(data, Data) else load_data(data)
     writable(folder)
     sha256 = write_data(folder / DATA, data)
@@ -125,16 +128,25 @@ def study(
         run(cells[share], "tuning")
         tuned = _best(cells, trials, tune)
         chosen = {name: one.replace(**tuned[name]) for name, one in chosen.items()}
+        tuned = {name: _shown(some) for name, some in tuned.items()}
     cells = cells_of(chosen, seeds, how)
+    folders = {cell.name: str(cell.folder.parent.relative_to(folder)) for cell in cells}
+    facts = {name: {"given": _shown(one.given), **one.record()} for name, one in chosen.items()}
+    about = Study(
+        facts, seeds, reference, {name: {} for name in chosen}, folder, budget, cells[0].about, data.record(), tuned,
+        folders,
+    )  # fmt: skip
+    write_json(folder / FILE, about.record())  # for who looks on
     run(cells[share], "study")
-    results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in chosen}
-    for cell in cells:
-        found = result_of(cell)
-        if found is not None:
-            results[cell.name][cell.seed] = found | {"folder": str(cell.folder.relative_to(folder))}
-    made = Study(chosen, seeds, reference, results, folder, budget, cells[0].about, data.record(), tuned)
-    write_json(folder / "study.json", made.record())
+    made = load_study(folder)
+    write_json(folder / FILE, made.record())
     return made
+
+
+def _shown(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are written: functions and classes by their names."""
+    plain = (str, int, float, bool, type(None))
+    return {k: v if isinstance(v, plain) else shown(v) for k, v in options.items()}
 
 
 class _Runner:
@@ -142,7 +154,7 @@ class _Runner:
 
     def __init__(self, executor: Executor | None, workers: int | None, progress: bool) -> None:
         self.executor, self.progress = executor, progress
-        self.workers = len(os.sched_getaffinity(0)) if workers is None else needed("workers", workers, "int")
+        self.workers = cores() if workers is None else needed("workers", workers, "int")
         if self.workers < 1:
             raise UserError(f"study: workers={workers}: at least one is needed")
 
@@ -155,7 +167,7 @@ class _Runner:
         trials, error = 0, RuntimeError("")  # type: int, BaseException
         with bar(self.progress) as shown:
             task = shown.add_task(what, total=len(cells), info="")
-            while left := [cell for cell in cells if result_of(cell) is None]:
+            while left := [cell for cell in cells if result_of(cell.folder, cell.about) is None]:
                 shown.update(task, completed=len(cells) - len(left))
                 if trials == TRIALS or (trials and self.executor is not None):
                     raise RunError(
@@ -163,7 +175,9 @@ class _Runner:
                         f"resumes from here"
                     )
                 error = self._submit(left, lambda cell: shown.update(task, advance=1, info=f"{cell.name}, {cell.seed}"))
-                trials = trials + 1 if len(left) == sum(result_of(cell) is None for cell in left) else 0
+                trials = (
+                    trials + 1 if len(left) == sum(result_of(cell.folder, cell.about) is None for cell in left) else 0
+                )
             shown.update(task, completed=len(cells), info="")
 
     def _submit(self, cells: Sequence[Cell], done: Any) -> BaseException:
@@ -238,7 +252,7 @@ def _best(
     Raises:
         RunError: another share of the trials is not complete.
     """
-    results = {cell.name: result_of(cell) for cell in cells}
+    results = {cell.name: result_of(cell.folder, cell.about) for cell in cells}
     if missing := [name for name, found in results.items() if found is None]:
         raise RunError(
             f"study: {len(missing)} of {len(cells)} trials of the tuning are not complete; call again when the other "
@@ -259,7 +273,17 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     return found
 
 
-def _budget(budget: Mapping[str, float]) -> dict[str, float]:
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def budget_of(budget: Mapping[str, float]) -> dict[str, float]:
+    """A budget that makes sense.
+
+    Raises:
+        UserError: another kind, or an amount that is not positive.
+    """
     if len(budget) > 1 or any(kind not in BUDGETS for kind in budget):
         raise UserError(f"study: budget={dict(budget)!r}: give one of {', '.join(BUDGETS)}, such as {{'epochs': 20}}")
     for kind, amount in budget.items():
@@ -269,8 +293,13 @@ def _budget(budget: Mapping[str, float]) -> dict[str, float]:
     return dict(budget)
 
 
-def _evaluation(options: Mapping[str, Any]) -> Evaluation:
-    known = ("num_samples", "proposal", "limit", "seed")
+def evaluation_of(options: Mapping[str, Any]) -> Evaluation:
+    """An evaluation from its options.
+
+    Raises:
+        UserError: an option that there is not.
+    """
+    known = ("num_samples", "proposal", "limit", "gaps", "seed")
     for name in options:
         if name not in known:
             raise UserError(f"study: evaluation has no option {name!r}; it takes {', '.join(known)}")

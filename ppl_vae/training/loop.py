@@ -81,7 +81,8 @@ def fit(
 
     Returns:
         A dictionary for each epoch: epoch, step, train_bound, valid_bound (of the objective with its own beta) and
-        valid_elbo, in nats per example, the beta and the lr of its last step, seconds; ``lrs`` of groups that differ.
+        valid_elbo, in nats per example, the beta and the lr of its last step, seconds; train_seconds, of all steps so
+        far, as ``seconds=`` counts them; ``lrs`` of groups that differ.
 
     Raises:
         UserError: an option that makes no sense; DataError, PairError, RunError: the data, the pair, the folder.
@@ -187,6 +188,7 @@ class Loop:
         trainer.svi.check()
         if self.epoch_loss is None:
             raise DataError("the loader gave no batch")
+        self._await_device()
         ranks.broadcast(list(trainer.pair.buffers()))  # such as batch norm's averages, which are of a rank's shards
         row = self._row(self.epoch_loss, began)
         self._end(row)
@@ -205,11 +207,11 @@ class Loop:
             Whether it was the last that the configuration allows.
         """
         state = self.state
-        began = time.monotonic()
+        began = self.clock()
         loss = self.trainer.step(batch, state)
-        if self.trainer.config.seconds is not None and self.trainer.device.type == "cuda":
-            torch.cuda.synchronize(self.trainer.device)  # else the time is that of queueing
-        state.seconds += time.monotonic() - began if self.is_warm else 0.0
+        state.seconds += self.clock() - began if self.is_warm else 0.0
+        if self.trainer.config.seconds is not None:
+            self._await_device()
         self.is_warm = True
         state.step += 1
         state.batch += 1
@@ -225,6 +227,18 @@ class Loop:
             self.trainer.svi.check()
             self.save()
         return finished
+
+    def clock(self) -> float:
+        """Seconds: those of this thread alone where it does all the work, so that no other program counts."""
+        alone = self.trainer.device.type == "cpu" and torch.get_num_threads() == 1
+        return time.thread_time() if alone else time.monotonic()
+
+    def _await_device(self) -> None:
+        """Count the work that a GPU has still to do, which until now was only queued."""
+        if self.trainer.device.type == "cuda":
+            began = self.clock()
+            torch.cuda.synchronize(self.trainer.device)
+            self.state.seconds += self.clock() - began if self.is_warm else 0.0
 
     def save(self, done: bool = False) -> None:
         """Write a checkpoint."""
@@ -246,7 +260,7 @@ class Loop:
             **validate(trainer.pair, trainer.svi, self.held, trainer.config.seed, weight.base),
             "beta": weight.base * weight.factor(state.step - 1), "lr": lrs[0],
             **({"lrs": list(lrs)} if len(set(lrs)) > 1 else {}),
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(time.monotonic() - began, 3), "train_seconds": round(state.seconds, 3),
         }  # fmt: skip
 
     def _end(self, row: dict[str, Any]) -> None:
