@@ -123,8 +123,8 @@ def sparkline(values: Sequence[float], about: str = "") -> Drawing:
     """A line through values, its last one marked; what is not finite is left out.
 
     Example:
-        >>> sparkline([1.0, 2.0, 4.0], "training bound")[:53]
-        '<svg role="img" aria-label="training bound from 1 to 4'
+        >>> "training bound from 1 to 4" in sparkline([1.0, 2.0, 4.0], "training bound")
+        True
         >>> sparkline([float("nan")])
         ''
     """
