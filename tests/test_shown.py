@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -132,3 +133,39 @@ def test_a_pair_shows_its_options_and_counts_its_parameters() -> None:
     def model_of(x: object = None) -> None: ...
 
     assert "parameters=0 (model 0, guide 0)" in repr(pv.Pair(model_of, model_of))
+
+
+def study_of(means: dict[str, list[float]]) -> pv.Study:
+    """A study whose runs have log p(x) of a mean and a scatter over 20 examples that all share."""
+    examples = torch.linspace(-1, 1, 20, dtype=torch.float64)
+
+    def cell(mean: float) -> dict[str, object]:
+        log_px = mean + examples
+        bounds = {"log_px": log_px, "elbo": log_px - 1, "mean_log_w": log_px - 1, "unreliable": log_px > 1e9}
+        return {"status": "done", **bounds, "steps": 1, "train_seconds": 1.0, "history": []}
+
+    results = {name: {seed: cell(mean) for seed, mean in enumerate(some)} for name, some in means.items()}
+    seeds = tuple(range(max(map(len, means.values()))))
+    evaluation = {"split": "test", "num_samples": 10, "proposal": "guide"}
+    return pv.Study({}, seeds, next(iter(means)), results, Path(), {"epochs": 1}, evaluation, {})
+
+
+def test_a_study_draws_each_difference_on_one_axis() -> None:
+    found = study_of({"a": [0.0, 0.1, 0.2], "b": [1.0, 1.2, 1.1], "c": [-0.5, -0.3, -0.4]})
+    assert repr(found) == str(found)
+    drawings = list(inside(found._repr_html_()).iter("{http://www.w3.org/2000/svg}svg"))
+    assert len(drawings) == 2  # none of the reference
+    places = {}
+    for name, drawing in zip("bc", drawings, strict=True):
+        zero, line = drawing.iter("{http://www.w3.org/2000/svg}line")
+        places[name] = [float(line.attrib[end]) - float(zero.attrib["x1"]) for end in ("x1", "x2")]
+    ends = {name: (one.low, one.high) for name, one in found.compare().items()}
+    scale = places["b"][1] / ends["b"][1]
+    for name in "bc":
+        assert places[name] == pytest.approx([scale * end for end in ends[name]], abs=0.2)
+
+
+def test_a_study_of_one_seed_shows_that_it_tells_nothing() -> None:
+    html = study_of({"a": [0.0], "b": [1.0]})._repr_html_()
+    inside(html)
+    assert "one seed proves nothing" in html

@@ -6,14 +6,20 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-STYLE = (
-    "<style>.ppl-vae{overflow-x:auto;font-size:.9em}.ppl-vae table{border-collapse:collapse;width:auto;margin:0;"
-    "color:inherit;background:none;font-variant-numeric:tabular-nums}.ppl-vae tr,.ppl-vae th,.ppl-vae td{color:inherit;"
-    "background:none;border:0;padding:.2em .7em;text-align:right;white-space:nowrap}.ppl-vae .text{text-align:left;"
-    "white-space:normal}.ppl-vae thead th{border-bottom:1px solid currentColor;font-weight:600}.ppl-vae p{"
-    "margin:.4em 0 0;max-width:60em}.ppl-vae pre{white-space:pre-wrap;color:inherit;background:none;margin:0}"
-    ".ppl-vae svg{vertical-align:middle}</style>"
-)  # no color of its own: it reads on a light page and on a dark one
+# no color of its own: it reads on a light page and on a dark one
+STYLE = """<style>
+.ppl-vae {overflow-x: auto; font-size: .9em}
+.ppl-vae table {border-collapse: collapse; width: auto; margin: 0; font-variant-numeric: tabular-nums}
+.ppl-vae table, .ppl-vae tr, .ppl-vae th, .ppl-vae td, .ppl-vae pre {color: inherit; background: none; border: 0}
+.ppl-vae th, .ppl-vae td {padding: .2em .4em; text-align: right; white-space: nowrap}
+.ppl-vae .text {text-align: left; white-space: normal}
+.ppl-vae td:first-child {white-space: nowrap}
+.ppl-vae thead th {border-bottom: 1px solid currentColor; font-weight: 600}
+.ppl-vae p {margin: .4em 0 0; max-width: 60em}
+.ppl-vae pre {white-space: pre-wrap; margin: 0; padding: 0}
+.ppl-vae svg {vertical-align: middle}
+</style>
+"""
 POINTS = 200  # of a line at most: more are not seen
 
 
@@ -170,12 +176,12 @@ def interval(low: float, middle: float, high: float, reach: float) -> Drawing:
         return Drawing("")
 
     def place(value: float) -> str:
-        return f"{70 + 64 * min(max(value / reach, -1), 1):.1f}"
+        return f"{50 + 46 * min(max(value / reach, -1), 1):.1f}"
 
     left, right = place(-math.inf if math.isnan(low) else low), place(math.inf if math.isnan(high) else high)
     return _svg(
-        140, 16, f"{middle:.3g}, interval from {low:.3g} to {high:.3g}",
-        '<line x1="70" x2="70" y1="0" y2="16" stroke="currentColor" stroke-opacity="0.4"/>'
+        100, 16, f"{middle:.3g}, interval from {low:.3g} to {high:.3g}",
+        '<line x1="50" x2="50" y1="0" y2="16" stroke="currentColor" stroke-opacity="0.4"/>'
         f'<line x1="{left}" x2="{right}" y1="8" y2="8" stroke="currentColor" stroke-width="2"/>'
         f'<circle cx="{place(middle)}" cy="8" r="3.5" fill="currentColor"/>',
     )  # fmt: skip
