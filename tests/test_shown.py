@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ppl_vae as pv
+from ppl_vae.common import progress
 from ppl_vae.common.shown import Drawing, bars, interval, lines, sparkline, table
 
 
@@ -169,3 +170,11 @@ def test_a_study_of_one_seed_shows_that_it_tells_nothing() -> None:
     html = study_of({"a": [0.0], "b": [1.0]})._repr_html_()
     inside(html)
     assert "one seed proves nothing" in html
+
+
+def test_a_bar_is_text_in_a_notebook_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There rich would show a warning in place of a bar; and the widget where it can be shown."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    for installed in (True, False):
+        monkeypatch.setattr(progress, "find_spec", lambda name, found=installed: found or None)
+        assert progress.bar(True).console.is_jupyter == installed
