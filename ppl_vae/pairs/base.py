@@ -142,7 +142,7 @@ class Pair(nn.Module):
 
     def facts(self) -> dict[str, str]:
         """Name, options, shape of an example and numbers of parameters, as text."""
-        options = {k: f"{v!r:.60}" for k, v in (self.config or {}).items() if k != "data_shape"}
+        options = {k: f"{v!r:.60}" for k, v in (self.config or {}).items()}
         sizes = {"model": _size(self.model), "guide": _size(self.guide)}
         whole = _size(self)
         parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
