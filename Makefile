@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 # when it has done its own
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test lint types doctest readme pages figures docs check bench clean
+.PHONY: demo test lint types doctest readme pages figures docs notebooks check bench clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
@@ -40,6 +40,10 @@ figures: .venv/ready-dev
 docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+# execute the notebooks of the docs and store their outputs; make notebooks NOTEBOOKS=own_pair
+notebooks: .venv/ready-docs
+	$(BIN)/python docs/notebooks/store.py $(NOTEBOOKS)
 
 check: test lint types pages docs
 

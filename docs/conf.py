@@ -16,10 +16,17 @@ author = "The ppl_vae authors"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+
+nb_execution_mode = "force"  # what a notebook shows is what the code of this commit gives
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds for a cell
+nb_execution_show_tb = True
+nb_output_stderr = "remove"  # progress, and warnings of other libraries
+nb_merge_streams = True
 
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"

@@ -58,6 +58,7 @@ _NAMES = {
     "strategies.study": ("study",),
     "training.check": ("check_pair",),
     "training.config": ("FitConfig",),
+    "training.history": ("History",),
     "training.loop": ("fit",),
     "training.svi": ("SVI",),
 }
@@ -145,6 +146,7 @@ if TYPE_CHECKING:
     from .strategies.study import study as study
     from .training.check import check_pair as check_pair
     from .training.config import FitConfig as FitConfig
+    from .training.history import History as History
     from .training.loop import fit as fit
     from .training.svi import SVI as SVI
 

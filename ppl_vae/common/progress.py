@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from . import ranks
 from .rng import quiet_import
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
+
+
+def _console() -> Console:
+    """Standard error; as plain text in a notebook without ipywidgets, where rich would show a warning and no bar."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        return Console(stderr=True, force_jupyter=False, force_terminal=True, width=100)
+    return console
 
 
 def bar(enabled: bool) -> Progress:
     """A bar with a count, the time left, and a text; only rank 0 shows it, and only where enabled."""
     quiet_import("rich.console")
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
@@ -24,6 +35,6 @@ def bar(enabled: bool) -> Progress:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         TextColumn("{task.fields[info]}"),
-        console=Console(stderr=True),
+        console=_console(),
         disable=not (enabled and ranks.first()),
     )

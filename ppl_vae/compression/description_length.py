@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.rng import forked, reseed, seed_for
+from ..common.shown import Shown
 from ..likelihood.result import mean_size
 from ..scoring import observed, terms
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
@@ -22,8 +23,8 @@ from ..scoring.validity import refuse_outside, refuse_unweighable
 ROWS = 8192  # particles times examples that are scored at once
 
 
-@dataclass(eq=False)
-class DescriptionLength:
+@dataclass(eq=False, repr=False)
+class DescriptionLength(Shown):
     r"""The bits that a pair needs for each example, on average over its guide; (N,) float64 on the CPU.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..common.shown import Shown
 from . import uniformity
 from .uniformity import Array, Shape, shape
 
@@ -20,8 +21,8 @@ NOT_TESTED = -1  # the rank of a masked entry
 DENSITIES = ("log p(x|z)", "log p(x,z)", "log w")  # quantities of all latents together
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Shown):
     """Ranks of exact posterior draws among the draws of a method, for each simulated example and test quantity.
 
     Where the method draws from the posterior, each rank is uniform on 0, ..., L.
@@ -145,22 +146,40 @@ class Calibration:
             found.append(f"{'' if kinds else 'each latent by itself is right, but '}all latents together are off")
         return f"{self.method} does not draw from the posterior: {', '.join(found)}, on {on}."
 
-    def __str__(self) -> str:
+    def cells(self) -> list[list[str]]:
+        """The table as text, its head first: the quantities of the smallest p-values."""
         worst = sorted(self.quantities, key=lambda name: self.p_values[name])[:SHOWN]
-        level = self.coverage(self.quantities[0])[2][0]
-        lines = [self.sentence(), f"{'quantity':<16}{'p':>9}{f'{100 * level:.0f} %':>8}  the draws are"]
+        cells = [["quantity", "p", f"{100 * self._nominal:.0f} %", "the draws are"]]
         for name in sorted(worst, key=self.quantities.index):
             p = self.p_values[name]
             shown = "<1e-9" if p < 1e-9 else f"{p:.2g}"
-            lines.append(f"{name:<16}{shown:>9}{100 * self.coverage(name)[2][1]:>7.1f}%  {self.verdict(name)}")
-        rest = len(self.quantities) - len(worst)
-        lines += [f"and {rest} more with larger p-values"] if rest else []
+            cells.append([name, shown, f"{100 * self.coverage(name)[2][1]:.1f}%", self.verdict(name)])
+        return cells
+
+    @property
+    def _nominal(self) -> float:
+        """The level of the intervals in the table."""
+        return self.coverage(self.quantities[0])[2][0]
+
+    def _rules(self) -> list[str]:
+        """How the table is read, and what so many examples find."""
         n = len(self.quantities)
-        lines.append(
+        rest = [f"and {n - SHOWN} more with larger p-values"] if n > SHOWN else []
+        return [
+            *rest,
             f"p is that of one quantity, and {1 - self.level:.2g} its limit (5 % for all {n} together); "
-            f"{100 * level:.0f} %: how many intervals of that level, of {self.num_samples} draws, hold the exact draw."
-        )
-        return "\n".join([*lines, self.power()])
+            f"{100 * self._nominal:.0f} %: how many intervals of that level, of {self.num_samples} draws, hold the "
+            f"exact draw.",
+            self.power(),
+        ]
+
+    def notes(self) -> list[str]:
+        """The verdict, and how the table is read."""
+        return [self.sentence(), *self._rules()]
+
+    def __str__(self) -> str:
+        rows = [f"{name:<16}{p:>9}{share:>8}  {verdict}" for name, p, share, verdict in self.cells()]
+        return "\n".join([self.sentence(), *rows, *self._rules()])
 
     def power(self) -> str:
         """What so many examples find, in a sentence."""

@@ -14,6 +14,7 @@ from ..common.entry import entry_point
 from ..common.errors import PairError, UserError
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
+from ..common.shown import Shown
 from ..likelihood.estimators import log_mean
 from ..scoring import programs, trace
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
@@ -23,8 +24,8 @@ from .posterior import BLOCK, METHODS
 FINITE = 0.25  # the Pareto k below which the second moment of the weights has an estimate of finite variance
 
 
-@dataclass(frozen=True, eq=False)
-class ErrorBounds:
+@dataclass(frozen=True, eq=False, repr=False)
+class ErrorBounds(Shown):
     """Upper bounds on the distance between the guide and the posterior of each example; (N,) float64 each.
 
     Attributes:

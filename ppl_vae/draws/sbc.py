@@ -82,7 +82,8 @@ def sbc(
     2022, arXiv:2211.02383.
 
     Example:
-        >>> import ppl_vae as pv
+        >>> import torch, ppl_vae as pv
+        >>> _ = torch.manual_seed(0)
         >>> pair = pv.build("linear", data_shape=(5,), latent=2, guide="exact")
         >>> found = pv.sbc(pair, num_data=100, num_samples=19)
         >>> found.quantities, found.calibrated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
@@ -25,9 +26,18 @@ def need(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+class NotebookFigure(Figure):
+    """A figure that belongs to no window, and that a notebook shows, with or without ``%matplotlib``."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    """A figure that belongs to no window, with one axes."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    """A figure with one axes."""
+    figure = NotebookFigure(figsize=(width, height), dpi=DPI, layout="constrained")
     ax = figure.add_subplot()
     ax.spines[["top", "right"]].set_visible(False)
     return figure, ax

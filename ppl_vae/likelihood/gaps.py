@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import UserError
+from ..common.shown import Shown
 from ..guides.refined import Refined
 from ..scoring.inputs import as_data, everything
 from ..scoring.quantity import refuse_binarised
@@ -26,8 +27,8 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Gaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaps(Shown):
     """The ELBO of a guide, of the best diagonal and full Gaussian, and log p(x): for each example, in nats.
 
     Attributes:
@@ -68,14 +69,22 @@ class Gaps:
             rows.append({"gap": name, "mean": mean, "se": se, "mc_error": mc, "price_of": price})
         return rows
 
-    def __str__(self) -> str:
-        lines = [f"{'gap':<14}{'nats':>9}{'SE (data)':>11}{'SE (MC)':>9}  the price of"]
+    def cells(self) -> list[list[str]]:
+        """The table as text, its head first."""
+        cells = [["gap", "nats", "SE (data)", "SE (MC)", "the price of"]]
         for r in self.table():
             se, mc = ("-" if r[k] is None else f"{r[k]:.3f}" for k in ("se", "mc_error"))
-            lines.append(f"{r['gap']:<14}{r['mean']:>9.3f}{se:>11}{mc:>9}  {r['price_of']}")
+            cells.append([r["gap"], f"{r['mean']:.3f}", se, mc, r["price_of"]])
+        return cells
+
+    def notes(self) -> list[str]:
+        """What the gaps are up to."""
         n, bad = len(self.log_px), int(self.log_px.unreliable.sum())
-        lines.append(f"{n} examples; {self.log_px.name} by {self.log_px.proposal}, unreliable for {bad} of them")
-        return "\n".join(lines)
+        return [f"{n} examples; {self.log_px.name} by {self.log_px.proposal}, unreliable for {bad} of them"]
+
+    def __str__(self) -> str:
+        line = "{:<14}{:>9}{:>11}{:>9}  {}"
+        return "\n".join([*(line.format(*row) for row in self.cells()), *self.notes()])
 
 
 @entry_point

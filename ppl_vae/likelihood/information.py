@@ -15,6 +15,7 @@ from ..common.errors import PairError, UserError
 from ..common.fields import joined
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
+from ..common.shown import Shown, bars
 from ..scoring import densities, terms
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
 from ..scoring.kinds import has_mask, mean_of
@@ -47,8 +48,8 @@ class Layer:
         return self.variance > ACTIVE
 
 
-@dataclass(frozen=True, eq=False)
-class Information:
+@dataclass(frozen=True, eq=False, repr=False)
+class Information(Shown):
     """What the latents of a pair tell about its data, in nats.
 
     Attributes:
@@ -102,13 +103,26 @@ class Information:
             count, size = int(layer.active.sum()), len(layer.active)
             used = f"{count} of {size} dimensions active" if count else f"collapsed: none of {size} dimensions active"
             lines.append(f"{name}: KL {float(layer.kl.mean()):.3f} nats; {used}")
+        return "\n".join([*lines, *self.notes()])
+
+    def drawn(self) -> list[list[str]]:
+        """A row for each latent site, with the KL of each of its dimensions as a bar, largest first."""
+        cells = [["latent", "KL (nats)", "active dimensions", "KL of each dimension"]]
+        for name, layer in self.layers.items():
+            each = [] if layer.per_dimension is None else layer.per_dimension.sort(descending=True).values.tolist()
+            active = f"{int(layer.active.sum())} of {len(layer.active)}"
+            drawing = bars(each, "KL of each dimension in nats")
+            cells.append([name, f"{float(layer.kl.mean()):.3f}", active, drawing])
+        return cells
+
+    def notes(self) -> list[str]:
+        """The mutual information, beside the most that so many examples can show."""
         most = math.log(len(self.log_ratio))
         near = "; near its largest value, so that more examples would give more" if self.near_largest else ""
-        lines.append(
+        return [
             f"mutual information of x and z {self.mutual_information:.3f} ± {self.error:.3f} nats of at most "
             f"{most:.3f} for {len(self.log_ratio)} examples{near}; KL(q(z) || p(z)) {self.marginal_kl:.3f}"
-        )
-        return "\n".join(lines)
+        ]
 
     @property
     def near_largest(self) -> bool:

@@ -16,6 +16,7 @@ from ..common.entry import entry_point
 from ..common.errors import DataError, RunError, UserError
 from ..common.registry import ROWS
 from ..common.rng import forked
+from ..common.shown import Shown
 from ..data.splits import Split
 from ..scoring import programs, trace
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, to_device
@@ -33,8 +34,8 @@ Pass = tuple[Proposal, int, dict[str, Estimator]]  # the rows that share weights
 Work = tuple[tuple[str, ...], Callable[[], Sequence[Estimate]]]  # the rows, and what makes them
 
 
-@dataclass(frozen=True, eq=False)
-class Panel:
+@dataclass(frozen=True, eq=False, repr=False)
+class Panel(Shown):
     """Estimates of log p(x) for the same data, by row, and the seconds that each took.
 
     Estimators of the same weights share one pass, and its time.
@@ -126,7 +127,11 @@ class Panel:
 
     def __str__(self) -> str:
         line = f"{{:<{self._width}}} {{:<8}}{{:>13}}{{:>11}}{{:>9}}{{:>12}}{{:>9}}{{:>9}}"
-        return "\n".join([*(line.format(*row) for row in self.cells()), *self.left_out(), *self.sentences()])
+        return "\n".join([*(line.format(*row) for row in self.cells()), *self.notes()])
+
+    def notes(self) -> list[str]:
+        """The rows that are missing, and what the others say."""
+        return [*self.left_out(), *self.sentences()]
 
     @property
     def _width(self) -> int:

@@ -11,6 +11,7 @@ from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from ..common.errors import UserError
+from ..common.shown import Shown
 from ..scoring.quantity import LOG_PX
 from . import intervals
 from .diagnostics import khat_threshold, min_samples
@@ -26,8 +27,8 @@ SIDES = {
 SOURCES = ("guide", "refined", "ais")  # the stages of the proposal "auto"
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate(Shown):
     """log p(x) of each example, in nats, with its error and its diagnostics; all (N,) float64 on the CPU.
 
     Which side of the truth ``log_px`` lies on is said by ``side``. By default it is a lower bound in expectation:
@@ -206,19 +207,45 @@ class Estimate:
         return found | ({"custom": self.custom} if self.custom else {})
 
     def __str__(self) -> str:
+        figures = (
+            f"{self.name} {float(self.log_px.mean()):.3f} ± {self.data_error:.3f} nats ({SIDES[self.side]}; "
+            f"{self._how()}K = {self.num_samples}, seed {self.seed}, {len(self)} examples)\n"
+            f"{self._mean} {float(self.elbo.mean()):.3f} nats; {self.bits_per_dim:.4f} bits/dim; "
+            f"smallest ESS {float(self.ess.min()):.1f}"
+        )
+        return "\n".join([figures, *self.notes()])
+
+    def cells(self) -> list[list[str]]:
+        """The figures of an evaluation, a row each, under a head without words."""
+        about = f"{self._how()}K = {self.num_samples}, seed {self.seed}, {len(self)} examples"
+        se = f" ± {self.data_error:.3f}" if len(self) > 1 else ""
+        largest = self.summary()["khat_max"]
+        k = ("exact" if self.side == "exact" else "none") if largest is None else f"{largest:.2f}"
+        bad = 100 * float(self.unreliable.double().mean())
+        return [
+            ["", "", ""],
+            [self._mean, f"{float(self.elbo.mean()):.3f} nats", about],
+            [self.name, f"{float(self.log_px.mean()):.3f}{se} nats", SIDES[self.side]],
+            ["bits per dimension", f"{self.bits_per_dim:.4f}", ""],
+            ["smallest ESS", f"{float(self.ess.min()):.1f}", f"of {self.num_samples}"],
+            ["largest Pareto k", k, f"{bad:.1f} % of the examples unreliable"],
+        ]
+
+    def notes(self) -> list[str]:
+        """How far to trust it; and the stages of ``"auto"`` that do not apply."""
+        return [self._trust(), *(f"without {name}: {why}" for name, why in self.left_out.items())]
+
+    @property
+    def _mean(self) -> str:
+        return "ELBO" if self.proposal == "guide" else "mean log weight"
+
+    def _how(self) -> str:
+        """What is not as by default, before the number of samples."""
+        sources = ", ".join(f"{n} {name}" for name, n in self.sources.items())
         how = "" if self.estimator in ("iwae", "ais") else f"{self.estimator}, "
         how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         how += "" if self.precision == "float32" else f"{self.precision} products, "
-        mean = "ELBO" if self.proposal == "guide" else "mean log weight"
-        sources = ", ".join(f"{n} {name}" for name, n in self.sources.items())
-        how += f"{sources}; " if sources else ""
-        return (
-            f"{self.name} {float(self.log_px.mean()):.3f} ± {self.data_error:.3f} nats ({SIDES[self.side]}; {how}"
-            f"K = {self.num_samples}, seed {self.seed}, {len(self)} examples)\n"
-            f"{mean} {float(self.elbo.mean()):.3f} nats; {self.bits_per_dim:.4f} bits/dim; "
-            f"smallest ESS {float(self.ess.min()):.1f}\n{self._trust()}"
-            + "".join(f"\nwithout {name}: {why}" for name, why in self.left_out.items())
-        )
+        return how + (f"{sources}; " if sources else "")
 
     def _trust(self) -> str:
         """What Pareto k says of the estimate, in a line."""

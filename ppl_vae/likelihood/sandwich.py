@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..common.fields import X
+from ..common.shown import Shown
 from ..scoring.quantity import LOG_PX
 
 
-@dataclass(eq=False)
-class Sandwich:
+@dataclass(eq=False, repr=False)
+class Sandwich(Shown):
     """log p(x) of simulated data between two bounds, in nats; (N,) float64 each.
 
     Attributes:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..common.choices import Choice, checked, record
 from ..common.custom import origin
 from ..common.errors import UserError
 from ..common.numbers import convert, plain
 from ..common.registry import pairs, resolve
+from ..common.shown import table
 
 
 class Stock(NamedTuple):
@@ -137,8 +140,28 @@ class Pair(nn.Module):
             setattr(pair, name, getattr(self, name))
         return pair.train(self.training)
 
+    def facts(self) -> dict[str, str]:
+        """Name, options, shape of an example and numbers of parameters, as text."""
+        options = {k: f"{v!r:.60}" for k, v in (self.config or {}).items()}
+        sizes = {"model": _size(self.model), "guide": _size(self.guide)}
+        whole = _size(self)
+        parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        shared = f"; {n:,} in both" if (n := sum(sizes.values()) - whole) > 0 else ""
+        shape = {} if self.data_shape is None else {"data_shape": repr(self.data_shape)}
+        return {"name": repr(self.name), **options, **shape, "parameters": f"{whole:,} ({parts}{shared})"}
+
     def extra_repr(self) -> str:
-        return f"name={self.name!r}"
+        return "\n".join(f"{name}={text}" for name, text in self.facts().items())
+
+    def _repr_html_(self) -> str:
+        rows = [["", ""], *([name, text] for name, text in self.facts().items())]
+        return table(rows, more=f"<details><summary>modules</summary><pre>{escape(repr(self))}</pre></details>")
+
+
+def _size(program: Any) -> int:
+    """Numbers in the parameters of a module, or of the object of a bound method; 0 of a function."""
+    owner = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
+    return sum(p.numel() for p in owner.parameters() if not is_lazy(p)) if isinstance(owner, nn.Module) else 0
 
 
 def _is_program(guide: Choice) -> bool:

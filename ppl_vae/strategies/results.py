@@ -13,6 +13,7 @@ import numpy as np
 
 from ..common.errors import UserError
 from ..common.files import writable, write_bytes, write_text
+from ..common.shown import Shown, interval
 from ..likelihood.gaps import NAMES as CAUSES
 from . import tables
 from .curves import curve, first
@@ -21,8 +22,8 @@ from .statistics import Array, Comparison, against, paired
 QUANTITIES = ("log_px", "elbo", "gap")
 
 
-@dataclass(frozen=True, eq=False)
-class Study:
+@dataclass(frozen=True, eq=False, repr=False)
+class Study(Shown):
     """What :func:`ppl_vae.study` found; :func:`load_study` reads it from its folder.
 
     Attributes:
@@ -273,8 +274,21 @@ class Study:
         width = max(8, *(len(name) for name in self.results))
         line = f"{{:<{width}}}  {{:>5}}{{:>11}}{{:>8}}{{:>9}}{{:>8}}{{:>12}}{{:>18}}{{:>9}}  {{:<12}}"
         lines = [line.format(*row).rstrip() for row in self.cells()]
+        return "\n".join([*lines, *self.notes()])
+
+    def drawn(self) -> list[list[str]]:
+        """The table with each interval as a drawing, on one axis with a line at zero; its ends are in the sentences."""
+        head, *rows = self.cells()
+        found = [(r["low"], r["diff"], r["high"]) for r in self.table()]
+        reach = max((abs(end) for ends in found for end in ends if end is not None), default=0.0)
+        drawings = ["" if diff is None else interval(_end(low), diff, _end(high), reach) for low, diff, high in found]
+        at = head.index("95 %")
+        return [head, *([*r[:at], d, *r[at + 1 :]] for r, d in zip(rows, drawings, strict=True))]
+
+    def notes(self) -> list[str]:
+        """What the table says, and of what it is."""
         about = f"nats; {self._about()}; intervals and p-values together at 5 %, paired by seed and example"
-        return "\n".join([*lines, *self.sentences(), about])
+        return [*self.sentences(), about]
 
     def _about(self) -> str:
         budget = ", ".join(f"{amount:g} {kind.replace('_', ' ')}" for kind, amount in self.budget.items())
@@ -342,6 +356,11 @@ def _seeds(seeds: list[int]) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _end(value: float | None) -> float:
+    """The end of an interval; one that is not known reaches out of the drawing."""
+    return math.nan if value is None else value
 
 
 def _shown(value: float | None, places: int) -> str:

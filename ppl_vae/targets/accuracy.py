@@ -15,6 +15,7 @@ from ..common.entry import entry_point
 from ..common.errors import UserError
 from ..common.progress import bar
 from ..common.registry import ROWS, TARGETS
+from ..common.shown import Shown
 from ..likelihood.panel import Panel, panel
 from ..likelihood.result import Estimate
 from .base import Target, make, names as all_names
@@ -29,8 +30,8 @@ OTHER = ("elbo", "cubo")  # whose intervals are for a bound, not for log p(x)
 Run = tuple[Tensor, Panel]  # of one repetition: log p(x), and the estimates
 
 
-@dataclass(frozen=True, eq=False)
-class Accuracy:
+@dataclass(frozen=True, eq=False, repr=False)
+class Accuracy(Shown):
     """How far estimates are from the truth on each target, and whether they say so.
 
     Attributes:
@@ -75,12 +76,16 @@ class Accuracy:
     def __str__(self) -> str:
         width = max(10, *(len(r["estimator"]) + 2 for r in self.rows))
         line = f"{{:<22}}{{:<{width}}}" + "{:>10}{:>10}{:>10}{:>12}{:>11}{:>8}"
+        return "\n".join([*(line.format(*row).rstrip() for row in self.cells()), *self.notes()])
+
+    def notes(self) -> list[str]:
+        """The rows that do not apply, and how the table is read."""
         left = [f"{r['target']}: {r['estimator']} does not apply: {r['reason']}" for r in self.rows if r["reason"]]
         about = (
             f"nats; {self.num_data * self.repeats} examples a target, K = {self.num_samples}, seed {self.seed}; "
             f"coverage of 95 % intervals, of the examples that are not unreliable; ! where below 90 %, not by chance"
         )
-        return "\n".join([*(line.format(*row).rstrip() for row in self.cells()), *left, about])
+        return [*left, about]
 
 
 def _nats(value: float | None) -> str:

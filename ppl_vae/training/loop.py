@@ -31,9 +31,10 @@ from ..scoring.inputs import Needs, device_and_dtype, modes_kept
 from ..scoring.param_store import unmoved
 from .check import check_data
 from .config import FitConfig, names, refuse_unknown
+from .history import History
 from .progress import Display, deferred_interrupt
 from .replay import explain
-from .resume import Checkpoints, History, State, shards_of
+from .resume import Checkpoints, State, shards_of
 from .svi import READ_EVERY
 from .trainer import Trainer
 from .validation import HeldOut, held_out, validate

@@ -23,8 +23,7 @@ from ..pairs.base import Pair
 from ..runs.folder import CONFIG, STATE, WEIGHTS, make_folder, read_config, write_config
 from ..runs.state import restore_state, state_tensors
 from .config import FitConfig, names
-
-History = list[dict[str, Any]]
+from .history import History
 
 
 @dataclass
@@ -38,7 +37,7 @@ class State:
     seconds: float = 0.0  # of training so far: without validation, checkpoints, and the first step of a process
     best_bound: float | None = None
     best_epoch: int = 0
-    history: History = field(default_factory=list)
+    history: History = field(default_factory=History)
     captured: str | None = None  # "all", "full" (batches) or "none": chosen at the start, kept when resumed
     products: str | None = None
     own_lr: list[float] | None = None  # base rate of each group; None in runs of older versions
@@ -46,6 +45,9 @@ class State:
     own_beta: float | None = None  # base weight of the KL term
     scheduler: Any = None  # state of a torch scheduler, packed
     frozen: list[str] | None = None  # parameters without a gradient
+
+    def __post_init__(self) -> None:
+        self.history = History(self.history)  # a list, where it was read from a file
 
 
 class Checkpoints:
