@@ -242,7 +242,7 @@ def trained(kind: str = "vae", **options: Any) -> tuple[Flat, list[dict[str, Any
                 p.add_(1.0)
     plain = {"epochs": 3, "batch_size": 16, "lr": 1e-2, "device": "cpu", "progress": False}
     history = pv.fit(pair, data, **plain | options)
-    return flat(pair), [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    return flat(pair), [{k: v for k, v in row.items() if "seconds" not in k} for row in history]
 
 
 def asked(options: dict[str, Any], kind: str = "vae") -> Any:

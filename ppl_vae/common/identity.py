@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ _KNOWN = {
     "ppl_vae",
 }  # identified by version
 _CHANGES = {"append", "extend", "insert", "pop", "clear", "add", "update", "setdefault"}  # a value in place
+Above: TypeAlias = tuple[Any, ...]  # classes that are described already, as a set; then the values that hold this one
 _HINTS = {"max_plate_nesting", "max_iarange_nesting"}  # set by Pyro in the first step
 
 
@@ -41,8 +42,8 @@ def describe(value: Any) -> Any:
 
     Numbers and texts are themselves. A function is its qualified name, the sha256 of its source (without comments and
     layout), and what it holds: defaults, closure, and the globals that it reads: numbers, texts, lists and dictionaries
-    of them, and functions as they are, other objects by their type. A partial is its function and arguments. An object
-    is its class and its plain settings; a tensor, its digest. Nothing here is ever run.
+    of them, functions and classes as they are, other objects by their type. A partial is its function and arguments.
+    An object is its class and its plain settings; a tensor, its digest. Nothing here is ever run.
 
     Example:
         >>> import functools, torch
@@ -51,7 +52,7 @@ def describe(value: Any) -> Any:
         >>> describe(lambda done: 1 - done) == describe(lambda done: 1.0)
         False
     """
-    return _described(value, ())
+    return _described(value, (set(),))
 
 
 def difference(then: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | None:
@@ -79,13 +80,13 @@ def difference(then: Any, now: Any, path: str = "") -> tuple[str, Any, Any] | No
     return None if then == now else (path, then, now)
 
 
-def _described(value: Any, above: tuple[int, ...]) -> Any:
+def _described(value: Any, above: Above) -> Any:
     value = plain(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if id(value) in above:  # a function that holds itself
+    if id(value) in above[1:]:  # a function that holds itself
         return {"name": "itself"}
     above = (*above, id(value))
     if isinstance(value, tuple | list):
@@ -110,10 +111,10 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, FunctionType):
         return _function(value, above)
     if isinstance(value, type):
-        return _class(value)
+        return _class(value, above)
     if isinstance(value, BuiltinFunctionType):
         return {"name": _name(value)}
-    about = _class(type(value))
+    about = _class(type(value), above)
     if isinstance(value, nn.Module):  # its weights are the run's, or move
         return about
     settings = {k: v for k, v in _attributes(value).items() if not k.startswith("_") and k not in _HINTS}
@@ -135,40 +136,53 @@ def _is_known(thing: Any) -> bool:
     return package in _KNOWN and "<lambda>" not in getattr(thing, "__qualname__", "")
 
 
-def _class(cls: type) -> dict[str, Any]:
-    if _is_known(cls):
+def _class(cls: type, above: Above) -> dict[str, Any]:
+    if _is_known(cls) or id(cls) in above[0]:
         return {"name": _name(cls)}
+    above[0].add(id(cls))
+    methods = {k: v for k, v in sorted(vars(cls).items()) if isinstance(v, FunctionType)}
     try:
         source = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(cls))))
     except (OSError, TypeError, SyntaxError):
-        source = repr([(k, _code(v.__code__)) for k, v in sorted(vars(cls).items()) if isinstance(v, FunctionType)])
-    above = {f"base {b.__qualname__}": _class(b) for b in cls.__bases__ if b is not object and not _is_known(b)}
-    return {"name": _name(cls), "sha256": _sha256(source), **above}
+        source = repr([(k, _code(v.__code__)) for k, v in methods.items()])
+    bases = {f"base {b.__qualname__}": _class(b, above) for b in cls.__bases__ if b is not object and not _is_known(b)}
+    held: dict[str, Any] = {}
+    for method in methods.values():
+        held |= _held(method)
+    used = {k: held[k] for k in sorted(held) if k != "__class__"}  # which super() reads
+    holds = {"holds": _described(used, above)} if used else {}
+    return {"name": _name(cls), "sha256": _sha256(source), **bases, **holds}
 
 
-def _function(function: FunctionType, above: tuple[int, ...]) -> dict[str, Any]:
-    is_known, code = _is_known(function), function.__code__
+def _function(function: FunctionType, above: Above) -> dict[str, Any]:
     about: dict[str, Any] = {"name": _name(function)}
-    if not is_known:
+    if not _is_known(function):
         about["sha256"] = _sha256(_source(function))
         if defaults := [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]:
             about["defaults"] = _described(defaults, above)
-    # what a function sets itself, such as a counter, is not part of its identity
+    if held := _held(function):
+        about["holds"] = _described(held, above)
+    return about
+
+
+def _held(function: FunctionType) -> dict[str, Any]:
+    """What a function reads from around it: its closure, and the globals that its code and the versions don't settle.
+
+    What it sets itself, such as a counter, is not part of its identity.
+    """
+    code = function.__code__
     writes = {i.argval for i in dis.get_instructions(code) if i.opname in ("STORE_DEREF", "STORE_GLOBAL")}
     writes |= _grown(code)
     held = {}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # not filled yet
             held[name] = cell.cell_contents
-    if not is_known:
+    if not _is_known(function):
         around = {n: function.__globals__[n] for n in _names(code) if n in function.__globals__}
         held |= {
             n: v if _has_value(v) else {"type": _name(type(v))} for n, v in around.items() if not _is_identified(v)
         }
-    held = {k: held[k] for k in sorted(held) if k not in writes}
-    if held:
-        about["holds"] = _described(held, above)
-    return about
+    return {k: held[k] for k in sorted(held) if k not in writes}
 
 
 def _names(code: CodeType) -> set[str]:
@@ -184,15 +198,15 @@ def _grown(code: CodeType) -> set[str]:
 
 
 def _is_identified(value: Any) -> bool:
-    """Whether the code and the versions of a run identify a global: a module, a class, or a known function."""
-    if isinstance(value, ModuleType | type | BuiltinFunctionType):
+    """Whether the code and the versions of a run identify a global: a module, or a known class or function."""
+    if isinstance(value, ModuleType | BuiltinFunctionType):
         return True
-    return isinstance(value, FunctionType) and _is_known(value)
+    return isinstance(value, FunctionType | type) and _is_known(value)
 
 
 def _has_value(value: Any) -> bool:
     """Whether the value of a global is part of the identity of a function that reads it; of others, the type is."""
-    if isinstance(value, FunctionType):
+    if isinstance(value, FunctionType | type):
         return True
     if isinstance(value, Mapping):
         return all(map(_has_value, value.values()))

@@ -6,17 +6,23 @@ import functools
 import hashlib
 import importlib
 import random
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .errors import UserError
 from .numbers import plain
 
+_DRAWS = re.compile(
+    "rand|uniform|normal|bernoulli|exponential_|cauchy_|geometric_|multinomial|orthogonal_|sparse_|poisson"
+)
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 
@@ -99,6 +105,36 @@ def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Ten
         )  # fmt: skip
         one, two = (one + 0x9E3779B9) & _WORD, (two + 0xBB67AE85) & _WORD
     return a, b, c, d
+
+
+class DrawsByShape(TorchFunctionMode):
+    """Inside, a draw depends on a seed, its function and shape, and how many such draws there were before, alone.
+
+    So the layers of two modules that agree in shape and order have the same initial weights, whatever other layers the
+    modules have. Seeds torch's generators; use inside :func:`forked`.
+
+    Example:
+        >>> with forked(), DrawsByShape(0):
+        ...     one = torch.randn(3)
+        >>> with forked(), DrawsByShape(0):
+        ...     _, two = torch.rand(5), torch.randn(3)
+        >>> bool((one == two).all())
+        True
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.counts: Counter[str] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if _DRAWS.search(name):
+            given = [tuple(v.shape) if isinstance(v, Tensor) else v for v in (*args, *kwargs.values())]
+            what = f"{name} {[v for v in given if isinstance(v, int | tuple)]}"
+            torch.manual_seed(seed_for(self.seed, what, self.counts[what]))
+            self.counts[what] += 1
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -35,7 +35,6 @@ class Cell:
         seed: of the weights, the order of the data and the noise of training.
         budget: one of ``BUDGETS`` and its amount; empty leaves the epochs of the strategy.
         evaluation: how it is evaluated.
-        like: the strategy whose initial weights it has, wherever name and shape are the same.
         out: the folder of the study.
         folder: its run folder, see :func:`folder_of`.
         about: the record of the evaluation.
@@ -48,7 +47,6 @@ class Cell:
     seed: int
     budget: Mapping[str, float]
     evaluation: Evaluation
-    like: Strategy
     out: Path
     folder: Path
     about: Mapping[str, Any]
@@ -63,17 +61,29 @@ def config_of(strategy: Strategy, seed: int, budget: Mapping[str, float], num_da
         return config
     [(kind, amount)] = budget.items()
     if kind == "decoder_evaluations":
-        draws = min(config.batch_size, num_data) * strategy.objective.draws
-        kind, amount = "steps", max(1, round(amount / draws))
+        size, examples = config.batch_size, amount / strategy.objective.draws
+        whole, rest = divmod(examples, num_data)
+        kind, amount = "steps", max(1, int(whole) * math.ceil(num_data / size) + round(rest / size))
     return config.replace(**{kind: amount if kind == "seconds" else int(amount)})
 
 
-def folder_of(out: Path, name: str, strategy: Strategy, like: Strategy, budget: Mapping[str, float], data: str) -> Path:
+def examples_seen(steps: int, num_data: int, size: int) -> int:
+    """How many examples the steps of a fit see, with a batch at the end of each epoch that may be smaller.
+
+    Example:
+        >>> examples_seen(4, 300, 299)
+        600
+    """
+    epochs, rest = divmod(steps, math.ceil(num_data / size))
+    return epochs * num_data + min(rest * size, num_data)
+
+
+def folder_of(out: Path, name: str, strategy: Strategy, budget: Mapping[str, float], data: str) -> Path:
     """The folder of the cells of a strategy: one that changes, or its budget or data, has another.
 
     Custom code counts by its source, which only the process that wrote it can read: workers are given the folder.
     """
-    facts = [strategy.record(), dict(budget), data, like.record()["options"]]
+    facts = [strategy.record(), dict(budget), data]
     plain = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in name)[:60].strip("-.") or "strategy"
     return out / f"{plain}-{digest(facts)}"
 
@@ -133,7 +143,7 @@ def _run(cell: Cell) -> dict[str, Any]:
 
 def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
     data = read_data(cell.out / DATA, cell.data)
-    pair = cell.strategy.build(data, cell.seed, cell.like)
+    pair = cell.strategy.build(data, cell.seed)
     folder = cell.folder
     resume = (folder / CONFIG).is_file()
     stored = {"data": data.name, "data_root": "data", "seed": data.seed, "stored": f"../../{DATA}"}
@@ -142,9 +152,11 @@ def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
     objective = cell.strategy.objective
     history = fit(pair, data, objective, config=config, run_dir=folder, resume=resume, record=record, progress=False)
     last = history[-1]
+    if last["step"] < config.warmup * math.ceil(len(data.train) / config.batch_size):
+        raise UserError(f"the budget ended within the warm-up, at beta = {last['beta']:.3g}; give more, or warmup=0")
     return evaluated(pair.eval(), data, cell.evaluation, folder) | {
         "steps": last["step"], "epochs": last["epoch"], "train_seconds": last["train_seconds"],
-        "decoder_evaluations": last["step"] * min(config.batch_size, len(data.train)) * objective.draws,
+        "decoder_evaluations": examples_seen(last["step"], len(data.train), config.batch_size) * objective.draws,
         "num_parameters": sum(p.numel() for p in pair.parameters()), "valid_elbo": _finite(last.get("valid_elbo")),
         "versions": versions(),
     }  # fmt: skip

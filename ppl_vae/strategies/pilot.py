@@ -36,12 +36,14 @@ def pilot(strategy: Strategy, data: Data, budget: Mapping[str, float], how: Eval
     torch.set_num_threads(1)
     try:
         config, pair = config_of(strategy, 0, budget, len(data.train)), strategy.build(data, 0)
-        began = time.perf_counter()
-        brief = config.replace(steps=None, seconds=SECONDS)
-        steps = fit(pair, data, strategy.objective, config=brief, progress=False)[-1]["step"]
-        per_step = (time.perf_counter() - began) / steps
-        whole = config.epochs * math.ceil(len(data.train) / config.batch_size) if config.steps is None else config.steps
-        training = per_step * whole if config.seconds is None else config.seconds
+        brief = config.replace(steps=None, seconds=SECONDS, warmup=0.0)
+        rows = fit(pair, data, strategy.objective, config=brief, progress=False)
+        of_epoch = math.ceil(len(data.train) / config.batch_size)
+        whole = config.epochs * of_epoch if config.steps is None else config.steps
+        of_step = rows[-1]["train_seconds"] / max(1, rows[-1]["step"] - 1)  # the first is not counted
+        besides = (sum(row["seconds"] for row in rows) - rows[-1]["train_seconds"]) / len(rows)  # such as validation
+        training = whole * of_step if config.seconds is None else config.seconds
+        training += besides * math.ceil(training / of_step / of_epoch)
         part = data.split(how.split).limit(how.limit)
         few, gaps = min(EXAMPLES, len(part)), min(EXAMPLES, how.gaps)
         evaluation = _seconds(pair, data, replace(how, limit=few, gaps=0)) * len(part) / few

@@ -117,7 +117,13 @@ class Study(Shown):
         """
         if not self.log_px:
             raise UserError("study: no cell was trained and evaluated" + self._why())
-        return max(self.log_px, key=lambda name: float(self.log_px[name].mean()))
+        whose = [n for n in self.log_px if self.quantity(n) == self.quantity(self._first)]
+        return max(whose, key=lambda name: float(self.log_px[name].mean()))
+
+    @property
+    def _first(self) -> str:
+        """The reference, or the first strategy that has estimates."""
+        return self.reference if self.reference in self.log_px else next(iter(self.log_px))
 
     def compare(self, other: str | None = None, of: str = "log_px") -> dict[str, Comparison]:
         """Each strategy against another one, simultaneously at 5 %: None takes the reference.
@@ -139,8 +145,13 @@ class Study(Shown):
         if other not in self.log_px:
             raise UserError(f"study: no cell of {other!r} was trained and evaluated" + self._why())
         slack = {} if of == "elbo" else self.slack
-        found = against(self._common(getattr(self, of)), other, slack=slack, chosen_after=other != self.reference)
+        same = {n: v for n, v in getattr(self, of).items() if self.quantity(n) == self.quantity(other)}
+        found = against(self._common(same), other, slack=slack, chosen_after=other != self.reference)
         return {name: one.flipped() for name, one in found.items()} if of == "gap" else found
+
+    def quantity(self, name: str) -> str:
+        """What the estimates of a strategy are of: ``"log p(x)"``, ``"log p(x | y)"`` or ``"log p(x, y)"``."""
+        return str(next(iter(self.done(name).values()))["quantity"])
 
     def _common(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Values of each strategy, those of the seeds that all have first."""
@@ -244,6 +255,11 @@ class Study(Shown):
         found = []
         if self.reference in self.log_px:
             found += [_sentence(one, self.slack) for one in self.compare().values()]
+            found += [
+                f"{name} estimates {self.quantity(name)}, which is not compared with {self.quantity(self.reference)}."
+                for name in self.log_px
+                if self.quantity(name) != self.quantity(self.reference)
+            ]
         bad = {r["strategy"]: r["unreliable"] for r in self.table() if r["unreliable"]}
         found += [
             f"{name}: {_percent(share)} of its examples are unreliable, and its log p(x) may lie "
@@ -254,6 +270,13 @@ class Study(Shown):
         for name, seed, why in self.failed:
             reasons.setdefault((name, why), []).append(seed)
         found += [f"{name} failed ({_seeds(seeds)}): {why}" for (name, why), seeds in reasons.items()]
+        found += [
+            f"{name}: its figures are those of the seeds that did not fail, which may be the better ones."
+            for name in dict.fromkeys(name for name, _, _ in self.failed)
+            if name in self.log_px
+        ]
+        for name, some in self.tuned.items():
+            found.append(f"{name}: {', '.join(f'{k}={v}' for k, v in some.items())}, chosen on the validation data.")
         if self.missing:
             found.append(f"{len(self.missing)} cells were not run yet; the same call runs them.")
         return found
@@ -340,10 +363,11 @@ def _sentence(one: Comparison, slack: Mapping[str, float]) -> str:
         return f"{one.strategy} is {one.verdict} than {one.other}: {ends}."
     if one.diff == 0 and one.se == 0:
         return f"{one.strategy} and {one.other} have the same figures."
-    if abs(one.diff) <= max(slack[one.strategy], slack[one.other]):
+    if 0 < abs(one.diff) <= slack[one.other if one.diff > 0 else one.strategy]:
         return f"{one.strategy} and {one.other} cannot be told apart: {ends}; unreliable examples may hide as much."
     size = max(abs(one.diff), 0.01)
-    seeds = one.paired.seeds_needed(size)
+    hidden = slack[one.other if one.diff > 0 else one.strategy]  # of which the verdict takes no account
+    seeds = one.paired.seeds_needed(max(size - hidden, 1e-6))
     seeds = None if seeds is None else max(seeds, one.paired.num_seeds + 1)
     tell = f"some {seeds} seeds would" if seeds else "on so few examples no number of seeds would"
     more = f"{tell} tell {size:.2f} nats"

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..common.choices import checked
 from ..common.errors import UserError
 from ..common.identity import describe
 from ..common.registry import pairs, resolve
-from ..common.rng import forked, seed_for
+from ..common.rng import DrawsByShape, forked, seed_for
 from ..objectives.base import Objective
 from ..objectives.names import objective as make_objective
 from ..pairs.base import Pair, build
@@ -97,30 +96,28 @@ class Strategy:
         skipped = (*OF_STUDY, "objective", "capture")
         return {
             "pair": describe(self.pair),
-            "options": describe(dict(self.options)),
+            "options": {name: _option(value) for name, value in self.options.items()},
             "objective": describe_loss(self.objective),
             "fit": {k: v for k, v in self.config.record().items() if k not in skipped},
         }
 
-    def build(self, data: Any, seed: int, like: Strategy | None = None) -> Pair:
-        """A pair with the weights of a seed; those of another strategy wherever name and shape are the same.
+    def build(self, data: Any, seed: int) -> Pair:
+        """A pair with the weights of a seed: the same in every strategy wherever shapes and their order agree.
 
         Args:
             data: what :func:`~ppl_vae.load_data` returns.
             seed: of the weights.
-            like: the other strategy.
         """
-        with forked(seed=seed_for(seed, "build")):
-            pair = build(self.pair, data=data, **self.options)
-        if like is None or (like.pair, like.options) == (self.pair, self.options):
-            return pair
-        with forked(seed=seed_for(seed, "build")):
-            other = build(like.pair, data=data, **like.options).state_dict()
-        with torch.no_grad():
-            for name, value in pair.state_dict().items():
-                if torch.is_tensor(value) and name in other and other[name].shape == value.shape:
-                    value.copy_(other[name])
-        return pair
+        with forked(), DrawsByShape(seed_for(seed, "build")):
+            return build(self.pair, data=data, **self.options)
+
+
+def _option(value: Any) -> Any:
+    """An option as facts; of a module, with its settings and its tensors, which no run has trained yet."""
+    if not isinstance(value, nn.Module):
+        return describe(value)
+    settings = {k: v for k, v in vars(value).items() if not k.startswith("_") and k != "training"}
+    return {**describe(value), "settings": describe(settings), "tensors": describe(dict(value.state_dict()))}
 
 
 def digest(facts: Any) -> str:
@@ -140,11 +137,33 @@ def grid(base: Strategy, **values: Sequence[Any]) -> dict[str, Strategy]:
         >>> list(pv.grid(pv.Strategy("vae"), latent=[2, 8], objective=["elbo", "iwae"]))
         ['latent=2, objective=elbo', 'latent=2, objective=iwae', 'latent=8, objective=elbo', 'latent=8, objective=iwae']
     """
+    if not isinstance(base, Strategy):
+        raise UserError(f"grid: the base is a {type(base).__name__}; give pv.Strategy(...)")
     for name, several in values.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
             raise UserError(f"grid: {name}={several!r}: give a list of values")
-    combinations = (dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
-    return {", ".join(f"{k}={shown(v)}" for k, v in each.items()): base.replace(**each) for each in combinations}
+    made = [base.replace(**dict(zip(values, each, strict=True))) for each in itertools.product(*values.values())]
+    combinations = itertools.product(*values.values())
+    names = [", ".join(f"{k}={shown(v)}" for k, v in zip(values, each, strict=True)) for each in combinations]
+    return _distinct(names, made)
+
+
+def _distinct(names: Sequence[str], strategies: Sequence[Strategy]) -> dict[str, Strategy]:
+    """Strategies by name; where a name, such as that of a lambda, comes again, with a number.
+
+    Raises:
+        UserError: two strategies are the same.
+    """
+    found: dict[str, Strategy] = {}
+    records: dict[str, str] = {}
+    for name, one in zip(names, strategies, strict=True):
+        record = digest(one.record())
+        if record in records:
+            raise UserError(f"two strategies are the same: {records[record]!r} and {name!r}; leave one out")
+        records[record] = name
+        number = 1 + sum(other == name or other.startswith(f"{name} (") for other in found)
+        found[name if number == 1 else f"{name} ({number})"] = one
+    return found
 
 
 def shown(value: Any) -> str:
@@ -166,13 +185,17 @@ def named(strategies: Mapping[str, Strategy] | Sequence[Strategy]) -> dict[str, 
         every = [one.given if isinstance(one, Strategy) else {} for one in strategies]
         keys = list(dict.fromkeys(k for given in every for k in given))
         differ = [k for k in keys if len({repr(given.get(k)) for given in every}) > 1]
+        if unfit := [one for one in strategies if not isinstance(one, Strategy)]:
+            raise UserError(f"study: a strategy is a {type(unfit[0]).__name__}; give pv.Strategy(...)")
         names = [", ".join(f"{k}={shown(given[k])}" for k in differ if k in given) or "base" for given in every]
-        if len(set(names)) < len(names):
-            raise UserError(f"study: two strategies are the same: {next(n for n in names if names.count(n) > 1)}")
-        strategies = dict(zip(names, strategies, strict=True))
+        strategies = _distinct(names, strategies)
     for name, one in strategies.items():
         if not isinstance(one, Strategy):
             raise UserError(f"study: strategy {name!r} is a {type(one).__name__}; give pv.Strategy(...)")
+        if not name or not name.isprintable() or len(name) > 200:
+            raise UserError(
+                f"study: a strategy has the name {name!r:.60}; give one of 1 to 200 characters, on one line"
+            )
     if not strategies:
         raise UserError("study: no strategy was given")
     return dict(strategies)

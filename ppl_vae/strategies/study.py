@@ -23,6 +23,7 @@ from ..common.progress import bar
 from ..data.sets import load_data
 from ..data.splits import Data
 from ..data.stored import write_data
+from ..likelihood.proposals import proposal as proposal_of
 from .cells import BUDGETS, DATA, Cell, folder_of, result_of, run_cell
 from .evaluation import Evaluation
 from .results import Study
@@ -52,10 +53,10 @@ def study(
 ) -> Study:
     """Train each strategy from each seed, evaluate all on the same data, and say which difference is real.
 
-    Within a seed, strategies have the same initial weights wherever names and shapes agree, the same order of the data
-    and the same draws of their binarisation. A cell, one strategy and one seed, is an ordinary run folder. A study that
-    was stopped, or lost a worker, resumes with the same call, and does nothing twice; a strategy that changes is a new
-    cell. A cell that fails is a row with its reason.
+    Within a seed, strategies have the same initial weights wherever shapes and their order agree, the same order of
+    data and the same draws of their binarisation. A cell, one strategy and one seed, is an ordinary run folder. A study
+    that was stopped, or lost a worker, resumes with the same call, and does nothing twice; a strategy that changes is a
+    new cell. A cell that fails is a row with its reason.
 
     Use when the question is about a method, not about one set of weights: is IWAE better than the ELBO on this model,
     or was it the seed?
@@ -106,16 +107,16 @@ def study(
     if isinstance(executor, ThreadPoolExecutor):
         raise UserError("study: executor: threads share Pyro's state; give an executor of processes")
     folder, budget = Path(out).resolve(), budget_of(budget or {})
+    _refuse_idle(chosen, budget, tune or {})
     data = data if isinstance(data, Data) else load_data(data)
     writable(folder)
     sha256 = write_data(folder / DATA, data)
-    like = chosen[next(iter(chosen))]
 
     def cells_of(some: Mapping[str, Strategy], seeds: Sequence[int], how: Evaluation) -> list[Cell]:
         """Seed by seed, so that strategies can be compared early."""
-        at = {name: folder_of(folder, name, one, like, budget, sha256) for name, one in some.items()}
+        at = {name: folder_of(folder, name, one, budget, sha256) for name, one in some.items()}
         return [
-            Cell(one, name, seed, budget, how, like, folder, at[name] / f"seed-{seed}", how.record(), sha256)
+            Cell(one, name, seed, budget, how, folder, at[name] / f"seed-{seed}", how.record(), sha256)
             for seed in seeds
             for name, one in some.items()
         ]
@@ -140,6 +141,7 @@ def study(
     run(cells[share], "study")
     made = load_study(folder)
     write_json(folder / FILE, made.record())
+    made.write(folder)
     return made
 
 
@@ -273,6 +275,25 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     return found
 
 
+def _refuse_idle(strategies: Mapping[str, Strategy], budget: Mapping[str, float], tune: Mapping[str, Any]) -> None:
+    """Refuse options that would have no effect: of strategies that differ in them, or whose budget replaces them.
+
+    Raises:
+        UserError: epochs under a budget, or options that are tuned.
+    """
+    for option in tune:
+        values = {shown(one.given.get(option)) for one in strategies.values()}
+        if len(values) > 1:
+            raise UserError(
+                f"study: tune: the strategies differ in {option} ({', '.join(sorted(values))}); tune others"
+            )
+    for name, one in strategies.items():
+        if budget and "epochs" in one.given:
+            raise UserError(
+                f"study: {name!r} has epochs={one.given['epochs']}, which the budget replaces; leave it out"
+            )
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
@@ -287,7 +308,7 @@ def budget_of(budget: Mapping[str, float]) -> dict[str, float]:
     if len(budget) > 1 or any(kind not in BUDGETS for kind in budget):
         raise UserError(f"study: budget={dict(budget)!r}: give one of {', '.join(BUDGETS)}, such as {{'epochs': 20}}")
     for kind, amount in budget.items():
-        if not amount > 0 or (kind != "seconds" and amount != int(amount)):
+        if not isinstance(amount, int | float) or not amount > 0 or (kind != "seconds" and amount != int(amount)):
             sort = "positive" if kind == "seconds" else "whole"
             raise UserError(f"study: budget of {amount} {kind}: give a {sort} number")
     return dict(budget)
@@ -303,7 +324,13 @@ def evaluation_of(options: Mapping[str, Any]) -> Evaluation:
     for name in options:
         if name not in known:
             raise UserError(f"study: evaluation has no option {name!r}; it takes {', '.join(known)}")
-    return replace(Evaluation(), **options)
+    found = replace(Evaluation(), **options)
+    for name in ("num_samples", "limit", "gaps"):
+        value, least = getattr(found, name), 0 if name == "gaps" else 2 if name == "limit" else 1
+        if value is not None and needed(f"evaluation: {name}", value, "int") < least:
+            raise UserError(f"study: evaluation: {name}={value}: give {least} or more")
+    proposal_of(found.proposal)
+    return found
 
 
 def _share(only: tuple[int, int]) -> slice:

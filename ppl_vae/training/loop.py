@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,6 +172,8 @@ class Loop:
                 stopped = self._is_finished() and not state.batch
                 while not stopped:
                     stopped = self.epoch(display, interrupt)
+            if state.step < trainer.kl_weight.warm_steps:
+                warnings.warn("fit ended within the warm-up: another objective was trained", stacklevel=2)
             if self.checkpoints is not None:  # a longer fit resumes from the last weights, not the best
                 ranks.broadcast_object(functools.partial(self.save, done=True))
             if self.best:
