@@ -14,11 +14,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 import ppl_vae as pv
 from ppl_vae.strategies import cells, evaluation, study as module
-from ppl_vae.strategies.cells import result_of
+from ppl_vae.strategies.cells import lock_of, result_of
+from ppl_vae.strategies.progress import progress
 from ppl_vae.strategies.strategy import named
 
 
@@ -248,6 +250,59 @@ def test_tuning_takes_what_is_best_on_the_validation_data(data: pv.Data, tmp_pat
     assert found.tuned == {"elbo": {"lr": 0.05}, "iwae": {"lr": 0.05}}
     assert found.strategies["iwae"]["given"]["lr"] == 0.05
     assert executor.count == 2 * 2 + 2 * 2
+
+
+def test_a_weight_of_zero_hides_nothing(data: pv.Data, tmp_path: Path) -> None:
+    """An example whose mean log weight is -inf, and which is reliable, adds no slack; nor does it spoil the rest."""
+    run({"a": BASE, "b": BASE.replace(lr=0.1)}, data, tmp_path)
+    found = pv.load_study(tmp_path)
+    for r in found.results["b"].values():
+        r["mean_log_w"][0], r["unreliable"][:] = -torch.inf, False
+    assert found.slack["b"] == 0
+
+
+def test_the_parts_of_a_difference_add_up(data: pv.Data, tmp_path: Path) -> None:
+    """A difference of ELBOs is that of log p(x) and, with the other sign, that of the gaps; causes make up the gap."""
+    how = {"num_samples": 50, "proposal": "guide", "gaps": 6}
+    found = run({"a": BASE, "b": BASE.replace(latent=1)}, data, tmp_path, budget={"steps": 60}, evaluation=how)
+    [row] = found.parts()
+    assert row["elbo"]["diff"] == pytest.approx(row["model"]["diff"] + row["inference"]["diff"], abs=1e-9)
+    gap = found.compare(of="gap")["b"]
+    assert gap.diff == pytest.approx(float((found.log_px["b"] - found.elbo["b"]).mean() - found.gap["a"].mean()))
+    assert gap.verdict in ("cannot tell", "better" if gap.diff < 0 else "worse")
+    assert found.causes["a"]["shape"].shape == (2, 6)
+    assert np.abs(found.causes["a"]["shape"]).max() < 0.5  # the posterior is Gaussian
+    with pytest.raises(pv.UserError, match="of='nats': choose one of log_px, elbo, gap"):
+        found.compare(of="nats")
+
+
+def test_a_study_is_read_from_its_folder(data: pv.Data, tmp_path: Path) -> None:
+    found = run({"a": BASE, "b": BASE.replace(latent=1)}, data, tmp_path)
+    again = pv.load_study(tmp_path)
+    assert str(again) == str(found)
+    assert again.table() == found.table()
+    assert again.strategies["b"]["given"]["latent"] == 1
+    (tmp_path / found.results["b"][1]["folder"] / "cell.json").unlink()
+    assert pv.load_study(tmp_path).missing == [("b", 1)]
+    counts = {name: (p.done, p.running, p.left) for name, p in progress(tmp_path).items()}
+    assert counts == {"a": (2, 0, 0), "b": (1, 0, 1)}
+    with FileLock(lock_of(tmp_path / found.folders["b"] / "seed-1")):
+        assert progress(tmp_path)["b"].running == 1
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(pv.RunError, match="it is not what a study writes"):
+        pv.load_study(tmp_path)
+
+
+def test_when_a_bound_is_reached(data: pv.Data, tmp_path: Path) -> None:
+    """By the rows of the history: on the straight line between the last epoch below a level and the first above."""
+    found = run({"a": BASE}, data, tmp_path, budget={"steps": 25})
+    rows = found.results["a"][0]["history"]
+    level = 0.75 * rows[1]["valid_elbo"] + 0.25 * rows[2]["valid_elbo"]
+    assert rows[2]["valid_elbo"] > rows[1]["valid_elbo"] > rows[0]["valid_elbo"]
+    assert found.reached(level, "steps")["a"][0] == pytest.approx(0.75 * rows[1]["step"] + 0.25 * rows[2]["step"])
+    work = found.reached(level, "decoder_evaluations")["a"][0]
+    assert work == pytest.approx(found.reached(level, "steps")["a"][0] * (84 * 5) / 25)
+    assert found.reached(0.0)["a"] == [np.inf, np.inf]
 
 
 def test_shares_of_the_cells_make_up_the_study(data: pv.Data, tmp_path: Path) -> None:

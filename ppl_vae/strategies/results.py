@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..common.errors import UserError
 from ..common.files import writable, write_bytes, write_text
@@ -104,7 +105,8 @@ class Study(Shown):
         """
         found = {}
         for name in self.log_px:
-            gaps = [(r["log_px"] - r["mean_log_w"]) * r["unreliable"] for r in self.done(name).values()]
+            cells = self.done(name).values()
+            gaps = [torch.where(r["unreliable"].bool(), r["log_px"] - r["mean_log_w"], 0.0) for r in cells]
             found[name] = float(np.mean([float(gap.clamp(min=0).mean()) for gap in gaps]))
         return found
 
@@ -146,21 +148,19 @@ class Study(Shown):
             raise UserError(f"study: no cell of {other!r} was trained and evaluated" + self._why())
         slack = {} if of == "elbo" else self.slack
         same = {n: v for n, v in getattr(self, of).items() if self.quantity(n) == self.quantity(other)}
-        found = against(self._common(same), other, slack=slack, chosen_after=other != self.reference)
+        found = against(self._by_seed(same), other, slack=slack, chosen_after=other != self.reference)
         return {name: one.flipped() for name, one in found.items()} if of == "gap" else found
 
     def quantity(self, name: str) -> str:
         """What the estimates of a strategy are of: ``"log p(x)"``, ``"log p(x | y)"`` or ``"log p(x, y)"``."""
         return str(next(iter(self.done(name).values()))["quantity"])
 
-    def _common(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Values of each strategy, those of the seeds that all have first."""
-        seeds = [set(self.done(name)) for name in values]
-        shared = set.intersection(*seeds) if seeds else set()
+    def _by_seed(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Values of each strategy with a row for every seed: of NaN where a cell is not done."""
         found = {}
         for name, some in values.items():
-            is_own = [seed not in shared for seed in self.done(name)]
-            found[name] = some[np.argsort(is_own, kind="stable")]
+            found[name] = np.full((len(self.seeds), some.shape[1]), np.nan)
+            found[name][[self.seeds.index(seed) for seed in self.done(name)]] = some
         return found
 
     def parts(self) -> list[dict[str, Any]]:
@@ -254,7 +254,7 @@ class Study(Shown):
             return ["No cell was trained and evaluated" + self._why() + "."]
         found = []
         if self.reference in self.log_px:
-            found += [_sentence(one, self.slack) for one in self.compare().values()]
+            found += [_sentence(one, self.slack, len(self.log_px) - 1) for one in self.compare().values()]
             found += [
                 f"{name} estimates {self.quantity(name)}, which is not compared with {self.quantity(self.reference)}."
                 for name in self.log_px
@@ -310,7 +310,7 @@ class Study(Shown):
 
     def notes(self) -> list[str]:
         """What the table says, and of what it is."""
-        about = f"nats; {self._about()}; intervals and p-values together at 5 %, paired by seed and example"
+        about = f"nats; {self._about()}; verdicts together at 5 %, paired by seed and example"
         return [*self.sentences(), about]
 
     def _about(self) -> str:
@@ -352,10 +352,12 @@ def _figures(log_px: Array | None, results: list[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _sentence(one: Comparison, slack: Mapping[str, float]) -> str:
+def _sentence(one: Comparison, slack: Mapping[str, float], comparisons: int) -> str:
     """A comparison in words."""
     if one.verdict == "one seed":
         return f"{one.strategy}: one seed proves nothing about a strategy; train at least three."
+    if one.paired is None and one.verdict == "cannot tell":
+        return f"{one.strategy} and {one.other} both give an example probability zero."
     if one.paired is None:
         return f"{one.strategy} is {one.verdict} than {one.other}: an example has probability zero."
     ends = f"{one.diff:+.2f} nats, 95 % interval {one.low:.2f} to {one.high:.2f}"
@@ -367,7 +369,7 @@ def _sentence(one: Comparison, slack: Mapping[str, float]) -> str:
         return f"{one.strategy} and {one.other} cannot be told apart: {ends}; unreliable examples may hide as much."
     size = max(abs(one.diff), 0.01)
     hidden = slack[one.other if one.diff > 0 else one.strategy]  # of which the verdict takes no account
-    seeds = one.paired.seeds_needed(max(size - hidden, 1e-6))
+    seeds = one.paired.seeds_needed(max(size - hidden, 1e-6), comparisons)
     seeds = None if seeds is None else max(seeds, one.paired.num_seeds + 1)
     tell = f"some {seeds} seeds would" if seeds else "on so few examples no number of seeds would"
     more = f"{tell} tell {size:.2f} nats"

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from ..common.errors import UserError
 
@@ -29,22 +29,48 @@ class Difference:
     Attributes:
         mean: :math:`\bar d`.
         se: its standard error, over seeds and examples.
-        df: its degrees of freedom.
         num_seeds: S.
         num_data: N.
         var_seed: :math:`\sigma_a^2`, of training runs.
         var_data: :math:`\sigma_b^2`, of examples.
         var_rest: :math:`\sigma_e^2`, of examples that a run changes, and of the draws of the estimates.
+        parts: the variances of the mean that seeds show, that examples add, and that examples show.
     """
 
     mean: float
     se: float
-    df: float
     num_seeds: int
     num_data: int
     var_seed: float
     var_data: float
     var_rest: float
+    parts: tuple[float, float, float]
+
+    def half(self, level: float) -> float:
+        r"""Half the length of the interval at a level, such as 0.05.
+
+        .. math:: h^2 = t_{S-1}^2\,\hat v_{seeds} + t_{N-1}^2\,\hat v_{examples}
+
+        With t quantiles of each part's own degrees of freedom, the level holds whatever the shares of the two are; a
+        quantile at degrees of freedom that are estimated from the shares (Satterthwaite's) is too short far out in the
+        tails, where many comparisons need it, if there are few seeds.
+
+        Source: Banerjee: Approximate Confidence Interval for Linear Functions of Means of k Populations when the
+        Population Variances are Not Equal, 1960.
+        """
+        seeds, data = (-float(stdtrit(n - 1, level / 2)) for n in (self.num_seeds, self.num_data))
+        of_seeds, added, of_data = self.parts
+        return math.sqrt(max(seeds**2 * of_seeds + data**2 * added, data**2 * of_data))
+
+    def p(self, size: float) -> float:
+        """The level, at most 1, at which the interval's half has a size: the p-value of a mean that far from zero."""
+        if not size > 0 or self.se == 0:
+            return float(not size > 0)
+        low, high = -700.0, 0.0  # of log p
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.half(math.exp(middle)) < size else (middle, high)
+        return math.exp(high)
 
     def seeds_needed(self, nats: float, comparisons: int = 1) -> int | None:
         """How many seeds tell a difference of so many nats at 5 %, with a power of 80 %; None where none do.
@@ -66,28 +92,22 @@ class Difference:
         """
         if not nats > 0:
             raise UserError(f"a difference of {nats} nats: give a number above 0")
+        seeds = np.arange(2, MOST)
+        of_seeds, of_data = (self.var_seed + self.var_rest / self.num_data) / seeds, self.var_data / self.num_data
 
-        def tells(seeds: int) -> bool:
-            parts = (self.var_seed + self.var_rest / self.num_data) / seeds, self.var_data / self.num_data
-            df = _satterthwaite(parts, (seeds - 1, self.num_data - 1))
-            reach = stdtrit(df, 1 - LEVEL / (2 * comparisons)) + stdtrit(df, POWER)
-            return bool(reach * math.sqrt(sum(parts)) <= nats)
+        def reach(upper: float) -> Array:
+            one, other = stdtrit(seeds - 1, upper), stdtrit(self.num_data - 1, upper)
+            return np.asarray(np.sqrt(one**2 * of_seeds + other**2 * of_data))
 
-        if not tells(MOST):
-            return None
-        low, high = 1, MOST  # of which low does not tell, or is a single seed
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if tells(middle) else (middle, high)
-        return high
+        tells = reach(1 - LEVEL / (2 * comparisons)) + reach(POWER) <= nats
+        return int(seeds[tells.argmax()]) if tells.any() else None
 
 
 def paired(d: Array) -> Difference:
     """The mean difference of d (S, N), with its error by the analysis of variance of two crossed random factors.
 
     Mean squares of seeds, of examples and of the rest estimate the three variances. The error is never taken to be
-    smaller than by seeds alone, or by examples alone; its degrees of freedom are Satterthwaite's, or one of two seeds,
-    from which it is not known how much of it is due to seeds.
+    smaller than by seeds alone, or by examples alone.
 
     Assumes that seeds are independent, that examples are, and that neither's effects have tails so heavy that means
     are not nearly normal. With few seeds the t distribution has few degrees of freedom, and intervals are long.
@@ -95,8 +115,7 @@ def paired(d: Array) -> Difference:
     Raises:
         UserError: fewer than two seeds or examples.
 
-    Source: Searle, Casella, McCulloch: Variance Components, 1992, chapter 4. Satterthwaite: An Approximate
-    Distribution of Estimates of Variance Components, 1946.
+    Source: Searle, Casella, McCulloch: Variance Components, 1992, chapter 4.
 
     Example:
         >>> found = paired(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]))
@@ -109,29 +128,16 @@ def paired(d: Array) -> Difference:
     mean = d.mean()
     by_seed, by_data = d.mean(1), d.mean(0)
     rest = d - by_seed[:, None] - by_data + mean
-    ms_seed = num_data * by_seed.var(ddof=1)
-    ms_data = num_seeds * by_data.var(ddof=1)
-    ms_rest = (rest**2).sum() / ((num_seeds - 1) * (num_data - 1))
+    ms_seed = float(num_data * by_seed.var(ddof=1))
+    ms_data = float(num_seeds * by_data.var(ddof=1))
+    ms_rest = float((rest**2).sum() / ((num_seeds - 1) * (num_data - 1)))
     size = num_seeds * num_data
-    dfs = num_seeds - 1, num_data - 1
-    variance, df = (ms_seed + ms_data - ms_rest) / size, 0.0
-    if variance > max(ms_seed, ms_data) / size:
-        parts = ms_seed / size, ms_data / size, ms_rest / size
-        spread = sum(p**2 / k for p, k in zip(parts, (*dfs, dfs[0] * dfs[1]), strict=True))
-        df = variance**2 / spread
-    else:
-        variance, df = max((ms_seed / size, dfs[0]), (ms_data / size, dfs[1]))
-    df = max(df, 1.0) if num_seeds > 2 else 1.0
+    of_seeds, added, of_data = ms_seed / size, max(0.0, ms_data - ms_rest) / size, ms_data / size
     return Difference(
-        float(mean), math.sqrt(variance), float(df), num_seeds, num_data,
-        max(0.0, float(ms_seed - ms_rest) / num_data), max(0.0, float(ms_data - ms_rest) / num_seeds), float(ms_rest),
+        float(mean), math.sqrt(max(of_seeds + added, of_data)), num_seeds, num_data,
+        max(0.0, ms_seed - ms_rest) / num_data, max(0.0, ms_data - ms_rest) / num_seeds, ms_rest,
+        (of_seeds, added, of_data),
     )  # fmt: skip
-
-
-def _satterthwaite(parts: Sequence[float], dfs: Sequence[int]) -> float:
-    """Degrees of freedom of a sum of independent variances."""
-    spread = sum(p**2 / k for p, k in zip(parts, dfs, strict=True))
-    return sum(parts) ** 2 / spread if spread > 0 else float(max(dfs))
 
 
 def holm(p: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -197,9 +203,10 @@ def against(
 ) -> dict[str, Comparison]:
     r"""Compare each strategy with one of them, paired by seed and example, simultaneously at 5 %.
 
-    Seeds of two strategies are paired in their order; where one has more, the first are taken. A strategy whose bounds
-    are unreliable may have a mean log p(x) up to its slack higher: an interval is longer by that, and a difference
-    within it is not told.
+    Row s is the same seed in every array, and a row of NaN is a seed that is missing: a comparison is of the seeds that
+    both have. Verdicts hold together at 5 %; an interval has the level at which its comparison is judged, so that it
+    excludes zero where the verdict is ``"better"`` or ``"worse"``. A strategy whose bounds are unreliable may have a
+    mean log p(x) up to its slack higher: an interval is longer by that, and a difference within it is not told.
 
     Args:
         log_px: by strategy, estimates (S, N) for each seed and example.
@@ -237,18 +244,19 @@ def against(
 
 def _compared(name: str, other: str, log_px: Mapping[str, Array], slack: Mapping[str, float]) -> Comparison:
     """A comparison by itself; its interval is still empty."""
-    seeds = min(len(log_px[name]), len(log_px[other]))
-    one, two = log_px[name][:seeds], log_px[other][:seeds]
+    rows = min(len(log_px[name]), len(log_px[other]))
+    one, two = log_px[name][:rows], log_px[other][:rows]
+    both = ~(np.isnan(one).all(1) | np.isnan(two).all(1))
+    one, two = one[both], two[both]
+    if len(one) < 2:
+        diff = float((one - two).mean()) if len(one) else math.nan
+        return Comparison(name, other, diff, math.nan, -math.inf, math.inf, math.nan, "one seed")
     if not np.isfinite(one.mean()) or not np.isfinite(two.mean()):  # an example of probability zero
         diff = float(one.mean() - two.mean()) if np.isfinite(one.mean()) or np.isfinite(two.mean()) else 0.0
-        return Comparison(name, other, diff, math.nan, diff, diff, 0.0 if diff else 1.0, "")
-    diff = float((one - two).mean())
-    if seeds < 2:
-        return Comparison(name, other, diff, math.nan, -math.inf, math.inf, math.nan, "one seed")
-    found = paired(one - two)
+        return Comparison(name, other, diff, math.nan, diff, diff, 0.0 if math.isinf(diff) else 1.0, "")
+    diff, found = float((one - two).mean()), paired(one - two)
     beyond = max(0.0, diff - slack.get(other, 0.0), -diff - slack.get(name, 0.0))
-    p = 2 * float(stdtr(found.df, -beyond / found.se)) if found.se > 0 else float(beyond == 0)
-    return Comparison(name, other, diff, found.se, diff, diff, p, "", found)
+    return Comparison(name, other, diff, found.se, diff, diff, found.p(beyond), "", found)
 
 
 def _judged(one: Comparison, p: float, level: float, slack: Mapping[str, float]) -> Comparison:
@@ -256,6 +264,6 @@ def _judged(one: Comparison, p: float, level: float, slack: Mapping[str, float])
     verdict = "cannot tell" if one.p >= level else "better" if one.diff > 0 else "worse"
     if one.paired is None:
         return replace(one, p=p, verdict=verdict)
-    half = float(stdtrit(one.paired.df, 1 - level / 2)) * one.se
+    half = one.paired.half(level)
     low, high = one.diff - half - slack.get(one.other, 0.0), one.diff + half + slack.get(one.strategy, 0.0)
     return replace(one, p=p, low=low, high=high, verdict=verdict)
