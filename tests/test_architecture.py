@@ -38,7 +38,7 @@ def imports(name: str) -> set[str]:
 
 ORDER = [
     "common", "data", "nn", "guides", "pairs", "runs", "compile", "scoring", "objectives", "training", "likelihood",
-    "draws", "targets", "strategies", "compression", "figures", "cli",
+    "draws", "targets", "strategies", "compression", "figures", "reports", "cli",
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from .list import list_
 from .options import with_groups
 from .output import log
 from .posterior import posterior
+from .report import report
 from .sbc import sbc
 from .study import study
 from .targets import targets
@@ -116,6 +117,7 @@ for each in (
     figures,
     compare,
     study,
+    report,
     gradients,
     targets,
     list_,

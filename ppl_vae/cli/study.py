@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -69,7 +71,9 @@ def study(
         return
     positive(**{k: getattr(question, k) for k in ("seeds", "num_samples", "limit")}, workers=running.workers)
     asked = read(spec, running.part or [])
-    from ..common.files import writable
+    from ..common.files import writable, write_text
+    from ..reports.write import report
+    from ..strategies.saved import COMMAND
     from ..strategies.study import study as run
 
     strategies = strategies_of(asked, question)
@@ -82,6 +86,7 @@ def study(
         return
     if out is None:
         raise UserError("study: --out DIR is needed: where do the runs and the tables go?")
+    write_text(writable(out) / COMMAND, command(spec))
     with resumable():
         found = run(
             strategies, data_of(asked, data, strategies), out=writable(out), seeds=seeds, budget=budget,
@@ -90,8 +95,14 @@ def study(
             executor=None if running.scheduler is None else dask(running.scheduler), workers=running.workers,
             only=None if running.only is None else share(running.only), progress=True,
         )  # fmt: skip
-    paths = found.write(out) + drawn(found, out)
+    paths = found.write(out) + drawn(found, out) + [str(report(found))]
     print_json(found.record() | {"files": paths}) if json_ else typer.echo("\n".join([str(found), *paths]))
+
+
+def command(spec: Path | None) -> str:
+    """The command as it was typed, and the file that it names: what is needed to repeat it."""
+    text = f"ppl-vae {shlex.join(sys.argv[1:])}\n"
+    return text if spec is None else f"{text}\n# {spec.name}\n{spec.read_text(encoding='utf-8')}"
 
 
 def drawn(found: Any, out: Path) -> list[str]:

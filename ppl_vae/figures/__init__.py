@@ -2,8 +2,8 @@
 
 Images, of shape (H, W), (1, H, W) or (3, H, W), are clipped to [0, 1]; vectors (D,) are drawn as lines on one scale.
 
-May import: everything but ``cli``. A figure is a function in the file of its subject, exported here; one that every run
-has is also called in ``write.py``.
+May import: everything but ``cli`` and ``reports``. A figure is a function in the file of its subject, exported here;
+one that every run has is also called in ``write.py``.
 """
 
 from .calibration import rank_ecdf as rank_ecdf
@@ -24,6 +24,13 @@ from .likelihood import (
     loss_curves as loss_curves,
     sandwich as sandwich,
 )
-from .studies import forest as forest, learning_curves as learning_curves
+from .studies import (
+    difference_by_example as difference_by_example,
+    forest as forest,
+    gap_by_strategy as gap_by_strategy,
+    learning_curves as learning_curves,
+    samples_by_strategy as samples_by_strategy,
+    sweep as sweep,
+)
 from .targets import accuracy as accuracy
 from .write import save_all as save_all

@@ -43,6 +43,21 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, ax
 
 
+def canvases(count: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
+    """A figure with axes one below the other, which share their horizontal axis."""
+    figure = NotebookFigure(figsize=(WIDTH, 0.4 + height * count), dpi=DPI, layout="constrained")
+    axes = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def short(name: str, most: int = 32) -> str:
+    """A name that is too long for a figure without its middle."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
 def text(value: float, spec: str) -> str:
     """A number as a figure shows it, with a true minus sign."""
     return format(value, spec).replace("-", "−")

@@ -28,9 +28,9 @@ def curve(result: Mapping[str, Any], against: str = "steps") -> tuple[Array, Arr
     if against not in AXES:
         raise UserError(f"against={against!r}: choose one of {', '.join(AXES)}")
     rows = [row for row in result["history"] if row.get("valid_elbo") is not None]
-    if not rows:
-        return None
     key = {"seconds": "train_seconds", "epochs": "epoch"}.get(against, "step")
+    if not rows or key not in rows[0]:
+        return None
     places = np.array([row[key] for row in rows], dtype=float)
     if against == "decoder_evaluations":
         places *= result["decoder_evaluations"] / result["steps"]

@@ -9,7 +9,7 @@ from ..common.files import read_json
 from .cells import result_of
 from .results import Study
 
-FILE = "study.json"
+FILE, COMMAND = "study.json", "command.txt"
 
 
 def load_study(folder: str | Path) -> Study:
