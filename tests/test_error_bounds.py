@@ -72,6 +72,15 @@ def test_a_narrow_guide_has_no_bound_that_holds() -> None:
     assert "medians" in str(pv.error_bounds(off(1.2, 0.1)[0], torch.zeros(2, 4), num_samples=2000))
 
 
+def test_draws_without_a_fourth_moment_have_no_distance() -> None:
+    """One latent: a refined guide draws Student's t with 1.75 degrees of freedom, unless it is asked for a Gaussian."""
+    pair, x = pv.build("linear", data_shape=(5,), latent=1).double(), torch.zeros(2, 5, dtype=torch.float64)
+    heavy, plain = (pv.refine(pair, x, steps=20, **df) for df in ({}, {"df": math.inf}))
+    with pytest.raises(pv.PairError, match=r"no fourth moment .*1\.75 degrees of freedom"):
+        pv.error_bounds(pair.with_guide(heavy), x, num_samples=50)
+    assert bool(torch.isfinite(pv.error_bounds(pair.with_guide(plain), x, num_samples=50).wasserstein).all())
+
+
 def test_discrete_latents_have_no_distance() -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):

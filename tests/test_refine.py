@@ -32,6 +32,31 @@ def evidence(pair: pv.Pair, x: Tensor) -> Tensor:
     return pair.model.evidence(x).detach()  # type: ignore[attr-defined, no-any-return]
 
 
+class NearZero(nn.Module):
+    """z ~ Gamma(0.1, 1), whose density is infinite at zero; x ~ Poisson(z): the posterior is a Gamma too."""
+
+    def forward(self, x: Any = None, y: Any = None, n: int = 1) -> None:
+        with pyro.plate("data", n if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Gamma(torch.full((2,), 0.1), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(z).to_event(1), obs=x)
+
+
+class NearZeroGuide(nn.Module):
+    def forward(self, x: Any, y: Any = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Gamma(0.1 + x, 2.0).to_event(1))
+
+
+@pytest.mark.parametrize("family", ["full", "mixture"])
+def test_a_draw_whose_exp_is_zero_has_a_weight(family: str) -> None:
+    """log p(x) is that of the negative binomial, though half of the mass of log z lies below -7."""
+    x = torch.tensor([[0.0, 0.0], [0.0, 3.0]])
+    exact = dist.NegativeBinomial(0.1, torch.tensor(0.5)).log_prob(x.double()).sum(-1)
+    pair, proposal = pv.Pair(NearZero(), NearZeroGuide()), pv.proposals.refined(family=family)
+    found = pv.log_likelihood(pair, x, num_samples=5000, proposal=proposal)
+    assert found.log_px.numpy() == pytest.approx(exact.numpy(), abs=0.15)
+
+
 def test_the_full_gaussian_is_the_posterior() -> None:
     """Where the posterior is a Gaussian, the natural gradient ends at it: its noise vanishes there."""
     pair, x, posterior = linear()

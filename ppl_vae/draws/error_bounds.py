@@ -9,12 +9,14 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions.transforms import identity_transform
 
 from ..common.entry import entry_point
 from ..common.errors import PairError, UserError
 from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..common.shown import Shown
+from ..guides.refined import Refined
 from ..likelihood.estimators import log_mean
 from ..scoring import programs, trace
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, num_rows, to_device
@@ -96,7 +98,8 @@ def error_bounds(
     :func:`~ppl_vae.sbc`, on simulated data.
 
     Args:
-        pair: a pair with continuous latents; for a refined guide ``pair.with_guide(pv.refine(pair, x))``.
+        pair: a pair with continuous latents; for a refined guide ``pair.with_guide(pv.refine(pair, x))``,
+            with ``df=math.inf`` where it has fewer than four latents, or latents with bounds.
         x: data (N, *shape), or a split.
         y: labels (N,), for pairs that take them.
         num_samples: K.
@@ -104,7 +107,7 @@ def error_bounds(
         progress: show a bar.
 
     Raises:
-        PairError: no latents, a discrete one, or a guide without weights.
+        PairError: no latents, a discrete one, a guide without weights, or one whose draws have no fourth moment.
         UserError: fewer than two samples.
 
     Source: Huggins, Kasprzak, Campbell, Broderick: Validated Variational Inference via Practical Posterior Error
@@ -120,6 +123,7 @@ def error_bounds(
     """
     if num_samples < 2:
         raise UserError(f"num_samples={num_samples}: bounds need at least 2 draws")
+    _refuse_heavy_tails(pair)
     x, y = as_data(pair, x, y, seed)
     device, _ = device_and_dtype(pair)
     starts = range(0, num_rows(x), BLOCK)
@@ -144,6 +148,18 @@ def _bounds(log_w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chi2 = torch.expm1(divergence)
     fourth = (z - z.mean(0)).square().sum(-1).square().mean(0)
     return divergence, math.sqrt(2) * (fourth * chi2) ** 0.25, chi2.sqrt()
+
+
+def _refuse_heavy_tails(pair: Any) -> None:
+    """Refuse a refined guide whose draws have no fourth moment: Student's t, and through exp of any degree."""
+    guide = pair.guide
+    if isinstance(guide, Refined) and not math.isinf(guide.df):
+        moves = any(transform is not identity_transform for _, transform in guide.sites.values())
+        if guide.df <= 4 or moves:
+            raise PairError(
+                f"the draws of this refined guide have no fourth moment (Student's t with {guide.df:g} degrees of "
+                f"freedom): use pv.refine(..., df=math.inf)"
+            )
 
 
 def _refuse_discrete(pair: Any, x: Any, y: Tensor | None) -> None:

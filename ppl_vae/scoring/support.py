@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, Transform, TransformedDistribution, biject_to
 from torch.distributions.transforms import (
     AffineTransform,
+    ComposeTransform,
     ExpTransform,
     IndependentTransform,
     PowerTransform,
@@ -134,6 +135,17 @@ def drawn_in(fn: Any, value: Tensor) -> tuple[Tensor, Tensor | None]:
     return torch.where(core.check(value), value, middle), holds(fn, value)
 
 
+class _PositiveExp(ExpTransform):
+    """exp, whose values are above zero and finite also where exp is not.
+
+    A density may be infinite at zero, and with it a weight; and the log of infinity is no number to go back to.
+    """
+
+    def _call(self, x: Tensor) -> Tensor:
+        most = torch.finfo(x.dtype)
+        return x.exp().clamp(most.tiny, most.max)
+
+
 def unconstraining(name: str, fn: Any, first: bool = False) -> Transform:
     """The map from unconstrained numbers to the support of a distribution; ``first`` takes that of its first example.
 
@@ -152,6 +164,9 @@ def unconstraining(name: str, fn: Any, first: bool = False) -> Transform:
             f"site {name!r}: the support of {title(fn)}, {support}, has no map from unconstrained numbers, so it can't "
             f"be annealed or refined, or sampled by hmc and nuts; use log_likelihood, or posterior(method='sir')"
         ) from None
+    if isinstance(transform, ComposeTransform):  # of exp and a shift
+        transform = ComposeTransform([_PositiveExp() if isinstance(t, ExpTransform) else t for t in transform.parts])
+    transform = _PositiveExp() if isinstance(transform, ExpTransform) else transform
     rest = len(fn.event_shape) - transform.codomain.event_dim
     return IndependentTransform(transform, rest) if rest > 0 else transform
 
