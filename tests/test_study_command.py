@@ -65,7 +65,7 @@ def test_a_study_of_a_file_and_its_tables(spec: Path, tmp_path: Path) -> None:
     assert [(r["strategy"], r["seed"], r["steps"]) for r in rows[:2]] == [("elbo", "0", "3"), ("elbo", "1", "3")]
     mean = np.mean([float(r["log_px"]) for r in rows[:2]])
     assert found["table"][0]["log_px"] == pytest.approx(mean, rel=1e-5)
-    assert [Path(p).name for p in found["files"][-2:]] == ["forest.png", "learning_curves.png"]
+    assert [Path(p).name for p in found["files"][-3:]] == ["forest.png", "learning_curves.png", "report.html"]
     assert (out / "table.md").read_text().startswith("| strategy | seeds | log p(x) |")
     assert r"50 \% \& more & 2 & $-$" in (out / "table.tex").read_text()
     with xr.open_dataset(out / "results.nc", engine="scipy") as sheet:
@@ -98,7 +98,7 @@ def test_strategies_from_options(tmp_path: Path) -> None:
     [
         ((), "give strategies in a TOML file, or by --vary"),
         (("--vary", "latnt=3"), "there is no option 'latnt'; did you mean 'latent'?"),
-        (("--vary", "latent=two"), "pair 'vae': latent='two' is not of the type int"),
+        (("--vary", "latent=two"), "--latent 'two': a whole number is needed"),
         (("--vary", "latent"), "write OPTION=VALUE"),
         (("--vary", "latent=2,3"), "--out DIR is needed"),
         (("--vary", "latent=2,3", "--out", "x", "--only", "1"), "--only 1: write I/N"),
@@ -107,6 +107,11 @@ def test_strategies_from_options(tmp_path: Path) -> None:
             "--budget steps=many: 'many' is not a number",
         ),
         (("--vary", "latent=2,3", "--out", "x", "--budget", "days=2"), "give one of epochs, steps, seconds"),
+        (("--vary", "latent=2,3", "--out", "x", "--proposal", "nope"), "nope"),
+        (("--vary", "latent=2,3", "--out", "x", "--limit", "1"), "evaluation: limit=1: give 2 or more"),
+        (("--vary", "latent=2,3", "--out", "x", "--tune", "latent=1,2"), "tune: the strategies differ in latent (2, 3)"),
+        (("--vary", "epochs=2,3", "--out", "x", "--budget", "steps=9"), "has epochs=2, which the budget replaces"),
+        (("--watch", "x"), "x is not a study: there is no study.json"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(args: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: Any) -> None:

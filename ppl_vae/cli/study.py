@@ -95,6 +95,8 @@ def study(
             executor=None if running.scheduler is None else dask(running.scheduler), workers=running.workers,
             only=None if running.only is None else share(running.only), progress=True,
         )  # fmt: skip
+    if not found.log_px and not found.missing:
+        raise UserError(found.sentences()[0])
     paths = found.write(out) + drawn(found, out) + [str(report(found))]
     print_json(found.record() | {"files": paths}) if json_ else typer.echo("\n".join([str(found), *paths]))
 
@@ -130,7 +132,9 @@ def strategies_of(asked: Mapping[str, Any], question: Question) -> dict[str, Any
     base = asked.get("base", {}) | {
         k: convert(read_builder(pair), {k: v})[k] if k in known else one_value(v) for k, v in texts.items()
     }
-    varied = asked.get("vary", {}) | {k: values(v) for k, v in map(assigned, question.vary or [])}
+    varied = dict(asked.get("vary", {}))
+    for k, text in map(assigned, question.vary or []):
+        varied[k] = [convert(read_builder(pair), {k: v})[k] if k in known else one_value(v) for v in tokens(text)]
     first = Strategy(as_given(pair), **{k: v for k, v in base.items() if k != "pair"})
     strategies = {name: first.replace(**options) for name, options in asked.get("strategies", {}).items()}
     if varied:
@@ -145,7 +149,12 @@ def data_of(asked: Mapping[str, Any], data: Data, strategies: Mapping[str, Any])
     """The data, binarised where the likelihood of the first strategy needs it."""
     from ..scoring.quantity import settled
 
-    request = asdict(data) | {"seed": 0} | asked.get("data", {})
+    given = asked.get("data", {})
+    given = {"data": given} if isinstance(given, str) else given
+    request = asdict(data) | {"seed": 0}
+    if unknown := [k for k in given if k not in request]:
+        raise UserError(f"[data] has no option {unknown[0]!r}; it takes {', '.join(request)}")
+    request |= given
     if request["binarize"] != "auto":
         return load_as(request)
     source = load_as({**request, "binarize": "none"})
@@ -197,10 +206,15 @@ def assigned(text: str) -> tuple[str, str]:
 
 
 def values(text: str) -> list[Any]:
-    """The values of an option, between commas; a comma before ``option=`` belongs to the options of a name.
+    """The values of an option, as numbers, switches or functions where they are that."""
+    return [one_value(token) for token in tokens(text)]
+
+
+def tokens(text: str) -> list[str]:
+    """The parts between commas; a comma before ``option=`` belongs to the options of a name.
 
     Example:
-        >>> values("elbo,iwae:num_particles=5,gradient=dreg,rws")
+        >>> tokens("elbo,iwae:num_particles=5,gradient=dreg,rws")
         ['elbo', 'iwae:num_particles=5,gradient=dreg', 'rws']
     """
     found: list[str] = []
@@ -209,7 +223,7 @@ def values(text: str) -> list[Any]:
             found[-1] += f",{token}"
         else:
             found.append(token)
-    return [one_value(token) for token in found]
+    return found
 
 
 def one_value(text: str) -> Any:

@@ -140,7 +140,7 @@ def difference_by_example(found: Study, name: str | None = None) -> Figure:
     need(name in compared, f"strategy {name!r} can't be compared with {found.reference!r}")
     here, there = found.log_px[found.reference].mean(0), found.log_px[name].mean(0)
     figure, ax = canvas(3.6)
-    ax.plot(here, there - here, "o", color=BLUE, markersize=3, alpha=0.5, markeredgewidth=0)
+    ax.plot(here, there - here, "o", color=BLUE, markersize=4.5, alpha=0.7, markeredgewidth=0)
     ax.axhline(0, color="black", linewidth=0.8)
     share = float((there > here).mean())
     ax.set_title(f"{short(name)}: higher for {100 * share:.0f} % of {len(here)} examples", fontsize=11)

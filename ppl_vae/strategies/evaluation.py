@@ -57,6 +57,7 @@ def evaluated(pair: Pair, data: Data, how: Evaluation, folder: Path) -> dict[str
     """Evaluate a trained pair; writes its tensors to a folder, and returns the facts.
 
     The tensors, in nats: those of the estimate and ``mean_log_w``, of its proposal, (N,); ``elbo`` (N,), of the guide;
+    ``index`` (N,), where each example is in its source;
     ``gap.*`` (G,), of the first G examples; and ``samples`` (8, *shape), means of p(x|z) at draws of the prior, of data
     that are one tensor.
     """
@@ -65,7 +66,7 @@ def evaluated(pair: Pair, data: Data, how: Evaluation, folder: Path) -> dict[str
     estimate = log_likelihood(pair, part, proposal=how.proposal, **options)
     of_guide = estimate if how.proposal == "guide" else log_likelihood(pair, part, estimator="elbo", **options)
     tensors = {name: getattr(estimate, name) for name in FIELDS}
-    tensors |= {"mean_log_w": estimate.elbo, "elbo": of_guide.elbo.clone()}
+    tensors |= {"mean_log_w": estimate.elbo, "elbo": of_guide.elbo.clone(), "index": torch.as_tensor(part.rows).clone()}
     facts: dict[str, Any] = {"quantity": estimate.name, "side": estimate.side}
     if estimate.source is not None:
         facts["sources"] = estimate.sources

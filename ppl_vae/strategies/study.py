@@ -195,7 +195,7 @@ class _Runner:
             except BrokenProcessPool as error:
                 return error
             except (KeyboardInterrupt, SystemExit):
-                for future in futures:
+                for future in futures if self.executor is not None else ():  # local workers end with their pool
                     future.cancel()
                 raise
             except UserError:

@@ -71,5 +71,6 @@ def dataset(results: Results, seeds: Sequence[int], table: Sequence[Mapping[str,
     for k in ("diff", "low", "high", "p"):
         found[k] = ("strategy", np.array([np.nan if row[k] is None else row[k] for row in table], dtype=float))
     found["verdict"] = ("strategy", np.array([row["verdict"] for row in table]))
-    coords = {"strategy": names, "seed": list(seeds), "example": np.arange(size)}
+    rows = next((r["index"].numpy() for r in done.values() if len(r.get("index", ())) == size), np.arange(size))
+    coords = {"strategy": names, "seed": list(seeds), "example": rows}
     return xr.Dataset(found, coords=coords, attrs={"reference": reference, "units": "nats"})
