@@ -76,6 +76,9 @@ def test_draws_without_a_fourth_moment_have_no_distance() -> None:
     """One latent: a refined guide draws Student's t with 1.75 degrees of freedom, unless it is asked for a Gaussian."""
     pair, x = pv.build("linear", data_shape=(5,), latent=1).double(), torch.zeros(2, 5, dtype=torch.float64)
     heavy, plain = (pv.refine(pair, x, steps=20, **df) for df in ({}, {"df": math.inf}))
+    wide = pv.build("linear", data_shape=(5,), latent=5).double()  # with 7.75 degrees of freedom
+    five = pv.error_bounds(wide.with_guide(pv.refine(wide, x, steps=20)), x, num_samples=50)
+    assert bool(torch.isfinite(five.wasserstein).all())
     with pytest.raises(pv.PairError, match=r"no fourth moment .*1\.75 degrees of freedom"):
         pv.error_bounds(pair.with_guide(heavy), x, num_samples=50)
     assert bool(torch.isfinite(pv.error_bounds(pair.with_guide(plain), x, num_samples=50).wasserstein).all())

@@ -109,7 +109,10 @@ def test_strategies_from_options(tmp_path: Path) -> None:
         (("--vary", "latent=2,3", "--out", "x", "--budget", "days=2"), "give one of epochs, steps, seconds"),
         (("--vary", "latent=2,3", "--out", "x", "--proposal", "nope"), "nope"),
         (("--vary", "latent=2,3", "--out", "x", "--limit", "1"), "evaluation: limit=1: give 2 or more"),
-        (("--vary", "latent=2,3", "--out", "x", "--tune", "latent=1,2"), "tune: the strategies differ in latent (2, 3)"),
+        (
+            ("--vary", "latent=2,3", "--out", "x", "--tune", "latent=1,2"),
+            "tune: the strategies differ in latent (2, 3)",
+        ),
         (("--vary", "epochs=2,3", "--out", "x", "--budget", "steps=9"), "has epochs=2, which the budget replaces"),
         (("--watch", "x"), "x is not a study: there is no study.json"),
     ],

@@ -83,7 +83,7 @@ def span(seconds: float) -> str:
     """A time to two figures, as a reader says it.
 
     Example:
-        >>> span(75.0), span(3.21), span(9000.0)
+        >>> span(80.0), span(3.21), span(9000.0)
         ('1.3 min', '3.2 s', '2.5 h')
     """
     if not math.isfinite(seconds):

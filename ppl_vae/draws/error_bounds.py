@@ -9,7 +9,8 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions.transforms import identity_transform
+from torch.distributions import Transform
+from torch.distributions.transforms import IndependentTransform, identity_transform
 
 from ..common.entry import entry_point
 from ..common.errors import PairError, UserError
@@ -154,12 +155,18 @@ def _refuse_heavy_tails(pair: Any) -> None:
     """Refuse a refined guide whose draws have no fourth moment: Student's t, and through exp of any degree."""
     guide = pair.guide
     if isinstance(guide, Refined) and not math.isinf(guide.df):
-        moves = any(transform is not identity_transform for _, transform in guide.sites.values())
+        moves = any(not _is_identity(transform) for _, transform in guide.sites.values())
         if guide.df <= 4 or moves:
             raise PairError(
                 f"the draws of this refined guide have no fourth moment (Student's t with {guide.df:g} degrees of "
                 f"freedom): use pv.refine(..., df=math.inf)"
             )
+
+
+def _is_identity(transform: Transform) -> bool:
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return transform is identity_transform
 
 
 def _refuse_discrete(pair: Any, x: Any, y: Tensor | None) -> None:

@@ -164,7 +164,7 @@ def unconstraining(name: str, fn: Any, first: bool = False) -> Transform:
             f"site {name!r}: the support of {title(fn)}, {support}, has no map from unconstrained numbers, so it can't "
             f"be annealed or refined, or sampled by hmc and nuts; use log_likelihood, or posterior(method='sir')"
         ) from None
-    if isinstance(transform, ComposeTransform):  # of exp and a shift
+    if isinstance(transform, ComposeTransform) and transform.parts:  # exp and a shift; the identity has no parts
         transform = ComposeTransform([_PositiveExp() if isinstance(t, ExpTransform) else t for t in transform.parts])
     transform = _PositiveExp() if isinstance(transform, ExpTransform) else transform
     rest = len(fn.event_shape) - transform.codomain.event_dim
