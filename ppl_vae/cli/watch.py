@@ -21,10 +21,11 @@ EVERY = 2.0  # seconds
 def watch(folder: Path, json_: bool) -> None:
     """Show how far a study is, until it is complete; once, where the output is no terminal."""
     from ..strategies.progress import progress
+    from .evaluation import finite
 
     rows = progress(folder)
     if json_:
-        print_json({name: {k: _finite(v) for k, v in vars(row).items()} for name, row in rows.items()})
+        print_json({name: {k: finite(v) for k, v in vars(row).items()} for name, row in rows.items()})
         return
     if not sys.stdout.isatty():
         screen.print(_table(rows))
@@ -92,7 +93,3 @@ def span(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"
     return f"{seconds:.2g} s"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
