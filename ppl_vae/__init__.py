@@ -53,7 +53,7 @@ _NAMES = {
     "scoring.terms": ("Site", "Terms", "terms"),
     "strategies.compare": ("compare",),
     "strategies.results": ("Study",),
-    "reports.write": ("report",),
+    "strategies.report": ("report",),
     "strategies.saved": ("load_study",),
     "strategies.strategy": ("Strategy", "grid"),
     "strategies.study": ("study",),
@@ -137,11 +137,11 @@ if TYPE_CHECKING:
     from .objectives.tvo import TVO as TVO
     from .objectives.vimco import VIMCO as VIMCO
     from .pairs.base import Pair as Pair, build as build
-    from .reports.write import report as report
     from .runs.folder import load as load, save as save
     from .scoring.densities import log_joint as log_joint
     from .scoring.terms import Site as Site, Terms as Terms, terms as terms
     from .strategies.compare import compare as compare
+    from .strategies.report import report as report
     from .strategies.results import Study as Study
     from .strategies.saved import load_study as load_study
     from .strategies.strategy import Strategy as Strategy, grid as grid

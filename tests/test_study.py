@@ -120,7 +120,7 @@ def test_twins_have_the_same_runs_and_a_cell_is_what_fit_gives(data: pv.Data, tm
     """The same strategy under two names: equal estimates; and those of build, fit and log_likelihood by hand."""
     found = run({"a": BASE, "b": BASE.replace()}, data, tmp_path)
     assert np.array_equal(found.log_px["a"], found.log_px["b"])
-    assert found.table()[1]["verdict"] == "cannot tell"
+    assert found.rows()[1]["verdict_to_reference"] == "cannot tell"
     pair = BASE.build(data, 1)
     pv.fit(pair, data, steps=6, lr=3e-3, batch_size=20, seed=1, progress=False)
     est = pv.log_likelihood(pair, data.test, num_samples=20, seed=0)
@@ -156,7 +156,7 @@ def test_a_cell_that_fails_is_a_row_with_its_reason(data: pv.Data, tmp_path: Pat
     reasons = {name: why for name, _, why in found.failed}
     assert set(reasons) == {"bad", "scarce"}
     assert "training stopped at step" in reasons["bad"]
-    rows = {r["strategy"]: r for r in found.table()}
+    rows = {r["strategy"]: r for r in found.rows()}
     assert (rows["good"]["seeds"], rows["bad"]["seeds"], rows["bad"]["failed"]) == (2, 0, 2)
     assert rows["bad"]["log_px"] is None
     assert "bad failed (seed" in str(found)
@@ -215,8 +215,8 @@ def test_custom_objective_guide_and_pair_take_part(data: pv.Data, tmp_path: Path
     found = run(strategies, data, tmp_path)
     assert not found.failed
     np.testing.assert_allclose(found.log_px["lambda"], found.log_px["elbo"], rtol=1e-4)
-    assert {r["seeds"] for r in found.table()} == {2}
-    assert found.table()[0]["verdict"] == "reference"
+    assert {r["seeds"] for r in found.rows()} == {2}
+    assert found.rows()[0]["verdict_to_reference"] == "reference"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_study_is_read_from_its_folder(data: pv.Data, tmp_path: Path) -> None:
     found = run({"a": BASE, "b": BASE.replace(latent=1)}, data, tmp_path)
     again = pv.load_study(tmp_path)
     assert str(again) == str(found)
-    assert again.table() == found.table()
+    assert again.rows() == found.rows()
     assert again.strategies["b"]["given"]["latent"] == 1
     (tmp_path / found.results["b"][1]["folder"] / "cell.json").unlink()
     assert pv.load_study(tmp_path).missing == [("b", 1)]
@@ -318,12 +318,21 @@ def test_tables_say_what_the_estimates_are(data: pv.Data, tmp_path: Path) -> Non
     strategies = pv.grid(BASE, latent=[2, 1])
     found = run(strategies, data, tmp_path, seeds=3, budget={"steps": 60})
     one, two = (found.log_px[n] for n in strategies)
-    rows = found.table()
-    assert rows[1]["diff"] == pytest.approx(float((two - one).mean()))
+    rows = found.rows()
+    assert rows[1]["diff_to_reference"] == pytest.approx(float((two - one).mean()))
+    best, other = ("latent=2", "latent=1") if found.best == "latent=2" else ("latent=1", "latent=2")
+    table = found.table.sel(strategy=other)
+    assert float(table["diff"]) == pytest.approx(-abs(float((two - one).mean())))
+    assert float(table["diff_se"]) == pytest.approx(found.compare()["latent=1"].se)
+    assert str(table["verdict"].values) in ("worse", "cannot tell")
+    assert str(found.table["verdict"].sel(strategy=best).values) == "best"
+    assert float(found.table["log_px"].sel(strategy=best)) == rows[list(strategies).index(best)]["log_px"]
     assert rows[0]["sd_seeds"] == pytest.approx(float(one.mean(1).std(ddof=1)))
     sheet = found.dataset()
     assert sheet["log_px"].shape == (2, 3, one.shape[1])
     assert float(sheet["diff"].sel(strategy="latent=1")) == rows[1]["diff"]
+    assert sheet.attrs["evaluation_proposal"] == "guide"
+    assert (tmp_path / "report.html").is_file()
     assert json.loads((tmp_path / "study.json").read_text())["table"] == json.loads(json.dumps(rows))
 
 
@@ -447,7 +456,7 @@ def test_a_result_is_of_its_evaluation(data: pv.Data, tmp_path: Path) -> None:
     found = run({"a": BASE}, data, tmp_path, seeds=1)
     folder = tmp_path / found.results["a"][0]["folder"]
     how = cells.Evaluation(num_samples=20, proposal="guide")
-    cell = cells.Cell(BASE, "a", 0, {}, how, tmp_path, folder, how.record(), "")
+    cell = cells.Cell(BASE, "a", 0, {}, how, tmp_path, folder, how.record(), "", BASE.code())
     assert result_of(cell.folder, cell.about) is not None
     assert result_of(cell.folder, module.TUNING.record()) is None
 

@@ -30,10 +30,23 @@ hidden = [8]
 [strategies.elbo]
 [strategies."50 % & more"]
 objective = "{path}:half"
+guide = "{path}:Head"
 [evaluation]
 num_samples = 30
 proposal = "guide"
 limit = 20
+"""
+
+
+MINE = """
+import torch
+from ppl_vae.guides.diagonal import Diagonal
+
+def half(t):
+    return 0.5 * t.log_w.mean(0)
+
+class Head(Diagonal):
+    pass
 """
 
 
@@ -45,7 +58,7 @@ def call(*args: str | Path, code: int = 0) -> Any:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    (tmp_path / "mine.py").write_text("def half(t):\n    return 0.5 * t.log_w.mean(0)\n")
+    (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "study.toml").write_text(SPEC.format(path=tmp_path / "mine.py"))
     return tmp_path / "study.toml"
 
@@ -56,8 +69,9 @@ def test_a_study_of_a_file_and_its_tables(spec: Path, tmp_path: Path) -> None:
     text = call("study", spec, "--out", out, code=2).stderr
     assert f"names custom code, which is not run unless you name it too: --part {mine}" in text
     assert not out.exists()
-    found = json.loads(call("study", spec, "--part", mine, "--out", out, "--workers", 1, "--json").stdout)
-    assert [(r["strategy"], r["seeds"], r["verdict"]) for r in found["table"]] == [
+    trusted = ("--part", mine, "--part", f"{tmp_path}/mine.py:Head")
+    found = json.loads(call("study", spec, *trusted, "--out", out, "--workers", 1, "--json").stdout)
+    assert [(r["strategy"], r["seeds"], r["verdict_to_reference"]) for r in found["table"]] == [
         ("elbo", 2, "reference"), ("50 % & more", 2, "cannot tell"),
     ]  # fmt: skip
     with (out / "results.csv").open() as file:
@@ -74,6 +88,13 @@ def test_a_study_of_a_file_and_its_tables(spec: Path, tmp_path: Path) -> None:
     again = json.loads(call("evaluate", cell, "--limit", 20, "--num-samples", 30, "--json").stdout)
     with (out / "results.csv").open() as file:
         assert again["log_px_mean"] == pytest.approx(float(rows[1]["log_px"]), rel=1e-5)
+    own = out / found["folders"]["50 % & more"] / "seed-1"
+    text = call("evaluate", own, "--limit", 20, "--num-samples", 30, code=2).stderr
+    option = f"--part {tmp_path}/mine.py:Head"
+    assert f"guide: custom code, which is not run unless you name it: {option}" in text
+    again = call("evaluate", own, *option.split(), "--limit", 20, "--num-samples", 30, "--json")
+    assert "has changed" not in again.stderr
+    assert json.loads(again.stdout)["log_px_mean"] == pytest.approx(float(rows[3]["log_px"]), rel=1e-5)
 
 
 def test_strategies_from_options(tmp_path: Path) -> None:

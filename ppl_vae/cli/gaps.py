@@ -36,7 +36,7 @@ def gaps(
         )  # fmt: skip
     bounds = error_bounds(opened.pair, opened.part, num_samples=estimating.num_samples, seed=common.seed, progress=True)
     told = information(opened.pair, opened.part, seed=common.seed, progress=True)
-    about = {"pair": opened.name, "data": opened.data, "split": opened.part.name, "n": len(found.log_px)}
+    about = {"pair": opened.name, "data": opened.data, "split": opened.part.name, "n": found.sizes["example"]}
     result = {**about, "num_samples": estimating.num_samples, "seed": common.seed, "gaps": found.table()}
     result |= {"information": told.record(), "error_bounds": bounds.record()}
     ranks.broadcast_object(lambda: write_json(target / "gaps.json", result))

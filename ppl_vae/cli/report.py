@@ -18,7 +18,7 @@ def report(
     json_: JsonOpt = False,
 ) -> None:
     """Write one HTML file on a study or on a run: what was found, how far to trust it, figures, settings."""
-    from ..reports.write import report as write
+    from ..strategies.report import report as write
 
     path = write(folder, out)
     print_json({"report": str(path)}) if json_ else typer.echo(str(path))

@@ -72,8 +72,7 @@ def study(
     positive(**{k: getattr(question, k) for k in ("seeds", "num_samples", "limit")}, workers=running.workers)
     asked = read(spec, running.part or [])
     from ..common.files import writable, write_text
-    from ..reports.write import report
-    from ..strategies.saved import COMMAND
+    from ..reports.study import COMMAND
     from ..strategies.study import study as run
 
     strategies = strategies_of(asked, question)
@@ -97,7 +96,7 @@ def study(
         )  # fmt: skip
     if not found.log_px and not found.missing:
         raise UserError(found.sentences()[0])
-    paths = found.write(out) + drawn(found, out) + [str(report(found))]
+    paths = [*found.files, *drawn(found, out), str(out / "report.html")]
     print_json(found.record() | {"files": paths}) if json_ else typer.echo("\n".join([str(found), *paths]))
 
 

@@ -47,6 +47,8 @@ class Shown:
         True
     """
 
+    __slots__ = ()
+
     def cells(self) -> Sequence[Sequence[str]]:
         """The table as text, its head first; empty where the text says all."""
         return []

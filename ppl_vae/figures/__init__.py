@@ -2,8 +2,8 @@
 
 Images, of shape (H, W), (1, H, W) or (3, H, W), are clipped to [0, 1]; vectors (D,) are drawn as lines on one scale.
 
-May import: everything but ``cli`` and ``reports``. A figure is a function in the file of its subject, exported here;
-one that every run has is also called in ``write.py``.
+May import: everything but ``cli``, ``strategies`` and ``reports``. A figure is a function in the file of its subject,
+exported here; one that every run has is also called in ``write.py``.
 """
 
 from .calibration import rank_ecdf as rank_ecdf

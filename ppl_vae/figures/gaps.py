@@ -20,17 +20,17 @@ def gap_bars(found: Gaps) -> Figure:
         >>> figure.axes[0].get_ylabel()
         'log p(x) - ELBO (nats)'
     """
-    order = found["total"].argsort().numpy()
+    order = found["total"].values.argsort()
     figure, ax = canvas(4.6)
     above, below = np.zeros(len(order)), np.zeros(len(order))
     for name, color in zip(NAMES, (VERMILLION, SKY, BLUE), strict=True):
-        gap = found[name].numpy()[order]
+        gap = found[name].values[order]
         start = np.where(gap >= 0, above, below)  # a negative part hangs from zero
         label = f"{name}: {text(float(gap.mean()), '.2f')}"
         ax.bar(np.arange(len(gap)), gap, 1.0, start, color=color, label=label, linewidth=0)
         above, below = above + gap.clip(min=0), below + gap.clip(max=0)
     ax.axhline(0, color="black", linewidth=1)
-    ax.set(xlabel="examples, in order of the whole gap", ylabel=f"{found.log_px.name} - ELBO (nats)")
+    ax.set(xlabel="examples, in order of the whole gap", ylabel=f"{found.attrs['quantity']} - ELBO (nats)")
     mean = text(float(found["total"].mean()), ".2f")
     ax.set_title(f"what the ELBO of {len(order)} examples lacks: {mean} nats on average", fontsize=11)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from ..likelihood.gaps import NAMES as CAUSES
-from ..strategies.curves import AXES
-from ..strategies.results import Study
 from .style import BLUE, COLORS, GREEN, GREY, SKY, VERMILLION, canvas, canvases, need, short, text, tiles
+
+if TYPE_CHECKING:
+    from ..strategies.results import Study
 
 
 def forest(found: Study, other: str | None = None) -> Figure:
@@ -74,7 +75,8 @@ def learning_curves(found: Study, against: str = "steps") -> Figure:
         lows.append(float(np.quantile(curves.mean(0), 0.15)))
         drawn += 1
     need(drawn > 0, "no run of the study has a validation bound")
-    ax.set(xlabel=AXES[against], ylabel="validation ELBO (nats per example)")
+    about = "seconds of training" if against == "seconds" else against.replace("_", " ")
+    ax.set(xlabel=about, ylabel="validation ELBO (nats per example)")
     ax.set_ylim(bottom=min(lows))  # the first steps are far below the rest
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, title="at the end")
     return figure

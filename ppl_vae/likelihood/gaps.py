@@ -3,74 +3,67 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import xarray as xr
 from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import UserError
+from ..common.rng import forked
 from ..common.shown import Shown
 from ..guides.refined import Refined
-from ..scoring.inputs import as_data, everything
+from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, to_device
+from ..scoring.kinds import kind, layers
 from ..scoring.quantity import refuse_binarised
+from ..scoring.trace import call_args, changed
 from .estimate import log_likelihood
 from .refine import refine
 from .result import Estimate
 
 NAMES = {
-    "amortisation": "one encoder for all examples, not the best diagonal Gaussian for each",
+    "amortisation": "one encoder for all examples, not the best of its family for each",
     "independence": "a diagonal Gaussian, not one with every covariance",
     "shape": "a Gaussian, not the posterior",
 }
 
+BOUNDS = ("elbo", "elbo_diagonal", "elbo_full", "log_px")
+EXAMPLE = "example"
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Gaps(Shown):
-    """The ELBO of a guide, of the best diagonal and full Gaussian, and log p(x): for each example, in nats.
 
-    Attributes:
-        elbo: of the guide, as an estimate.
-        diagonal: of the best diagonal Gaussian for each example.
-        full: of the best Gaussian with every covariance.
-        log_px: the best lower bound on log p(x) that is here.
+class Gaps(Shown, xr.Dataset):
+    """The ELBO of a guide, of the best Gaussians, and log p(x), for each example: an ``xarray.Dataset`` with a table.
+
+    Variables over ``example``, in nats, each with its Monte Carlo error ``*_error``:
+
+    - ``elbo`` of the guide; ``elbo_diagonal`` and ``elbo_full`` of the best diagonal Gaussian and of the best one with
+      every covariance; ``elbo_refined``, which of the two is of the guide's family; ``log_px``, the best lower bound;
+    - ``amortisation = elbo_refined - elbo``, ``approximation = log_px - elbo_refined``, ``total``, the sum of the two;
+    - ``independence`` and ``shape``, the parts of ``approximation``: what a diagonal Gaussian lacks (zero where the
+      guide is none), and what a Gaussian lacks;
+    - ``unreliable``, whether the diagnostics of ``log_px`` are poor.
     """
 
-    elbo: Estimate
-    diagonal: Estimate
-    full: Estimate
-    log_px: Estimate
-
-    def __getitem__(self, name: str) -> Tensor:
-        """A gap of each example, (N,) nats: ``"amortisation"``, ``"independence"``, ``"shape"`` or ``"total"``."""
-        lower, upper = self._ends[name]
-        return upper.log_px - lower.log_px
-
-    def error(self, name: str) -> float:
-        """SE (MC) of the mean of a gap, from the draws."""
-        return math.hypot(*(e.monte_carlo_error for e in self._ends[name]))
-
-    @property
-    def _ends(self) -> dict[str, tuple[Estimate, Estimate]]:
-        steps = (self.elbo, self.diagonal, self.full, self.log_px)
-        return dict(zip(NAMES, pairwise(steps), strict=True)) | {"total": (self.elbo, self.log_px)}
+    __slots__ = ()
 
     def table(self) -> list[dict[str, Any]]:
         """One JSON-able dictionary a gap: its mean, both standard errors, and what it is the price of."""
         rows = []
-        for name in self._ends:
-            gap = self[name]
-            se = float(gap.std() / math.sqrt(len(gap))) if len(gap) > 1 else None
-            error = self.error(name)
-            mc = error if math.isfinite(error) else None
-            mean, price = float(gap.mean()), NAMES.get(name, "all of these")
-            rows.append({"gap": name, "mean": mean, "se": se, "mc_error": mc, "price_of": price})
+        for name in (*NAMES, "total"):
+            gap, errors = self[name].values, self[f"{name}_error"].values
+            error = float(np.sqrt(np.square(errors).sum())) / len(gap)
+            se = float(gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else None
+            mc, price = error if math.isfinite(error) else None, NAMES.get(name, "all of these")
+            rows.append({"gap": name, "mean": float(gap.mean()), "se": se, "mc_error": mc, "price_of": price})
         return rows
 
     def cells(self) -> list[list[str]]:
         """The table as text, its head first."""
+        if EXAMPLE not in self.dims or not {*NAMES, "total", "unreliable"} <= {*self.data_vars}:
+            return []  # a selection, or what was computed of it
         cells = [["gap", "nats", "SE (data)", "SE (MC)", "the price of"]]
         for r in self.table():
             se, mc = ("-" if r[k] is None else f"{r[k]:.3f}" for k in ("se", "mc_error"))
@@ -79,12 +72,17 @@ class Gaps(Shown):
 
     def notes(self) -> list[str]:
         """What the gaps are up to."""
-        n, bad = len(self.log_px), int(self.log_px.unreliable.sum())
-        return [f"{n} examples; {self.log_px.name} by {self.log_px.proposal}, unreliable for {bad} of them"]
+        n, bad, about = self.sizes[EXAMPLE], int(self["unreliable"].sum()), self.attrs
+        return [
+            f"{n} examples; the guide is compared with {about['family']} Gaussians; {about['quantity']} by "
+            f"{about['proposal']}, unreliable for {bad} of them"
+        ]
 
     def __str__(self) -> str:
+        if not (cells := self.cells()):
+            return xr.Dataset.__repr__(self)
         line = "{:<14}{:>9}{:>11}{:>9}  {}"
-        return "\n".join([*(line.format(*row) for row in self.cells()), *self.notes()])
+        return "\n".join([*(line.format(*row) for row in cells), *self.notes()])
 
 
 @entry_point
@@ -101,10 +99,11 @@ def gaps(
 ) -> Gaps:
     r"""Divide the gap of the ELBO among its causes, for each example.
 
-    .. math:: \log p(x) - L[q] = (L[q^*_{diag}] - L[q]) + (L[q^*_{full}] - L[q^*_{diag}]) + (\log p(x) - L[q^*_{full}])
+    .. math:: \log p(x) - L[q] = (L[q^*] - L[q]) + (L[q^*_{full}] - L[q^*]) + (\log p(x) - L[q^*_{full}])
 
-    The first is the amortisation gap of a diagonal guide (negative, where the guide is richer than that), the other two
-    make up its approximation gap. log p(x) is the K-sample bound under the proposal ``"auto"``.
+    where :math:`q^*` is the best Gaussian for each example: diagonal if every site of the guide is, else with every
+    covariance. The first is the amortisation gap (negative where the guide is richer than a Gaussian), the other two
+    make up the approximation gap. log p(x) is the K-sample bound under the proposal ``"auto"``.
 
     Use when a better guide is wanted: a large first gap asks for a larger encoder or for longer training, a large
     second for ``guide="full"``, a large third for a flow.
@@ -129,8 +128,8 @@ def gaps(
         >>> import torch, ppl_vae as pv
         >>> pair = pv.build("linear", data_shape=(5,), latent=2)
         >>> found = pv.gaps(pair, torch.randn(4, 5), num_samples=2000)
-        >>> found["amortisation"].shape, bool(found["shape"].mean().abs() < 0.1)  # a posterior that is a Gaussian
-        (torch.Size([4]), True)
+        >>> found.sizes["example"], bool(abs(found["shape"].mean()) < 0.1)  # a posterior that is a Gaussian
+        (4, True)
     """
     if isinstance(pair.guide, Refined):
         raise UserError("gaps: this guide was refined, and no encoder is behind it; give the pair with its own guide")
@@ -143,4 +142,40 @@ def gaps(
 
     fit: dict[str, Any] = {"widen": 1.0, "df": math.inf, "steps": 200, "rounds": 1, **how}
     diagonal, full = (elbo(pair.with_guide(refine(pair, x, y, family=f, **fit))) for f in ("diagonal", "full"))
-    return Gaps(elbo(pair), diagonal, full, log_likelihood(pair, x, y, num_samples, proposal="auto", **how))
+    family = "diagonal" if _is_diagonal(pair, x, y) else "full"
+    refined = diagonal if family == "diagonal" else full
+    best = log_likelihood(pair, x, y, num_samples, proposal="auto", **how)
+    bounds = {"elbo": elbo(pair), "elbo_refined": refined, "elbo_diagonal": diagonal, "elbo_full": full, "log_px": best}
+    parts = {
+        "amortisation": ("elbo", "elbo_refined"), "independence": ("elbo_refined", "elbo_full"),
+        "shape": ("elbo_full", "log_px"), "approximation": ("elbo_refined", "log_px"), "total": ("elbo", "log_px"),
+    }  # fmt: skip
+    found = {name: (one.log_px, one.std_error) for name, one in bounds.items()}
+    found |= {name: _between(bounds[low], bounds[high]) for name, (low, high) in parts.items()}
+    columns = {name: (EXAMPLE, value.numpy()) for name, (value, _) in found.items()}
+    columns |= {f"{name}_error": (EXAMPLE, error.numpy()) for name, (_, error) in found.items()}
+    columns["unreliable"] = (EXAMPLE, best.unreliable.numpy())
+    attrs: dict[str, Any] = {"units": "nats", "family": family, "quantity": best.name, "proposal": best.proposal}
+    attrs |= {"num_samples": num_samples, "seed": seed}
+    return Gaps(columns, {EXAMPLE: np.arange(len(best))}, attrs)
+
+
+def _between(low: Estimate, high: Estimate) -> tuple[Tensor, Tensor]:
+    """The difference of two estimates of each example, and its Monte Carlo error; nats."""
+    if low is high:
+        return torch.zeros_like(low.log_px), torch.zeros_like(low.log_px)
+    return high.log_px - low.log_px, torch.hypot(low.std_error, high.std_error)
+
+
+def _is_diagonal(pair: Any, x: Any, y: Tensor | None) -> bool:
+    """Whether every site of a guide is a diagonal Gaussian."""
+    kinds: list[bool] = []
+
+    def seen(name: str, fn: Any) -> Any:
+        kinds.append(kind(fn) == "Normal" and not any(hasattr(layer, "transforms") for layer in layers(fn)))
+        return fn
+
+    first = to_device(pair, x, y, slice(1))
+    with evaluating(pair), forked(device_and_dtype(pair)[0]), torch.no_grad():
+        changed(pair.guide, seen)(*call_args(pair.guide, *first))
+    return all(kinds)

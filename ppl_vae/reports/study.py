@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..common.errors import UserError
 from ..figures import studies
-from ..likelihood.gaps import NAMES as CAUSES
-from ..strategies.results import Study
-from ..strategies.saved import COMMAND
+from ..likelihood.gaps import BOUNDS
 from .page import Picture, drawn
+
+if TYPE_CHECKING:
+    from ..strategies.results import Study
+
+COMMAND = "command.txt"  # in the folder of a study: what repeats it
 
 
 def facts(found: Study) -> dict[str, Any]:
@@ -103,15 +106,12 @@ def _parts(found: Study) -> list[list[str]]:
 
 def _cross(found: Study) -> tuple[list[list[str]], int]:
     """Each strategy's model under its own guide, the best diagonal and the best full Gaussian, and log p(x)."""
-    if not found.causes:
+    under = found.of_gaps(BOUNDS)
+    if not under:
         return [], 0
-    size = next(iter(found.causes.values()))["shape"].shape[1]
-    rows = [["model of", "own guide", "best diagonal Gaussian", "best full Gaussian", "log p(x)"]]
-    for name, causes in found.causes.items():
-        steps = np.cumsum([0.0, *(causes[c].mean() for c in CAUSES)])
-        top = found.log_px[name][:, :size].mean()
-        rows.append([name, *(f"{value:.2f}" for value in top - steps[-1] + steps)])
-    return rows, size
+    head = ["model of", "own guide", "best diagonal Gaussian", "best full Gaussian", "log p(x)"]
+    rows = [[name, *(f"{values.mean():.2f}" for values in some.values())] for name, some in under.items()]
+    return [head, *rows], next(iter(under.values()))["elbo"].shape[1]
 
 
 def _curves(found: Study) -> list[Picture]:

@@ -39,6 +39,7 @@ class Cell:
         folder: its run folder, see :func:`folder_of`.
         about: the record of the evaluation.
         data: the digest of the data.
+        code: of the strategy, see :meth:`Strategy.code`.
         threads: of torch, while it runs.
     """
 
@@ -51,6 +52,7 @@ class Cell:
     folder: Path
     about: Mapping[str, Any]
     data: str
+    code: Mapping[str, Any]
     threads: int = 1
 
 
@@ -144,9 +146,11 @@ def _run(cell: Cell) -> dict[str, Any]:
 def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
     data = read_data(cell.out / DATA, cell.data)
     pair = cell.strategy.build(data, cell.seed)
+    pair.source, pair.config = cell.code["source"], {**(pair.config or {}), **cell.code["records"]}
     folder = cell.folder
     resume = (folder / CONFIG).is_file()
     stored = {"data": data.name, "data_root": "data", "seed": data.seed, "stored": f"../../{DATA}"}
+    stored["options"] = cell.code["options"]
     record = {"data": data.record(), "strategy": cell.name, "request": stored}
     config = config_of(cell.strategy, cell.seed, cell.budget, len(data.train))
     objective = cell.strategy.objective

@@ -11,12 +11,7 @@ import numpy as np
 from ..common.errors import UserError
 from .statistics import Array
 
-AXES = {
-    "steps": "steps",
-    "seconds": "seconds of training",
-    "epochs": "epochs",
-    "decoder_evaluations": "decoder evaluations",
-}
+AXES = ("steps", "seconds", "epochs", "decoder_evaluations")
 
 
 def curve(result: Mapping[str, Any], against: str = "steps") -> tuple[Array, Array] | None:

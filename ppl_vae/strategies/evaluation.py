@@ -17,7 +17,7 @@ from ..common.identity import describe
 from ..data.splits import Data, Split
 from ..draws.generation import sample
 from ..likelihood.estimate import log_likelihood
-from ..likelihood.gaps import NAMES, gaps
+from ..likelihood.gaps import BOUNDS, NAMES, gaps
 from ..likelihood.information import information
 from ..pairs.base import Pair
 
@@ -83,7 +83,7 @@ def evaluated(pair: Pair, data: Data, how: Evaluation, folder: Path) -> dict[str
     if how.gaps:
         try:
             found = gaps(pair, part.limit(how.gaps), num_samples=how.num_samples, seed=how.seed, resume=folder)
-            tensors |= {f"gap.{name}": found[name] for name in NAMES}
+            tensors |= {f"gap.{name}": torch.from_numpy(found[name].values) for name in (*NAMES, *BOUNDS)}
         except UserError as error:
             facts["no_gaps"] = str(error)
     write_tensors(folder / ESTIMATE, tensors, {"quantity": estimate.name})

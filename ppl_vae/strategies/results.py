@@ -16,10 +16,13 @@ from ..common.errors import UserError
 from ..common.files import writable, write_bytes, write_text
 from ..common.shown import Shown, interval
 from ..likelihood.gaps import NAMES as CAUSES
+from ..reports.study import facts
+from ..reports.write import write_report
 from . import tables
 from .curves import curve, first
 from .statistics import Array, Comparison, against, paired
 
+TABLES = ("table.md", "table.tex", "results.csv", "results.nc")
 QUANTITIES = ("log_px", "elbo", "gap")
 
 
@@ -86,11 +89,15 @@ class Study(Shown):
     @cached_property
     def causes(self) -> dict[str, dict[str, Array]]:
         """The gap by its causes (:func:`ppl_vae.gaps`), of strategies whose cells have it: each (seeds, examples)."""
+        return self.of_gaps(tuple(CAUSES))
+
+    def of_gaps(self, names: tuple[str, ...]) -> dict[str, dict[str, Array]]:
+        """Variables of :func:`ppl_vae.gaps`, of strategies whose cells have them: each (seeds, examples)."""
         found = {}
         for name in self.log_px:
             cells = list(self.done(name).values())
-            if all(f"gap.{cause}" in r for r in cells for cause in CAUSES):
-                found[name] = {c: np.stack([r[f"gap.{c}"].numpy() for r in cells]) for c in CAUSES}
+            if all(f"gap.{each}" in r for r in cells for each in names):
+                found[name] = {each: np.stack([r[f"gap.{each}"].numpy() for r in cells]) for each in names}
         return found
 
     def _stacked(self, key: str) -> dict[str, Array]:
@@ -213,14 +220,20 @@ class Study(Shown):
     def _why(self) -> str:
         return f": {self.failed[0][0]}, seed {self.failed[0][1]}: {self.failed[0][2]}" if self.failed else ""
 
-    def table(self) -> list[dict[str, Any]]:
-        """One JSON-able dictionary a strategy.
+    @property
+    def table(self) -> Any:
+        """The table as an ``xarray.Dataset`` over ``strategy``: what :meth:`rows` has, NaN where it has nothing."""
+        return tables.by_strategy(self.rows(), self.reference)
 
-        ``log_px`` is the mean over seeds and examples, ``se`` its standard error over both, ``sd_seeds`` the standard
-        deviation of a training run's mean; ``diff``, its ``low`` and ``high`` end, ``p`` and ``verdict`` are against
-        the reference, and ``verdict_best`` against the best. ``unreliable`` is the share of examples whose diagnostics
-        say so, ``elbo`` that of the guide, ``active`` how many dimensions of the latents vary with the data, and
-        ``seconds`` those of training a cell.
+    def rows(self) -> list[dict[str, Any]]:
+        """The table as JSON-able dictionaries, one a strategy.
+
+        ``log_px`` is the mean over seeds and examples, ``log_px_se`` its standard error over both, ``sd_seeds`` the
+        standard deviation of a training run's mean. ``diff``, ``diff_se``, ``low`` and ``high``, the ends of its
+        interval, ``p`` and ``verdict`` are against the best, as in :func:`ppl_vae.compare`; with ``_to_reference``
+        they are against the reference. ``unreliable`` is the share of examples whose diagnostics say so, ``elbo`` that
+        of the guide, ``active`` how many dimensions of the latents vary with the data, and ``seconds`` those of
+        training a cell.
         """
         first = self.compare() if self.reference in self.log_px else {}
         best = self.compare(self.best) if self.log_px and self.best != self.reference else first
@@ -229,19 +242,16 @@ class Study(Shown):
             done = self.done(name)
             row: dict[str, Any] = {"strategy": name, "seeds": len(done), "failed": len(self.results[name]) - len(done)}
             row |= _figures(self.log_px.get(name), list(done.values()))
-            one = first.get(name)
-            keys = ("diff", "low", "high", "p")
-            row |= {k: None if one is None else _finite(getattr(one, k)) for k in keys}
-            row["verdict"] = "reference" if name == self.reference else "" if one is None else one.verdict
-            row["verdict_best"] = "best" if done and name == self.best else best[name].verdict if name in best else ""
-            rows.append(row)
+            row |= _against(best.get(name), "best" if done and name == self.best else "")
+            of_reference = _against(first.get(name), "reference" if name == self.reference else "")
+            rows.append(row | {f"{k}_to_reference": v for k, v in of_reference.items()})
         return rows
 
     def record(self) -> dict[str, Any]:
         """The study as JSON holds it, with its table."""
         return {
             "reference": self.reference, "seeds": list(self.seeds), "budget": dict(self.budget),
-            "evaluation": dict(self.evaluation), "data": dict(self.data), "table": self.table(),
+            "evaluation": dict(self.evaluation), "data": dict(self.data), "table": self.rows(),
             "strategies": {name: dict(facts) for name, facts in self.strategies.items()},
             "tuned": {name: dict(some) for name, some in self.tuned.items()},
             "failed": [{"strategy": n, "seed": s, "reason": why} for n, s, why in self.failed],
@@ -260,7 +270,7 @@ class Study(Shown):
                 for name in self.log_px
                 if self.quantity(name) != self.quantity(self.reference)
             ]
-        bad = {r["strategy"]: r["unreliable"] for r in self.table() if r["unreliable"]}
+        bad = {r["strategy"]: r["unreliable"] for r in self.rows() if r["unreliable"]}
         found += [
             f"{name}: {_percent(share)} of its examples are unreliable, and its log p(x) may lie "
             f"{self.slack[name]:.2f} nats higher; intervals allow for that."
@@ -284,13 +294,12 @@ class Study(Shown):
     def cells(self) -> list[list[str]]:
         """The table as text, its head first."""
         found = [["strategy", "seeds", "log p(x)", "SE", "SD seeds", "bad k", "difference", "95 %", "p", "verdict"]]
-        for r in self.table():
-            numbers = [_shown(r[k], 3) for k in ("log_px", "se", "sd_seeds")]
-            diff = "" if r["diff"] is None else f"{r['diff']:+.3f}"
-            ends = "" if r["low"] is None or r["high"] is None else f"{r['low']:.2f} to {r['high']:.2f}"
-            p = "" if r["p"] is None else "< 0.001" if r["p"] < 0.001 else f"{r['p']:.3f}"
-            bad = _percent(r["unreliable"])
-            found.append([r["strategy"], str(r["seeds"]), *numbers, bad, diff, ends, p, r["verdict"]])
+        for r in self.rows():
+            numbers = [_shown(r[k], 3) for k in ("log_px", "log_px_se", "sd_seeds")]
+            diff, low, high, p, verdict = _of_reference(r)
+            ends = "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+            shown = ["" if diff is None else f"{diff:+.3f}", ends, _p(p), verdict]
+            found.append([r["strategy"], str(r["seeds"]), *numbers, _percent(r["unreliable"]), *shown])
         return found
 
     def __str__(self) -> str:
@@ -302,7 +311,7 @@ class Study(Shown):
     def drawn(self) -> list[list[str]]:
         """The table with each interval as a drawing, on one axis with a line at zero; its ends are in the sentences."""
         head, *rows = self.cells()
-        found = [(r["low"], r["diff"], r["high"]) for r in self.table()]
+        found = [(low, diff, high) for diff, low, high, _, _ in map(_of_reference, self.rows())]
         reach = max((abs(end) for ends in found for end in ends if end is not None), default=0.0)
         drawings = ["" if diff is None else interval(_end(low), diff, _end(high), reach) for low, diff, high in found]
         at = head.index("95 %")
@@ -321,28 +330,52 @@ class Study(Shown):
             f"{n} {e['split']} examples, K = {e['num_samples']}, proposal {e['proposal']}; budget {budget or 'epochs'}"
         )
 
-    def write(self, folder: str | Path) -> list[str]:
-        """Write the tables: ``table.md``, ``table.tex``, ``results.csv`` by cell, ``results.nc``; returns paths."""
-        folder = writable(Path(folder))
+    @property
+    def files(self) -> list[str]:
+        """The paths of ``study.json`` and of the tables."""
+        return [str(Path(self.out) / name) for name in ("study.json", *TABLES)]
+
+    def write(self) -> None:
+        """Write the tables: ``table.md``, ``table.tex``, ``results.csv`` by cell, ``results.nc``, and the report."""
+        folder = writable(Path(self.out))
         write_text(folder / "table.md", tables.markdown(self.cells(), self.sentences()))
         write_text(folder / "table.tex", tables.latex(self.cells()))
         write_text(folder / "results.csv", tables.by_cell(self.results))
         write_bytes(folder / "results.nc", bytes(self.dataset().to_netcdf(engine="scipy")))
-        return [str(folder / name) for name in ("study.json", "table.md", "table.tex", "results.csv", "results.nc")]
+        if self.log_px:
+            self.report()
 
     def dataset(self) -> Any:
         """The estimates and the table as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is."""
-        return tables.dataset(self.results, self.seeds, self.table(), self.reference)
+        sheet, table = tables.dataset(self.results, self.seeds), self.table
+        about = {f"evaluation_{k}": str(v) for k, v in self.evaluation.items()}
+        return sheet.merge(table.drop_vars([k for k in table if k in sheet])).assign_attrs(table.attrs | about)
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write a report on this study, one HTML file, see :func:`ppl_vae.report`; returns its path.
+
+        Args:
+            out: the file; None takes ``report.html`` in the folder.
+        """
+        return write_report("study.html", facts(self), Path(self.out) / "report.html" if out is None else Path(out))
+
+
+def _against(one: Comparison | None, otherwise: str) -> dict[str, Any]:
+    """The figures of a comparison; those of a strategy with itself are zero, and those of none are None."""
+    keys = {"diff": "diff", "diff_se": "se", "low": "low", "high": "high", "p": "p"}
+    if one is not None:
+        return {k: _finite(getattr(one, of)) for k, of in keys.items()} | {"verdict": one.verdict}
+    return dict.fromkeys(keys, 0.0 if otherwise else None) | {"p": None, "verdict": otherwise}
 
 
 def _figures(log_px: Array | None, results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of a strategy by itself."""
     if log_px is None:
-        return dict.fromkeys(("log_px", "se", "sd_seeds", "elbo", "unreliable", "active", "steps", "seconds"))
+        return dict.fromkeys(("log_px", "log_px_se", "sd_seeds", "elbo", "unreliable", "active", "steps", "seconds"))
     several = len(log_px) > 1 and log_px.shape[1] > 1 and bool(np.isfinite(log_px).all())
     return {
         "log_px": _finite(float(log_px.mean())),
-        "se": paired(log_px).se if several else None,
+        "log_px_se": paired(log_px).se if several else None,
         "sd_seeds": float(log_px.mean(1).std(ddof=1)) if several else None,
         "elbo": _finite(float(np.mean([float(r["elbo"].mean()) for r in results]))),
         "unreliable": float(np.mean([float(r["unreliable"].double().mean()) for r in results])),
@@ -374,6 +407,16 @@ def _sentence(one: Comparison, slack: Mapping[str, float], comparisons: int) -> 
     tell = f"some {seeds} seeds would" if seeds else "on so few examples no number of seeds would"
     more = f"{tell} tell {size:.2f} nats"
     return f"{one.strategy} and {one.other} cannot be told apart: {ends}; {more}."
+
+
+def _of_reference(row: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None, str]:
+    """Difference, ends, p and verdict against the reference, as they are shown: of itself, the verdict alone."""
+    diff, low, high, p, verdict = (row[f"{k}_to_reference"] for k in ("diff", "low", "high", "p", "verdict"))
+    return (None, None, None, None, verdict) if verdict == "reference" else (diff, low, high, p, verdict)
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _seeds(seeds: list[int]) -> str:

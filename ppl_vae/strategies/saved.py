@@ -9,7 +9,7 @@ from ..common.files import read_json
 from .cells import result_of
 from .results import Study
 
-FILE, COMMAND = "study.json", "command.txt"
+FILE = "study.json"
 
 
 def load_study(folder: str | Path) -> Study:

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from ..common.choices import checked
+from ..common.choices import checked, record
+from ..common.custom import origin
 from ..common.errors import UserError
 from ..common.identity import describe
 from ..common.registry import pairs, resolve
@@ -101,6 +102,19 @@ class Strategy:
             "fit": {k: v for k, v in self.config.record().items() if k not in skipped},
         }
 
+    def code(self) -> dict[str, Any]:
+        """The custom code of the pair, for the record of a run: only the process that wrote it can read its source.
+
+        Returns:
+            ``source``, of the builder; ``options``, FILE.py:NAME of the parts; ``records``, their descriptions.
+        """
+        parts = {name: value for name, value in self.options.items() if "custom" in _mapping(record(value))}
+        return {
+            "source": None if isinstance(self.pair, str) else origin(self.pair),
+            "options": {name: origin(value)["builder"] for name, value in parts.items()},
+            "records": {name: record(value) for name, value in parts.items()},
+        }
+
     def build(self, data: Any, seed: int) -> Pair:
         """A pair with the weights of a seed: the same in every strategy wherever shapes and their order agree.
 
@@ -110,6 +124,10 @@ class Strategy:
         """
         with forked(), DrawsByShape(seed_for(seed, "build")):
             return build(self.pair, data=data, **self.options)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _option(value: Any) -> Any:

@@ -115,8 +115,9 @@ def study(
     def cells_of(some: Mapping[str, Strategy], seeds: Sequence[int], how: Evaluation) -> list[Cell]:
         """Seed by seed, so that strategies can be compared early."""
         at = {name: folder_of(folder, name, one, budget, sha256) for name, one in some.items()}
+        code = {name: one.code() for name, one in some.items()}
         return [
-            Cell(one, name, seed, budget, how, folder, at[name] / f"seed-{seed}", how.record(), sha256)
+            Cell(one, name, seed, budget, how, folder, at[name] / f"seed-{seed}", how.record(), sha256, code[name])
             for seed in seeds
             for name, one in some.items()
         ]
@@ -141,7 +142,7 @@ def study(
     run(cells[share], "study")
     made = load_study(folder)
     write_json(folder / FILE, made.record())
-    made.write(folder)
+    made.write()
     return made
 
 
@@ -270,8 +271,8 @@ def _best(
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
     found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(needed("seeds", s, "int") for s in seeds)
-    if not found or len(set(found)) < len(found):
-        raise UserError(f"study: seeds={seeds!r}: give a number from 1 on, or different seeds")
+    if not found or len(set(found)) < len(found) or min(found) < 0:
+        raise UserError(f"study: seeds={seeds!r}: give a number from 1 on, or different seeds from 0 on")
     return found
 
 

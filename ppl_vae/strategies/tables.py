@@ -51,8 +51,20 @@ def by_cell(results: Results) -> str:
     return text.getvalue()
 
 
-def dataset(results: Results, seeds: Sequence[int], table: Sequence[Mapping[str, Any]], reference: str) -> Any:
-    """The estimates and the table as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is."""
+def by_strategy(rows: Sequence[Mapping[str, Any]], reference: str) -> Any:
+    """The rows of a table as an ``xarray.Dataset`` over ``strategy``; NaN where there is no number."""
+    import xarray as xr
+
+    found = {}
+    for key in (k for k in rows[0] if k != "strategy"):
+        values = [row[key] for row in rows]
+        text = key.startswith("verdict")
+        found[key] = ("strategy", np.array(values) if text else np.array(values, dtype=float))  # None is NaN
+    return xr.Dataset(found, {"strategy": [r["strategy"] for r in rows]}, {"reference": reference, "units": "nats"})
+
+
+def dataset(results: Results, seeds: Sequence[int]) -> Any:
+    """The estimates as an ``xarray.Dataset`` over strategy, seed and example; NaN where none is."""
     import xarray as xr
 
     done = {(n, s): r for n, some in results.items() for s, r in some.items() if r["status"] == "done"}
@@ -68,9 +80,6 @@ def dataset(results: Results, seeds: Sequence[int], table: Sequence[Mapping[str,
             values[at] = r[k]
     found: dict[str, Any] = {k: (("strategy", "seed", "example"), v) for k, v in examples.items()}
     found |= {k: (("strategy", "seed"), v) for k, v in costs.items()}
-    for k in ("diff", "low", "high", "p"):
-        found[k] = ("strategy", np.array([np.nan if row[k] is None else row[k] for row in table], dtype=float))
-    found["verdict"] = ("strategy", np.array([row["verdict"] for row in table]))
     rows = next((r["index"].numpy() for r in done.values() if len(r.get("index", ())) == size), np.arange(size))
     coords = {"strategy": names, "seed": list(seeds), "example": rows}
-    return xr.Dataset(found, coords=coords, attrs={"reference": reference, "units": "nats"})
+    return xr.Dataset(found, coords=coords)
