@@ -41,8 +41,8 @@ def imports(name: str) -> set[str]:
 
 
 ORDER = [
-    "common", "data", "nn", "guides", "pairs", "runs", "compile", "scoring", "objectives", "training", "likelihood",
-    "draws", "targets", "compression", "figures", "reports", "strategies", "cli",
+    "common", "data", "nn", "guides", "priors", "pairs", "runs", "compile", "scoring", "objectives", "training",
+    "likelihood", "draws", "targets", "compression", "figures", "reports", "strategies", "cli",
 ]  # fmt: skip
 
 

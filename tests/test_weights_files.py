@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae.nn.networks import over_batch
-from ppl_vae.pairs.base import StandardNormal, data_plate
+from ppl_vae.pairs.base import data_plate
+from ppl_vae.priors.standard import StandardNormal
 from ppl_vae.runs import state
 
 D = 4

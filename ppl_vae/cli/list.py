@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
 
 from ..common.errors import UserError
-from ..common.registry import AXES, ROWS, installed
+from ..common.registry import AXES, FAMILIES, ROWS, installed
 from ..pairs.options import read
 from .options import JsonOpt
 from .output import print_json
@@ -24,15 +25,30 @@ def list_(json_: JsonOpt = False) -> None:
         after |= {name: f" ({side})" for name, side in sides.items()}
         for axis, lines in axes.items():
             typer.echo(axis)
-            for name, text in lines.items():
-                typer.echo(f"  {name:<20} {text}{after.get(name, '') if axis in ('pairs', 'estimators') else ''}")
+            if axis != "pairs":
+                show(lines, after if axis == "estimators" else {})
+                continue
+            for family, names in FAMILIES.items():
+                typer.echo(f"  {family}")
+                show({name: lines[name] for name in names}, {}, "    ")
+            if packages:
+                typer.echo("  of installed packages")
+                show({name: lines[name] for name in packages}, after, "    ")
         return
     found: dict[str, Any] = {axis: list(lines) for axis, lines in axes.items()}
+    family = {name: one for one, names in FAMILIES.items() for name in names}
     found["pairs"] = [
-        {"name": k, "summary": v, "package": packages.get(k, "ppl_vae")} for k, v in axes["pairs"].items()
+        {"name": k, "family": family.get(k), "summary": v, "package": packages.get(k, "ppl_vae")}
+        for k, v in axes["pairs"].items()
     ]
     found["estimators"] = [{"name": k, "side": sides[k], "summary": v} for k, v in axes["estimators"].items()]
     print_json({**found, "use_when": axes})
+
+
+def show(lines: Mapping[str, str], after: Mapping[str, str], indent: str = "  ") -> None:
+    """Print names with a line on each."""
+    for name, text in lines.items():
+        typer.echo(f"{indent}{name:<{22 - len(indent)}} {text}{after.get(name, '')}")
 
 
 def line(entry: str | tuple[str, str]) -> str:

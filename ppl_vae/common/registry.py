@@ -24,12 +24,30 @@ PAIRS: dict[str, tuple[str, str]] = {
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
 
+FAMILIES: dict[str, tuple[str, ...]] = {
+    # the tree of the pairs: every pair of this package in one family, in the order in which one leads to the next
+    "autoencoders, without a likelihood": ("autoencoder",),
+    "one layer of latents": ("linear", "vae"),
+    "given labels": ("cvae",),
+    "several layers of latents": ("hierarchical",),
+    "discrete latents": ("binary",),
+    "no latents": ("made",),
+}
+
 GUIDES: dict[str, tuple[str, str]] = {
     # name: (module:family, use when)
     "diagonal": ("ppl_vae.guides.diagonal:Diagonal", "the default: independent Gaussians, cheap and stable"),
     "full": ("ppl_vae.guides.full:Full", "the posterior is correlated: a Gaussian with every covariance"),
     "flow": ("ppl_vae.guides.flow:Flow", "the posterior is skewed or curved: a spline flow of zuko (extra: flows)"),
     "mixture": ("ppl_vae.guides.mixture:Mixture", "the posterior has several modes: a mixture of diagonal Gaussians"),
+}
+
+PRIORS: dict[str, tuple[str, str]] = {
+    "standard": ("ppl_vae.priors.standard:StandardNormal", "the default: N(0, I), no parameters"),
+    "mixture": ("ppl_vae.priors.mixture:Mixture", "the data have groups: a mixture of Gaussians"),
+    "vamp": ("ppl_vae.priors.vamp:Vamp", "latents stay unused: an average of the guide over learned pseudo-inputs"),
+    "flow": ("ppl_vae.priors.flow:Flow", "neither a Gaussian nor groups: a spline flow of zuko (extra: flows)"),
+    "laplace": ("ppl_vae.priors.laplace:Laplace", "few latents are active for an example: an L1 penalty"),
 }
 
 LIKELIHOODS: dict[str, tuple[str, str]] = {
@@ -84,7 +102,8 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
 }
 
 TABLES = {
-    "guide": GUIDES, "likelihood": LIKELIHOODS, "network": NETWORKS, "activation": ACTIVATIONS, "objective": OBJECTIVES,
+    "guide": GUIDES, "prior": PRIORS, "likelihood": LIKELIHOODS, "network": NETWORKS, "activation": ACTIVATIONS,
+    "objective": OBJECTIVES,
 }  # fmt: skip
 
 FORMER = {"meanfield": "analytic_kl"}  # names that are still accepted
@@ -172,7 +191,8 @@ TARGETS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 AXES: dict[str, Mapping[str, Any]] = {
-    "pairs": PAIRS, "guides": GUIDES, "likelihoods": LIKELIHOODS, "networks": NETWORKS, "objectives": OBJECTIVES,
+    "pairs": PAIRS, "guides": GUIDES, "priors": PRIORS, "likelihoods": LIKELIHOODS, "networks": NETWORKS,
+    "objectives": OBJECTIVES,
     "estimators": {name: entry for name, entry in ROWS.items() if name not in PROPOSALS},
     "proposals": PROPOSALS, "optimizers": OPTIMIZERS, "schedules": SCHEDULES, "datasets": DATASETS,
     "targets": TARGETS,

@@ -47,16 +47,8 @@ class Flow(nn.Module):
         self, features: int, latent: int, kind: str = "nsf", transforms: int = 3, hidden: Sequence[int] = (64, 64)
     ) -> None:
         super().__init__()
-        kinds = {"nsf": "NSF", "maf": "MAF"}
-        if kind not in kinds:
-            raise UserError(f"guide 'flow': kind={kind!r}; choose one of {', '.join(kinds)}")
         self.linear = linears(features, latent, latent)
-        family = getattr(_zuko().flows, kinds[kind])
-        self.flow = family(latent, features, transforms=transforms, hidden_features=tuple(hidden), passes=2)
-        for layer in self.flow.modules():
-            if hasattr(layer, "hyper"):  # of zeros it gives the identity
-                nn.init.zeros_(layer.hyper[-1].weight)
-                nn.init.zeros_(layer.hyper[-1].bias)
+        self.flow = coupling("guide 'flow'", latent, features, kind, transforms, hidden)
 
     def forward(self, h: Tensor) -> Any:
         from pyro.contrib.zuko import ZukoToPyro
@@ -69,6 +61,24 @@ class Flow(nn.Module):
         return ZukoToPyro(zuko.distributions.NormalizingFlow(to_base, flow.base))
 
 
+def coupling(owner: str, latent: int, features: int, kind: str, transforms: int, hidden: Sequence[int]) -> nn.Module:
+    """A flow of coupling layers over N(0, I), conditional on ``features`` numbers, that starts at the identity.
+
+    Raises:
+        UserError: another kind, or zuko is not installed.
+    """
+    kinds = {"nsf": "NSF", "maf": "MAF"}
+    if kind not in kinds:
+        raise UserError(f"{owner}: kind={kind!r}; choose one of {', '.join(kinds)}")
+    family = getattr(_zuko(owner).flows, kinds[kind])
+    flow: nn.Module = family(latent, features, transforms=transforms, hidden_features=tuple(hidden), passes=2)
+    for layer in flow.modules():
+        if hasattr(layer, "hyper"):  # of zeros it gives the identity
+            nn.init.zeros_(layer.hyper[-1].weight)
+            nn.init.zeros_(layer.hyper[-1].bias)
+    return flow
+
+
 class Located(AffineTransform):
     """loc + scale u, whose loc (*, latent) is batched: it keeps the shape of an event."""
 
@@ -79,12 +89,12 @@ class Located(AffineTransform):
         return shape
 
 
-def _zuko() -> Any:
+def _zuko(owner: str = "guide 'flow'") -> Any:
     before = Distribution._validate_args  # importing zuko changes it
     try:
         import zuko
     except ImportError as error:
-        raise UserError(f"guide 'flow' needs zuko: pip install 'ppl_vae[flows]' ({error})") from None
+        raise UserError(f"{owner} needs zuko: pip install 'ppl_vae[flows]' ({error})") from None
     finally:
         Distribution.set_default_validate_args(before)
     return zuko

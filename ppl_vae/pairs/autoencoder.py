@@ -9,7 +9,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from ..nn.networks import MLP, Encoder
-from .base import Pair, StandardNormal, data_plate
+from ..priors.standard import StandardNormal
+from .base import Pair, data_plate
 from .networks import Networks, with_networks
 from .vae import Model
 

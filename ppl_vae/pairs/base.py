@@ -8,7 +8,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -170,23 +169,6 @@ def _is_program(guide: Choice) -> bool:
         return isinstance(guide, nn.Module)
     second = list(inspect.signature(guide).parameters.values())[1:2]
     return not any(p.default is p.empty and not p.name.startswith(("y", "label")) for p in second)
-
-
-class StandardNormal(nn.Module):
-    """N(0, I) with event shape (latent,), on the device and in the dtype of its module."""
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, latent: int) -> None:
-        super().__init__()
-        if latent < 1:
-            raise UserError(f"latent={latent}: at least one latent dimension is needed")
-        self.register_buffer("loc", torch.zeros(latent), persistent=False)
-        self.register_buffer("scale", torch.ones(latent), persistent=False)
-
-    def forward(self) -> Any:
-        return dist.Normal(self.loc, self.scale).to_event(1)
 
 
 def data_plate(x: Tensor | None, n: int) -> Any:

@@ -16,7 +16,8 @@ from ..common.choices import Choice, construct
 from ..common.errors import UserError
 from ..nn.likelihoods import Likelihood
 from ..nn.networks import cat
-from .base import Pair, StandardNormal, data_plate
+from ..priors.standard import StandardNormal
+from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
 

@@ -16,7 +16,8 @@ from ..common.errors import UserError
 from ..guides.diagonal import Diagonal
 from ..nn.likelihoods import Likelihood
 from ..nn.networks import mlp
-from .base import Pair, StandardNormal, data_plate
+from ..priors.standard import StandardNormal
+from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
 

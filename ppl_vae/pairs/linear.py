@@ -19,7 +19,8 @@ from ..common.choices import Choice, construct
 from ..common.errors import UserError
 from ..common.registry import GUIDES
 from ..nn.networks import Encoder, flat
-from .base import Pair, StandardNormal, data_plate
+from ..priors.standard import StandardNormal
+from .base import Pair, data_plate
 from .vae import Guide
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..common.choices import Choice, construct
 from ..nn.likelihoods import Likelihood
-from .base import Pair, StandardNormal, data_plate
+from ..priors.choice import make_prior
+from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
 
@@ -45,13 +46,15 @@ class Guide(nn.Module):
 
 
 @with_networks
-def vae(networks: Networks, *, latent: int = 50, guide: Choice = "diagonal") -> Pair:
+def vae(networks: Networks, *, latent: int = 50, guide: Choice = "diagonal", prior: Choice = "standard") -> Pair:
     """A VAE with fully connected or convolutional networks.
 
     Args:
         latent: latent dimensions.
         guide: family of q(z|x): diagonal, full, flow or mixture.
+        prior: family of p(z): standard, mixture, vamp, flow or laplace.
     """
     p, encoder, decoder = networks.make(latent)
     head = construct("guide", guide, encoder.features, latent)
-    return Pair(Model(StandardNormal(latent), decoder, p), Guide(encoder, head))
+    prior = make_prior(prior, latent, nn.Sequential(encoder, head), networks.data_shape, networks.data_mean)
+    return Pair(Model(prior, decoder, p), Guide(encoder, head))

@@ -1,0 +1,31 @@
+"""The option ``prior`` of a pair, as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..common.choices import Choice, construct
+
+
+def make_prior(
+    given: Choice, latent: int, encode: nn.Module, data_shape: Sequence[int], data_mean: Tensor | None = None
+) -> nn.Module:
+    """The prior of z, (latent,).
+
+    Args:
+        given: a name of ``registry.PRIORS``, with options or without; a callable ``(latent) -> module``; or a module
+            that returns a distribution.
+        latent: width of z.
+        encode: the guide, a module from x to q(z|x), for a prior that has a method ``attach``.
+        data_shape: shape of one example.
+        data_mean: mean of the training data.
+
+    Raises:
+        UserError: no such name, or an option that it does not take.
+    """
+    prior: nn.Module = construct("prior", given, latent)
+    if hasattr(prior, "attach"):
+        prior.attach(encode, data_shape, data_mean)
+    return prior
