@@ -26,6 +26,7 @@ _NAMES = {
     "likelihood.annealing": ("ais", "bdmc"),
     "likelihood.bounds": ("eubo",),
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
+    "likelihood.classify": ("Classes", "classify"),
     "likelihood.curves": ("Curve", "bound_curve"),
     "likelihood.gaps": ("Gaps", "gaps"),
     "likelihood.estimate": ("log_likelihood", "log_weights"),
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
     from .draws.sbc import sbc as sbc
     from .likelihood.annealing import ais as ais, bdmc as bdmc
     from .likelihood.bounds import eubo as eubo
+    from .likelihood.classify import Classes as Classes, classify as classify
     from .likelihood.curves import Curve as Curve, bound_curve as bound_curve
     from .likelihood.diagnostics import (
         ess as ess,

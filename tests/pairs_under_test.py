@@ -21,6 +21,8 @@ class Case:
     data: str = "binary"
     labels: int = 0
     latents: tuple[str, ...] = ("z",)
+    codes: tuple[str, ...] | None = None  # the latents in evaluation mode, where they differ
+    draws: bool = True  # whether the model draws x
     delta: bool = False
 
     def build(self) -> pv.Pair:
@@ -60,6 +62,9 @@ CASES = {
     "linear-exact": Case("linear", {"latent": 2, "guide": "exact"}, shape=(5,), data="real"),
     "cvae": Case("cvae", SMALL, labels=4),
     "cvae-conv": Case("cvae", {**SMALL, "network": "conv"}, shape=(1, 8, 8), labels=4),
+    "clusters": Case("clusters", SMALL, labels=4),
+    "m2": Case("m2", SMALL, labels=4, latents=("c", "z"), codes=("z",)),
+    "classifier": Case("classifier", {"hidden": (8,)}, labels=4, latents=(), draws=False),
     "hierarchical": Case("hierarchical", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
     "binary": Case("binary", SMALL),
     "autoencoder": Case("autoencoder", SMALL, delta=True),

@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..common.errors import RankError, UserError
+from .classify import classify
 from .compare import compare
 from .evaluate import evaluate, score
 from .gaps import gaps
@@ -109,6 +110,7 @@ command(train, _Train)
 for each in (
     evaluate,
     score,
+    classify,
     posterior,
     gaps,
     sbc,

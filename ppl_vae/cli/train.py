@@ -34,6 +34,7 @@ class Data:
     label: str | None = option(None, "Of a table: the column of labels.")
     header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [found from it]")
     valid: str | None = option(None, "Validation data: a share or a count.")
+    labels: int | None = option(None, "Labels of the training data that are known; the others are hidden. [all]")
 
 
 @dataclass(frozen=True)

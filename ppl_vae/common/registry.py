@@ -16,8 +16,11 @@ GROUP = "ppl_vae.pairs"  # the entry points by which an installed package adds p
 
 PAIRS: dict[str, tuple[str, str]] = {
     "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
+    "clusters": ("ppl_vae.pairs.clusters:clusters", "the data have groups: p(c | x), with some labels or none"),
+    "m2": ("ppl_vae.pairs.m2:m2", "a class and a style, where few examples have labels"),
     "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
+    "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
     "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
@@ -27,11 +30,12 @@ PAIRS: dict[str, tuple[str, str]] = {
 FAMILIES: dict[str, tuple[str, ...]] = {
     # the tree of the pairs: every pair of this package in one family, in the order in which one leads to the next
     "autoencoders, without a likelihood": ("autoencoder",),
-    "one layer of latents": ("linear", "vae"),
+    "one layer of latents": ("linear", "vae", "clusters"),
     "given labels": ("cvae",),
+    "with some labels": ("m2",),
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
-    "no latents": ("made",),
+    "no latents": ("made", "classifier"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {
