@@ -18,8 +18,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
     "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
-    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
-    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
+    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
+    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
+    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
+    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
@@ -29,8 +31,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "autoencoders, without a likelihood": ("autoencoder",),
     "one layer of latents": ("linear", "vae"),
     "given labels": ("cvae",),
-    "several layers of latents": ("hierarchical",),
-    "discrete latents": ("binary",),
+    "several layers of latents": ("hierarchical", "ladder"),
+    "discrete latents": ("binary", "categorical"),
     "no latents": ("made",),
 }
 
