@@ -64,18 +64,16 @@ CASES = {
     "hierarchical-three": Case(
         "hierarchical", {"latent": (4, 3, 2), "hidden": (8,), "hidden2": (5,), "prior": "mixture:components=3"},
         latents=("z1", "z2", "z3"),
-    ),  # fmt: skip
+    ),
     "ladder": Case("ladder", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
-    "ladder-three": Case(
-        "ladder", {"latent": (4, 3, 2), "hidden": (8,), "hidden2": (6, 5), "prior": "vamp:components=4"},
-        latents=("z1", "z2", "z3"),
-    ),  # fmt: skip
     "ladder-resnet": Case(
-        "ladder", {"latent": (4, 2), "hidden": (4, 5), "hidden2": (6,), "network": "resnet"}, shape=(1, 8, 8),
-        latents=("z1", "z2"),
-    ),  # fmt: skip
+        "ladder",
+        {"latent": (4, 3, 2), "hidden": (4, 5), "hidden2": (6,), "network": "resnet", "prior": "vamp:components=4"},
+        shape=(1, 8, 8),
+        latents=("z1", "z2", "z3"),
+    ),
     "binary": Case("binary", SMALL),
-    "binary-three": Case("binary", {"latent": (4, 3, 2), "hidden": (8,), "hidden2": (5,)}, latents=("z1", "z2", "z3")),
+    "binary-three": Case("binary", {"latent": (4, 3, 2), "hidden": (8,)}, latents=("z1", "z2", "z3")),
     "categorical": Case("categorical", {**SMALL, "classes": 4}),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),

@@ -1,11 +1,13 @@
-"""Latents in layers: p(z_T) p(z_(T-1)|z_T) ... p(x|z_1), with the bottom-up guide q(z_1|x) q(z_2|z_1) ...
+r"""Latents in layers, each given the one above it, with a guide from the data upwards.
+
+.. math:: p(x, z) = p(z_T) \prod_{i<T} p(z_i|z_{i+1})\; p(x|z_1), \qquad q(z|x) = q(z_1|x) \prod_{i<T} q(z_{i+1}|z_i)
 
 Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders, 2015, arXiv:1509.00519.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,84 +24,67 @@ from ..priors.choice import make_prior
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
-Head = Callable[[int, int], nn.Module]  # (features, size) to a module that gives a distribution
-
-
-class Layer(nn.Module):
-    """One stochastic layer: the distribution that a head makes of the features of a network."""
-
-    def __init__(self, net: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.head = head
-
-    def forward(self, a: Tensor) -> Any:
-        return self.head(self.net(a))
-
 
 class Model(nn.Module):
-    """z_T ~ prior; z_i ~ down_i(z_(i+1)); x ~ likelihood(decoder(z_1)). Sites and layers are named from x upwards."""
+    """z_T ~ prior; z_i ~ the next layer of ``down`` at z_(i+1); x ~ likelihood(decoder(z_1))."""
 
-    def __init__(
-        self, sites: Sequence[str], prior: nn.Module, down: Mapping[str, nn.Module], decoder: nn.Module, p: Likelihood
-    ) -> None:
+    def __init__(self, prior: nn.Module, down: Sequence[nn.Module], decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
-        self.sites, self.down_names = tuple(sites), tuple(down)
+        self.top, *self.below = names_of(len(down) + 1)[::-1]
         self.prior = prior
-        for name, layer in down.items():
-            self.add_module(name, layer)
+        self.down = nn.ModuleList(down)  # from the top
         self.decoder = decoder
-        self.likelihood = p
+        self.likelihood = likelihood
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
         with data_plate(x, n):
-            z = pyro.sample(self.sites[-1], self.prior())
-            for site, down in reversed([*zip(self.sites, self.down_names, strict=False)]):
-                z = pyro.sample(site, self.get_submodule(down)(z))
+            z = pyro.sample(self.top, self.prior())
+            for name, layer in zip(self.below, self.down, strict=True):
+                z = pyro.sample(name, layer(z))
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
 
 class Guide(nn.Module):
-    """z_1 ~ the first layer of encoder(x); z_(i+1) ~ the next one of z_i."""
+    """z_1 ~ the first layer of ``up`` at encoder(x); z_(i+1) ~ the next one at z_i."""
 
-    def __init__(self, sites: Sequence[str], encoder: nn.Module, up: Mapping[str, nn.Module]) -> None:
+    def __init__(self, encoder: nn.Module, up: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.sites, self.up_names = tuple(sites), tuple(up)
+        self.names = names_of(len(up))
         self.encoder = encoder
-        for name, layer in up.items():
-            self.add_module(name, layer)
+        self.up = nn.ModuleList(up)  # from the data
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
         with data_plate(x, 1):
             z = self.encoder(x)
-            for site, up in zip(self.sites, self.up_names, strict=True):
-                z = pyro.sample(site, self.get_submodule(up)(z))
+            for name, layer in zip(self.names, self.up, strict=True):
+                z = pyro.sample(name, layer(z))
             return z
 
 
+def names_of(layers: int) -> list[str]:
+    """z1, z2, ... from the data upwards; z where there is one layer."""
+    return ["z"] if layers == 1 else [f"z{i + 1}" for i in range(layers)]
+
+
 def chain(
-    name: str, steps: Iterable[tuple[int, int]], width: Sequence[int], act: Choice, head: Head
-) -> dict[str, nn.Module]:
-    """Layers (given, size) from x upwards: up, up2, up3, ... The first has no number, as in runs of two layers."""
-    return {
-        f"{name}{i if i > 1 else ''}": Layer(mlp((given,), None, width, act), head((given, *width)[-1], size))
-        for i, (given, size) in enumerate(steps, 1)
-    }
+    sizes: Sequence[int], hidden: Sequence[int], act: Choice, head: Callable[[int, int], nn.Module]
+) -> list[nn.Module]:
+    """For each step from one size to the next, fully connected layers and the distribution that a head makes of them."""
+    return [nn.Sequential(mlp((a,), None, hidden, act), head((a, *hidden)[-1], b)) for a, b in pairwise(sizes)]
 
 
-def sizes_of(latent: Sequence[int], hidden2: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The sizes of the layers; with ``hidden2``, of Gaussian ones.
+def refuse_sizes(latent: Sequence[int], hidden2: Sequence[int] | None = None) -> None:
+    """Refuse layers without a size, and Gaussian ones with nothing bounded between them.
 
     Raises:
-        UserError: there is none, or one below 1, or no bounded layer before a scale, which would be exp of a latent.
+        UserError: says what to give.
     """
-    if min(latent, default=0) < 1 or (hidden2 is not None and not hidden2):
-        between = "" if hidden2 is None else ", and in hidden2 at least one width between them"
+    if min(latent, default=0) < 1:
         raise UserError(
-            f"latent={tuple(latent)}, hidden2={tuple(hidden2 or ())}: give the size of each layer of latents from the "
-            f"data upwards, such as (100, 50){between}"
+            f"latent={tuple(latent)}: give the size of each layer of latents from the data upwards, such as (100, 50)"
         )
-    return tuple(latent)
+    if hidden2 is not None and not hidden2:
+        raise UserError("hidden2=(): give at least one width between the layers, or a scale is the exp of a latent")
 
 
 @with_networks
@@ -111,7 +96,7 @@ def hierarchical(
     guide: Choice = "diagonal",
     prior: Choice = "standard",
 ) -> Pair:
-    """A chain of Gaussian layers, with a guide from the data upwards; two are the model of the IWAE paper.
+    """Gaussian latents in any number of layers, with a guide from the data upwards; two are those of the IWAE paper.
 
     Args:
         latent: dimensions of z1, z2, ..., from the data upwards.
@@ -119,12 +104,10 @@ def hierarchical(
         guide: family of q(z1|x), q(z2|z1), ...: diagonal, full, flow or mixture.
         prior: family of p(z) of the top layer: standard, mixture, flow or laplace.
     """
-    sizes = sizes_of(latent, hidden2)
-    p, encoder, decoder = networks.make(sizes[0])
-    family = partial(construct, "guide", guide, instance=len(sizes) == 1)  # one module serves one layer
-    down = chain("down", zip(sizes[1:], sizes, strict=False), hidden2[::-1], networks.activation, Diagonal)
-    up = chain("up", pairwise(sizes), hidden2, networks.activation, family)
-    head = family(encoder.features, sizes[0])
-    top = make_prior(prior, sizes[-1], None, networks.data_shape)
-    sites = [f"z{i + 1}" for i in range(len(sizes))]
-    return Pair(Model(sites, top, down, decoder, p), Guide(sites, encoder, {"head": head, **up}))
+    refuse_sizes(latent, hidden2)
+    p, encoder, decoder = networks.make(latent[0])
+    family = partial(construct, "guide", guide, instance=len(latent) == 1)  # one module serves one layer
+    down = chain(latent[::-1], hidden2[::-1], networks.activation, Diagonal)
+    up = [family(encoder.features, latent[0]), *chain(latent, hidden2, networks.activation, family)]
+    top = make_prior(prior, latent[-1], None, networks.data_shape)
+    return Pair(Model(top, down, decoder, p), Guide(encoder, up))
