@@ -62,7 +62,8 @@ CASES = {
     "cvae-conv": Case("cvae", {**SMALL, "network": "conv"}, shape=(1, 8, 8), labels=4),
     "hierarchical": Case("hierarchical", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
     "hierarchical-three": Case(
-        "hierarchical", {"latent": (4, 3, 2), "hidden": (8,), "hidden2": (5,), "prior": "mixture:components=3"},
+        "hierarchical",
+        {"latent": (4, 3, 2), "hidden": (8,), "hidden2": (5,), "prior": "mixture:components=3"},
         latents=("z1", "z2", "z3"),
     ),
     "ladder": Case("ladder", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),

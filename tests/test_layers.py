@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pyro.distributions as dist
@@ -82,7 +83,7 @@ def test_a_linear_chain_has_the_evidence_of_its_closed_form(latent: tuple[int, .
         likelihood=f"gaussian:sigma={NOISE}",
     ).double()  # fmt: skip
     sizes = [*latent[::-1], 6]
-    chain = Chain(pair.model, [torch.randn(b, a).double() for a, b in zip(sizes, sizes[1:], strict=False)])
+    chain = Chain(pair.model, [torch.randn(b, a).double() for a, b in pairwise(sizes)])
     for i, layer in enumerate(reversed(pair.guide.up)):
         gain, shift, cov = chain.given_below(i)
         set_rows(layer, shift, *full(cov), given=gain)

@@ -1,80 +1,88 @@
-r"""Latents that are classes, relaxed: several groups of a one-hot vector each, made continuous by Gumbel noise.
+r"""Latents that are classes, several at once; while training, each is relaxed to a point between the classes.
 
-.. math:: s = \operatorname{softmax}((\log \alpha + g) / \tau), \quad g \sim \operatorname{Gumbel}, \qquad x \sim p(x|s)
+.. math:: c_i \sim \operatorname{Cat}(\pi_i), \qquad x \sim p(x|c); \qquad
+    \text{relaxed: } s_i = \operatorname{softmax}((\log \pi_i + g_i) / \tau), \quad g \sim \operatorname{Gumbel}
 
-The same relaxation is in model and guide, so the ELBO bounds log p(x) of the relaxed model, and every estimate is of
-that. It says nothing on the model with classes that are drawn, which another temperature is nearer to.
-
-Maddison, Mnih, Teh: The Concrete Distribution, 2016, arXiv:1611.00712. Jang, Gu, Poole: Categorical Reparameterization
-with Gumbel-Softmax, 2016, arXiv:1611.01144.
+Training differentiates through s, by the ELBO of the model in which s stands for c. In evaluation mode, so in every
+estimate, code and sample, latents are classes. Maddison, Mnih, Teh: The Concrete Distribution, 2016, arXiv:1611.00712.
+Jang, Gu, Poole: Categorical Reparameterization with Gumbel-Softmax, 2016, arXiv:1611.01144.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ..common.errors import UserError
-from ..nn.concrete import Concrete, one_hot
-from ..nn.likelihoods import positive
+from ..nn.distributions import Concrete
 from .base import Pair
 from .networks import Networks, with_networks
 from .vae import Guide, Model
 
 
-class Relaxed(nn.Module):
-    """Features (*, F) to groups of a relaxed class each, by their log ratios (groups, classes - 1)."""
+class Classes(nn.Module):
+    """Logits (*, groups, classes) to a one-hot vector for each group; while training, to the log of a relaxed one."""
 
-    def __init__(self, features: int, groups: int, classes: int, temperature: float) -> None:
+    temperature: Tensor
+
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.shape = (groups, classes)
-        self.linear = nn.Linear(features, groups * classes)
+        self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
+        self.can_relax = temperature > 0
 
-    def forward(self, h: Tensor) -> Any:
-        return Concrete(self.temperature, self.linear(h).unflatten(-1, self.shape)).to_event(1)
+    def forward(self, logits: Tensor) -> Any:
+        p: Any = Concrete(self.temperature, logits=logits) if self.relaxed else dist.OneHotCategorical(logits=logits)
+        return p.to_event(1)
+
+    @property
+    def relaxed(self) -> bool:
+        return self.training and self.can_relax
 
 
-class Uniform(nn.Module):
-    """The same with equal probabilities."""
+class Prior(nn.Module):
+    """Learned logits for each group, which start at 0."""
 
-    logits: Tensor
-
-    def __init__(self, groups: int, classes: int, temperature: float) -> None:
+    def __init__(self, groups: int, classes: int, family: Classes) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.register_buffer("logits", torch.zeros(groups, classes), persistent=False)
+        self.logits = nn.Parameter(torch.zeros(groups, classes))
+        self.family = family
 
     def forward(self) -> Any:
-        return Concrete(self.temperature, self.logits).to_event(1)
+        return self.family(self.logits)
 
 
 class FromClasses(nn.Module):
-    """The decoder of relaxed one-hot vectors."""
+    """The decoder of the vectors of all groups."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, family: Classes) -> None:
         super().__init__()
         self.decoder = decoder
+        self.family = family
 
     def forward(self, z: Tensor) -> Any:
-        return self.decoder(one_hot(z).flatten(-2))
+        return self.decoder((z.exp() if self.family.relaxed else z).flatten(-2))
 
 
 @with_networks
 def categorical(networks: Networks, *, latent: int = 20, classes: int = 10, temperature: float = 0.5) -> Pair:
-    """A VAE with relaxed categorical latents (Gumbel-softmax); log p(x) is that of the relaxed model.
+    """A VAE with categorical latents, which are relaxed while training (Gumbel-softmax).
 
     Args:
-        latent: groups.
+        latent: groups, of which each is in one class.
         classes: classes in each group.
-        temperature: of the relaxation, in model and guide; a lower one is nearer to classes, with noisier gradients.
+        temperature: of the relaxation; a lower one is nearer to classes, with noisier gradients. At 0 training draws
+            classes: by vimco, rws, score or tvo.
     """
-    if classes < 2:
-        raise UserError(f"classes={classes}: at least two are needed")
-    positive("temperature", temperature)
+    if latent < 1 or classes < 2 or not 0 <= temperature < float("inf"):
+        raise UserError(
+            f"latent={latent}, classes={classes}, temperature={temperature}: at least one group of two classes, and a "
+            f"temperature from 0 on"
+        )
     p, encoder, decoder = networks.make(latent * classes)
-    prior = Uniform(latent, classes, temperature)
-    head = Relaxed(encoder.features, latent, classes, temperature)
-    return Pair(Model(prior, FromClasses(decoder), p), Guide(encoder, head))
+    family = Classes(temperature)
+    logits = nn.Linear(encoder.features, latent * classes)
+    head = nn.Sequential(logits, nn.Unflatten(-1, (latent, classes)), family)
+    return Pair(Model(Prior(latent, classes, family), FromClasses(decoder, family), p), Guide(encoder, head))

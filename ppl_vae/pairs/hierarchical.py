@@ -69,7 +69,7 @@ def names_of(layers: int) -> list[str]:
 def chain(
     sizes: Sequence[int], hidden: Sequence[int], act: Choice, head: Callable[[int, int], nn.Module]
 ) -> list[nn.Module]:
-    """For each step from one size to the next, fully connected layers and the distribution that a head makes of them."""
+    """From each size to the next: fully connected layers, and the distribution that a head makes of them."""
     return [nn.Sequential(mlp((a,), None, hidden, act), head((a, *hidden)[-1], b)) for a, b in pairwise(sizes)]
 
 

@@ -31,8 +31,8 @@ def make_prior(
     if hasattr(prior, "attach"):
         if encode is None:
             raise UserError(
-                f"prior={record(given)!r:.60}: it is an average of q(z|x), which this pair does not have in closed form; "
-                f"choose another"
+                f"prior={record(given)!r:.60}: it is an average of q(z|x), which this pair does not have in closed "
+                f"form; choose another"
             )
         prior.attach(encode, data_shape, data_mean)
     return prior
