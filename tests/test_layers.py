@@ -169,5 +169,5 @@ def test_sizes_that_make_no_chain_are_refused(name: str, options: dict[str, Any]
 
 
 def test_the_average_of_a_chain_is_no_prior() -> None:
-    with pytest.raises(pv.UserError, match="prior='vamp': it is an average of q"):
+    with pytest.raises(pv.UserError, match="prior='vamp' averages q"):
         pv.build("hierarchical", data_shape=(6,), latent=(3, 2), prior="vamp")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..common.choices import Choice, construct, record
+from ..common.choices import Choice, construct
 from ..common.errors import UserError
+from .vamp import Vamp
 
 
 def make_prior(
@@ -19,20 +20,16 @@ def make_prior(
         given: a name of ``registry.PRIORS``, with options or without; a callable ``(latent) -> module``; or a module
             that returns a distribution.
         latent: width of z.
-        encode: the guide, a module from x to q(z|x), for a prior that has a method ``attach``; None where the pair has
-            none in closed form.
+        encode: the guide, a module from x to q(z|x), for ``vamp``; None where the pair has no such module.
         data_shape: shape of one example.
         data_mean: mean of the training data.
 
     Raises:
-        UserError: no such name, an option that it does not take, or a prior that needs the guide that the pair lacks.
+        UserError: no such name, or an option that it does not take, or ``vamp`` where the pair has no ``encode``.
     """
     prior: nn.Module = construct("prior", given, latent)
-    if hasattr(prior, "attach"):
+    if isinstance(prior, Vamp):
         if encode is None:
-            raise UserError(
-                f"prior={record(given)!r:.60}: it is an average of q(z|x), which this pair does not have in closed "
-                f"form; choose another"
-            )
+            raise UserError("prior='vamp' averages q(z|x), which this pair does not have in closed form: choose another")
         prior.attach(encode, data_shape, data_mean)
     return prior
