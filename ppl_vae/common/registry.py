@@ -21,8 +21,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
     "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
-    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
-    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
+    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
+    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
+    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
+    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
@@ -33,9 +35,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "one layer of latents": ("linear", "vae", "clusters"),
     "given labels": ("cvae",),
     "with some labels": ("m2",),
-    "several layers of latents": ("hierarchical",),
-    "discrete latents": ("binary",),
-    "no latents": ("made", "classifier"),
+    "several layers of latents": ("hierarchical", "ladder"),
+    "discrete latents": ("binary", "categorical"),
+    "no latents": ("made",),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {

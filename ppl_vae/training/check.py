@@ -21,7 +21,7 @@ from ..objectives.names import ours
 from ..pairs.base import Pair
 from ..scoring import programs, terms
 from ..scoring.coverage import refuse_foreign
-from ..scoring.inputs import as_pair, evaluating, everything, to_device
+from ..scoring.inputs import as_pair, evaluating, everything, modes_kept, to_device
 from ..scoring.kinds import kind, title
 from ..scoring.param_store import Program, own_store, unmoved
 from ..scoring.programs import TracedSite
@@ -105,17 +105,18 @@ def check_data(pair: Pair, source: Feed, loss: Any, device: torch.device) -> Non
         if batch is None:
             raise DataError("the loader gave no batch")
         x, y = batch.rows()
-    with evaluating(pair):
+    with modes_kept(pair):
+        pair.train()  # a pair may draw by another distribution in training, such as one that has rsample
         check_pair(pair.model, pair.guide, x, y, objective=loss)
-        with pyro.validation_enabled(False):
-            t = terms.terms(pair.model, pair.guide, x, y)
-            refuse_outside(t)
-            remember(pair, x, t.observed, y)
-            if isinstance(source, TensorFeed) and source.binarize == "none":
-                for start in range(0, len(split), 4096):
-                    part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
-                    labels = None if split.y is None else split.y[start : start + 4096].to(device)
-                    refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
+    with evaluating(pair), pyro.validation_enabled(False):
+        t = terms.terms(pair.model, pair.guide, x, y)
+        refuse_outside(t)
+        remember(pair, x, t.observed, y)
+        if isinstance(source, TensorFeed) and source.binarize == "none":
+            for start in range(0, len(split), 4096):
+                part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
+                labels = None if split.y is None else split.y[start : start + 4096].to(device)
+                refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
 
 
 def nonfinite_site(t: Terms) -> str | None:
@@ -181,5 +182,5 @@ def _check_plates(sites: Mapping[str, TracedSite], num_data: int) -> None:
 
 
 def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
-    with unmoved(model, guide), forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.no_grad():
+    with unmoved(model, guide), forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.enable_grad():
         loss.differentiable_loss(model, guide, *call_args(model, x, y))
