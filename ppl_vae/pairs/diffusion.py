@@ -1,0 +1,160 @@
+r"""Denoising diffusion: a chain z_T -> ... -> z_1 -> x whose guide adds noise by a fixed schedule and has no parameters.
+
+With u the data, centred and scaled, and r_t = 1 - SNR(t) / SNR(t-1),
+
+.. math:: q(z_t|x) = N(\alpha_t u, \sigma_t^2), \qquad
+    q(z_{t-1}|z_t, x) = N(\alpha_{t-1} ((1 - r_t) z_t / \alpha_t + r_t u), \sigma_{t-1}^2 r_t), \qquad
+    p(z_{t-1}|z_t) = q(z_{t-1}|z_t, E[x|z_t])
+
+Sohl-Dickstein et al.: Deep Unsupervised Learning using Nonequilibrium Thermodynamics, 2015, arXiv:1503.03585. Ho, Jain,
+Abbeel: Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239. Kingma, Salimans, Poole, Ho: Variational
+Diffusion Models, 2021, arXiv:2107.00630.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from ..common.errors import UserError
+from ..nn import likelihoods
+from ..nn.likelihoods import Likelihood, positive
+from ..nn.networks import Decoder, cat, flat
+from .base import Pair, data_plate
+from .networks import Networks, with_networks
+
+WAVES = 4  # sines, and as many cosines, of t / T: what the network sees of t
+
+
+class Noise(nn.Module):
+    """The schedule of T steps: SNR(t) = alpha_t^2 / sigma_t^2, with alpha_t^2 + sigma_t^2 = 1; t = 1 ... T."""
+
+    centre: Tensor
+    scale: Tensor
+    logsnr: Tensor
+
+    def __init__(self, centre: Tensor, scale: float, logsnr: Tensor) -> None:
+        super().__init__()
+        self.d = centre.dim()
+        self.steps = len(logsnr)
+        self.register_buffer("centre", centre.clone())  # of the data, so kept with the weights
+        self.register_buffer("scale", torch.tensor(positive("scale", scale)), persistent=False)
+        self.register_buffer("logsnr", logsnr, persistent=False)
+
+    def at(self, t: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Log SNR, alpha and sigma at a step, or at a step for each example (B,)."""
+        l = self.logsnr[t - 1]  # noqa: E741
+        l = l.reshape(l.shape + (1,) * self.d)  # noqa: E741
+        return l, torch.sigmoid(l).sqrt(), torch.sigmoid(-l).sqrt()
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """u, the data centred and scaled."""
+        return (x - self.centre) / self.scale
+
+    def noisy(self, t: Any, u: Tensor) -> Any:
+        """q(z_t | x)."""
+        _, alpha, sigma = self.at(t)
+        return dist.Normal(alpha * u, sigma).to_event(self.d)
+
+    def back(self, t: Any, z: Tensor, u: Tensor, v: Tensor | float = 0.0) -> Any:
+        """q(z_{t-1} | z_t, x), for t from 2 on; with the mean u and the variance v of the data in place of x."""
+        (l, alpha, _), (l1, alpha1, sigma1) = self.at(t), self.at(t - 1)
+        r = -torch.expm1(l - l1)
+        variance = sigma1**2 * r + (alpha1 * r) ** 2 * v
+        return dist.Normal(alpha1 * ((1 - r) * z / alpha + r * u), variance.sqrt()).to_event(self.d)
+
+
+class Model(nn.Module):
+    """z_T ~ N(0, I); z_{t-1} ~ q(z_{t-1} | z_t, E[x | z_t]); x ~ p(x | z_1): one network gives every p(x | z_t)."""
+
+    waves: Tensor
+
+    def __init__(self, noise: Noise, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.noise = noise
+        self.decoder = decoder
+        self.likelihood = likelihood
+        angles = math.pi * torch.linspace(0, 1, noise.steps)[:, None] * 2.0 ** torch.arange(WAVES)  # (T, WAVES)
+        self.register_buffer("waves", torch.cat([angles.sin(), angles.cos()], -1), persistent=False)
+        self.register_buffer("zero", torch.zeros_like(noise.centre), persistent=False)
+
+    def clean(self, t: Any, z: Tensor) -> Any:
+        """p(x | z_t): what x would be if it were N(centre, scale^2), corrected by the network."""
+        _, alpha, sigma = self.noise.at(t)
+        guess = self.likelihood.start(self.noise.centre + self.noise.scale * alpha * z).movedim(0, -1 - self.noise.d)
+        h = self.decoder(cat(flat(z, self.noise.d), self.waves[t - 1]))  # (*, multiple + 1, *data_shape)
+        axis = -1 - self.noise.d
+        h, v = h.narrow(axis, 0, self.likelihood.multiple), h.select(axis, -1)
+        return self.likelihood(guess + sigma.unsqueeze(axis) * h), sigma**2 * v.exp()
+
+    def back(self, t: Any, z: Tensor, clean: Any, v) -> Any:
+        """p(z_{t-1} | z_t), given p(x | z_t)."""
+        return self.noise.back(t, z, self.noise.scaled(clean.mean), v)
+
+    def top(self) -> Any:
+        """p(z_T)."""
+        return dist.Normal(self.zero, 1.0).to_event(self.noise.d)
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
+        with data_plate(x, n):
+            z = pyro.sample(f"z{self.noise.steps}", self.top())
+            for t in range(self.noise.steps, 1, -1):
+                z = pyro.sample(f"z{t - 1}", self.back(t, z, *self.clean(t, z)))
+            return pyro.sample("x", self.clean(1, z)[0], obs=x)
+
+    def step(self, x: Tensor, t: Tensor) -> Tensor:
+        """The term of the ELBO of one step t for each example (B,), times T: its mean over t is the ELBO, in nats."""
+        u = self.noise.scaled(x)
+        z = self.noise.noisy(t, u).sample()
+        (clean, v), s = self.clean(t, z), t.clamp(min=2)
+        kl = kl_divergence(self.noise.back(s, z, u), self.back(s, z, clean, v))
+        top = kl_divergence(self.noise.noisy(self.noise.steps, u), self.top())
+        return self.noise.steps * torch.where(t == 1, clean.log_prob(x), -kl) - top
+
+
+class Guide(nn.Module):
+    """z_T ~ q(z_T | x); z_{t-1} ~ q(z_{t-1} | z_t, x)."""
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
+        u = self.noise.scaled(x)
+        with data_plate(x, 1):
+            z = pyro.sample(f"z{self.noise.steps}", self.noise.noisy(self.noise.steps, u))
+            for t in range(self.noise.steps, 1, -1):
+                z = pyro.sample(f"z{t - 1}", self.noise.back(t, z, u))
+            return z
+
+
+@with_networks
+def diffusion(
+    networks: Networks, *, steps: int = 20, snr: Sequence[float] = (6.0, -6.0), scale: float = 0.5
+) -> Pair:
+    """Denoising diffusion with a fixed guide: train it by the objective steps.
+
+    Args:
+        steps: latents T in the chain, each of the shape of the data.
+        snr: log of the signal-to-noise ratio at z_1 and at z_T, between which it falls linearly.
+        scale: standard deviation of a coordinate of the data, about: 0.5 for pixels in [0, 1].
+
+    Raises:
+        UserError: fewer than two steps, or a ratio that does not fall.
+    """
+    if steps < 2 or len(snr) != 2 or not snr[0] > snr[1]:
+        raise UserError(f"steps={steps}, snr={tuple(snr)}: give at least two steps, and a ratio that falls: (6, -6)")
+    shape = tuple(networks.data_shape)
+    p = likelihoods.make(networks.likelihood, shape, networks.sigma)
+    width = math.prod(shape) + 2 * WAVES
+    decoder = Decoder(width, shape, networks.hidden[::-1], networks.activation, networks.network, p.multiple + 1)
+    centre = torch.zeros(shape) if networks.data_mean is None else networks.data_mean.float()
+    noise = Noise(centre, scale, torch.linspace(*snr, steps))
+    return Pair(Model(noise, decoder, p), Guide(noise))
