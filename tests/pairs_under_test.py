@@ -22,6 +22,7 @@ class Case:
     labels: int = 0
     latents: tuple[str, ...] = ("z",)
     delta: bool = False
+    objective: str = "elbo"
 
     def build(self) -> pv.Pair:
         extra = {"num_classes": self.labels} if self.labels else {}
@@ -62,6 +63,15 @@ CASES = {
     "cvae-conv": Case("cvae", {**SMALL, "network": "conv"}, shape=(1, 8, 8), labels=4),
     "hierarchical": Case("hierarchical", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
     "binary": Case("binary", SMALL),
+    "diffusion": Case("diffusion", {"hidden": (8, 7), "levels": 3}, latents=("z1", "z2", "z3")),
+    "diffusion-gaussian": Case(
+        "diffusion", {"hidden": (8,), "levels": 2, "likelihood": "gaussian_network"}, (5,), "real", latents=("z1", "z2")
+    ),
+    "diffusion-conv": Case(
+        "diffusion", {"hidden": (4, 5), "levels": 2, "network": "conv"}, (1, 8, 8), latents=("z1", "z2")
+    ),
+    "gan": Case("gan", SMALL, objective="adversarial"),
+    "gan-gaussian": Case("gan", {**SMALL, "likelihood": "gaussian"}, (5,), "real", objective="adversarial"),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
     "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),

@@ -22,6 +22,8 @@ PAIRS: dict[str, tuple[str, str]] = {
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+    "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
+    "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -29,10 +31,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "autoencoders, without a likelihood": ("autoencoder",),
     "one layer of latents": ("linear", "vae"),
     "given labels": ("cvae",),
-    "several layers of latents": ("hierarchical",),
+    "several layers of latents": ("hierarchical", "diffusion"),
     "discrete latents": ("binary",),
     "no latents": ("made",),
+    "no inference": ("gan",),
 }
+
+TRAINED_BY = {"diffusion": "one_term", "gan": "adversarial"}  # where it is not the ELBO, unless one is given
 
 GUIDES: dict[str, tuple[str, str]] = {
     # name: (module:family, use when)
@@ -99,6 +104,8 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "vimco": ("ppl_vae.objectives.vimco:VIMCO", "discrete latents: the bound of iwae"),
     "rws": ("ppl_vae.objectives.rws:RWS", "discrete latents, or a guide that covers the posterior: wake-sleep"),
     "tvo": ("ppl_vae.objectives.tvo:TVO", "discrete latents: the path from the guide to the posterior"),
+    "one_term": ("ppl_vae.objectives.one_term:OneTerm", "diffusion: one random term of the ELBO for each example"),
+    "adversarial": ("ppl_vae.objectives.adversarial:Adversarial", "gan: a decoder against a critic of its samples"),
 }
 
 TABLES = {

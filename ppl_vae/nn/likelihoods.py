@@ -46,6 +46,13 @@ class Likelihood(nn.Module):
         """The output (multiple, *data_shape) whose distribution has this mean; other numbers start at zero."""
         return torch.stack([mean, *[torch.zeros_like(mean)] * (self.multiple - 1)])
 
+    def seen(self, mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> Tensor:
+        """The output (multiple, *) for x of this mean and scale, of which value ~ N(x, noise^2) is known.
+
+        Here the mean is that of a Gaussian x; a likelihood with a better answer gives its own.
+        """
+        return self.start(mean + (value - mean) * scale**2 / (scale**2 + noise**2))
+
 
 class Bernoulli(Likelihood):
     """x in {0, 1}; the output is the logit of p(x = 1)."""
@@ -55,6 +62,10 @@ class Bernoulli(Likelihood):
 
     def start(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.clamp(1e-3, 1 - 1e-3)).unsqueeze(0)
+
+    def seen(self, mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> Tensor:
+        """Bayes' rule for a bit: the log odds grow by log N(value; 1, noise^2) - log N(value; 0, noise^2)."""
+        return self.start(mean) + (value - 0.5) / noise**2
 
 
 class Gaussian(Likelihood):

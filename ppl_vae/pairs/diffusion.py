@@ -1,10 +1,11 @@
-r"""Denoising diffusion: a chain z_T -> ... -> z_1 -> x whose guide adds noise by a fixed schedule and has no parameters.
+r"""Denoising diffusion: a chain z_T -> ... -> z_1 -> x whose guide adds noise by a fixed schedule, without parameters.
 
 With u the data, centred and scaled, and r_t = 1 - SNR(t) / SNR(t-1),
 
 .. math:: q(z_t|x) = N(\alpha_t u, \sigma_t^2), \qquad
     q(z_{t-1}|z_t, x) = N(\alpha_{t-1} ((1 - r_t) z_t / \alpha_t + r_t u), \sigma_{t-1}^2 r_t), \qquad
-    p(z_{t-1}|z_t) = q(z_{t-1}|z_t, E[x|z_t])
+    p(z_{t-1}|z_t) = N(\alpha_{t-1} ((1 - r_t) z_t / \alpha_t + r_t E[u|z_t]),
+    \sigma_{t-1}^2 r_t + \alpha_{t-1}^2 r_t^2 \operatorname{var}[u|z_t])
 
 Sohl-Dickstein et al.: Deep Unsupervised Learning using Nonequilibrium Thermodynamics, 2015, arXiv:1503.03585. Ho, Jain,
 Abbeel: Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239. Kingma, Salimans, Poole, Ho: Variational
@@ -43,7 +44,7 @@ class Noise(nn.Module):
     def __init__(self, centre: Tensor, scale: float, logsnr: Tensor) -> None:
         super().__init__()
         self.d = centre.dim()
-        self.steps = len(logsnr)
+        self.levels = len(logsnr)
         self.register_buffer("centre", centre.clone())  # of the data, so kept with the weights
         self.register_buffer("scale", torch.tensor(positive("scale", scale)), persistent=False)
         self.register_buffer("logsnr", logsnr, persistent=False)
@@ -72,7 +73,7 @@ class Noise(nn.Module):
 
 
 class Model(nn.Module):
-    """z_T ~ N(0, I); z_{t-1} ~ q(z_{t-1} | z_t, E[x | z_t]); x ~ p(x | z_1): one network gives every p(x | z_t)."""
+    """z_T ~ N(0, I); z_{t-1} ~ p(z_{t-1} | z_t); x ~ p(x | z_1): one network gives every p(x | z_t)."""
 
     waves: Tensor
 
@@ -81,21 +82,22 @@ class Model(nn.Module):
         self.noise = noise
         self.decoder = decoder
         self.likelihood = likelihood
-        angles = math.pi * torch.linspace(0, 1, noise.steps)[:, None] * 2.0 ** torch.arange(WAVES)  # (T, WAVES)
+        angles = math.pi * torch.linspace(0, 1, noise.levels)[:, None] * 2.0 ** torch.arange(WAVES)  # (T, WAVES)
         self.register_buffer("waves", torch.cat([angles.sin(), angles.cos()], -1), persistent=False)
         self.register_buffer("zero", torch.zeros_like(noise.centre), persistent=False)
 
-    def clean(self, t: Any, z: Tensor) -> Any:
-        """p(x | z_t): what x would be if it were N(centre, scale^2), corrected by the network."""
-        _, alpha, sigma = self.noise.at(t)
-        guess = self.likelihood.start(self.noise.centre + self.noise.scale * alpha * z).movedim(0, -1 - self.noise.d)
-        h = self.decoder(cat(flat(z, self.noise.d), self.waves[t - 1]))  # (*, multiple + 1, *data_shape)
-        axis = -1 - self.noise.d
+    def clean(self, t: Any, z: Tensor) -> tuple[Any, Tensor]:
+        """p(x | z_t), and the variance of u given z_t: those of independent coordinates, corrected by the network."""
+        noise, axis = self.noise, -1 - self.noise.d
+        _, alpha, sigma = noise.at(t)
+        value = noise.centre + noise.scale * z / alpha  # x, with noise
+        start = self.likelihood.seen(noise.centre.expand_as(z), noise.scale, value, noise.scale * sigma / alpha)
+        h = self.decoder(cat(flat(z, noise.d), self.waves[t - 1]))  # (*, multiple + 1, *data_shape)
         h, v = h.narrow(axis, 0, self.likelihood.multiple), h.select(axis, -1)
-        return self.likelihood(guess + sigma.unsqueeze(axis) * h), sigma**2 * v.exp()
+        return self.likelihood(start.movedim(0, axis) + sigma.unsqueeze(axis) * h), sigma**2 * v.exp()
 
-    def back(self, t: Any, z: Tensor, clean: Any, v) -> Any:
-        """p(z_{t-1} | z_t), given p(x | z_t)."""
+    def back(self, t: Any, z: Tensor, clean: Any, v: Tensor) -> Any:
+        """p(z_{t-1} | z_t), from p(x | z_t) and the variance of u."""
         return self.noise.back(t, z, self.noise.scaled(clean.mean), v)
 
     def top(self) -> Any:
@@ -104,19 +106,25 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
         with data_plate(x, n):
-            z = pyro.sample(f"z{self.noise.steps}", self.top())
-            for t in range(self.noise.steps, 1, -1):
+            z = pyro.sample(f"z{self.noise.levels}", self.top())
+            for t in range(self.noise.levels, 1, -1):
                 z = pyro.sample(f"z{t - 1}", self.back(t, z, *self.clean(t, z)))
             return pyro.sample("x", self.clean(1, z)[0], obs=x)
 
-    def step(self, x: Tensor, t: Tensor) -> Tensor:
-        """The term of the ELBO of one step t for each example (B,), times T: its mean over t is the ELBO, in nats."""
-        u = self.noise.scaled(x)
-        z = self.noise.noisy(t, u).sample()
-        (clean, v), s = self.clean(t, z), t.clamp(min=2)
-        kl = kl_divergence(self.noise.back(s, z, u), self.back(s, z, clean, v))
-        top = kl_divergence(self.noise.noisy(self.noise.steps, u), self.top())
-        return self.noise.steps * torch.where(t == 1, clean.log_prob(x), -kl) - top
+    @property
+    def num_terms(self) -> int:
+        """T, for the objective ``one_term``."""
+        return self.noise.levels
+
+    def term(self, t: Tensor, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """T times the term of the ELBO at one t for each example, (B,) nats: its mean over t = 1 ... T is the ELBO."""
+        noise, u = self.noise, self.noise.scaled(x)
+        z = noise.noisy(t, u).sample()
+        clean, v = self.clean(t, z)
+        s = t.clamp(min=2)  # there is no z_0: the term at t = 1 is log p(x | z_1)
+        kl = kl_divergence(noise.back(s, z, u), self.back(s, z, clean, v))
+        first = kl_divergence(noise.noisy(noise.levels, u), self.top())
+        return noise.levels * torch.where(t == 1, clean.log_prob(x), -kl) - first
 
 
 class Guide(nn.Module):
@@ -129,32 +137,30 @@ class Guide(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
         u = self.noise.scaled(x)
         with data_plate(x, 1):
-            z = pyro.sample(f"z{self.noise.steps}", self.noise.noisy(self.noise.steps, u))
-            for t in range(self.noise.steps, 1, -1):
+            z = pyro.sample(f"z{self.noise.levels}", self.noise.noisy(self.noise.levels, u))
+            for t in range(self.noise.levels, 1, -1):
                 z = pyro.sample(f"z{t - 1}", self.noise.back(t, z, u))
             return z
 
 
 @with_networks
-def diffusion(
-    networks: Networks, *, steps: int = 20, snr: Sequence[float] = (6.0, -6.0), scale: float = 0.5
-) -> Pair:
-    """Denoising diffusion with a fixed guide: train it by the objective steps.
+def diffusion(networks: Networks, *, levels: int = 50, snr: Sequence[float] = (3.0, -5.0), scale: float = 0.5) -> Pair:
+    """Denoising diffusion with a fixed guide, trained by the objective one_term.
 
     Args:
-        steps: latents T in the chain, each of the shape of the data.
-        snr: log of the signal-to-noise ratio at z_1 and at z_T, between which it falls linearly.
-        scale: standard deviation of a coordinate of the data, about: 0.5 for pixels in [0, 1].
+        levels: T, the latents of the chain, each of the shape of the data.
+        snr: log of the signal-to-noise ratio at z_1 and at z_T; it falls linearly between them.
+        scale: standard deviation of a number of the data, about: 0.5 for pixels in [0, 1].
 
     Raises:
-        UserError: fewer than two steps, or a ratio that does not fall.
+        UserError: fewer than two levels, a ratio that does not fall, or a scale that is not positive.
     """
-    if steps < 2 or len(snr) != 2 or not snr[0] > snr[1]:
-        raise UserError(f"steps={steps}, snr={tuple(snr)}: give at least two steps, and a ratio that falls: (6, -6)")
-    shape = tuple(networks.data_shape)
+    if levels < 2 or len(snr) != 2 or not snr[0] > snr[1]:
+        raise UserError(f"levels={levels}, snr={tuple(snr)}: give two levels or more, and a ratio that falls: (3, -5)")
+    shape, hidden = tuple(networks.data_shape), tuple(networks.hidden)
     p = likelihoods.make(networks.likelihood, shape, networks.sigma)
     width = math.prod(shape) + 2 * WAVES
-    decoder = Decoder(width, shape, networks.hidden[::-1], networks.activation, networks.network, p.multiple + 1)
-    centre = torch.zeros(shape) if networks.data_mean is None else networks.data_mean.float()
-    noise = Noise(centre, scale, torch.linspace(*snr, steps))
+    decoder = Decoder(width, shape, hidden[::-1], networks.activation, networks.network, p.multiple + 1)
+    centre = torch.zeros(shape) if networks.data_mean is None else networks.data_mean.to(torch.get_default_dtype())
+    noise = Noise(centre, scale, torch.linspace(*snr, levels))
     return Pair(Model(noise, decoder, p), Guide(noise))
