@@ -217,6 +217,11 @@ def pairs() -> dict[str, tuple[str, str]]:
     return {**PAIRS, **installed()}
 
 
+def objective_of(pair: Any) -> str:
+    """The objective that trains a pair where none is given, from the name of its builder."""
+    return TRAINED_BY.get(pair, "elbo") if isinstance(pair, str) else "elbo"
+
+
 def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:
     """The object that a name of a table stands for.
 
