@@ -1,0 +1,117 @@
+"""The adversarial objective: its value and both gradients, its penalty, what it learns, and log p(x) by annealing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+import ppl_vae as pv
+from ppl_vae.objectives.adversarial import samples
+
+
+def small(**options: object) -> pv.Pair:
+    torch.manual_seed(0)
+    return pv.build("gan", data_shape=(5,), **{"latent": 2, "hidden": (7,), "likelihood": "gaussian", **options})
+
+
+def seeded(pair: pv.Pair, x: Tensor, penalty: float = 0.0) -> Tensor:
+    torch.manual_seed(1)
+    return pv.objective("adversarial", penalty=penalty).bounds(pair.model, pair.guide, x).sum()
+
+
+def test_one_backward_has_the_gradients_of_the_two_losses() -> None:
+    """Those of the critic's cross-entropy and of the model's non-saturating loss, each at the same parameters."""
+    pair, x = small().double(), torch.randn(6, 5).double()
+    value = seeded(pair, x)
+    (-value).backward()
+    found = {name: p.grad for name, p in pair.named_parameters()}
+    torch.manual_seed(1)
+    fake, critic = samples(pair.model, 6), pair.guide.critic
+    one, zero = torch.ones(6).double(), torch.zeros(6).double()
+    of_critic = cross_entropy(critic(x), one, reduction="sum") + cross_entropy(critic(fake), zero, reduction="sum")
+    of_model = cross_entropy(critic(fake), one, reduction="sum")
+    torch.testing.assert_close(-value, of_critic)
+    for program, loss in ((pair.guide, of_critic), (pair.model, of_model)):
+        names = {id(p): name for name, p in pair.named_parameters()}
+        params = list(program.parameters())
+        for p, g in zip(params, torch.autograd.grad(loss, params, retain_graph=True), strict=True):
+            torch.testing.assert_close(found[names[id(p)]], g)
+
+
+def test_the_penalty_is_the_squared_slope() -> None:
+    """For a linear critic it is |w|^2, whose gradient is 2 w."""
+    pair, x = small(), torch.randn(6, 5)
+    line = nn.Linear(5, 1)
+    pair.guide.critic = nn.Sequential(line, nn.Flatten(0))
+
+    def gradient(penalty: float) -> Tensor:
+        return torch.autograd.grad(-seeded(pair, x, penalty), line.weight)[0]
+
+    torch.testing.assert_close(gradient(3.0) - gradient(0.0), 6 * 3.0 * line.weight)
+    torch.testing.assert_close(seeded(pair, x, 3.0), seeded(pair, x))  # it is in the gradient, not in the value
+
+
+def test_samples_are_means_at_draws_of_the_prior() -> None:
+    pair = small()
+    torch.manual_seed(2)
+    found = samples(pair.model, 4000)
+    assert found.shape == (4000, 5)
+    exact = pair.model.decoder(torch.randn(4000, 2))[:, 0]
+    error = (found.var(0) / 4000 + exact.var(0) / 4000).sqrt()
+    assert bool(((found.mean(0) - exact.mean(0)).abs() < 5 * error).all())
+    torch.testing.assert_close(found.std(0), exact.std(0), rtol=0.1, atol=0.0)  # no noise of sigma = 1 is added
+
+
+def test_it_learns() -> None:
+    """A line in noise, in two dimensions: the samples get its place and its direction, and the critic can't tell."""
+    torch.manual_seed(0)
+    x = torch.randn(1000, 1) @ torch.tensor([[1.0, -0.5]]) + torch.tensor([2.0, 1.0]) + 0.1 * torch.randn(1000, 2)
+    pair = pv.build("gan", data_shape=(2,), latent=2, hidden=(32,), likelihood="gaussian:sigma=0.1", activation="relu")
+    options = {"epochs": 100, "batch_size": 100, "lr": 3e-3, "schedule": "linear", "device": "cpu", "progress": False}
+    history = pv.fit(pair, x, capture=False, **options)  # by the objective of this pair
+    with torch.no_grad():
+        made = samples(pair.model, 4000)
+    assert bool(((made.mean(0) - x.mean(0)).abs() < 0.25).all())
+    torch.testing.assert_close(made.std(0), x.std(0), rtol=0.4, atol=0.0)
+    assert float(torch.corrcoef(made.T)[0, 1]) < -0.9
+    assert abs(history[-1]["train_bound"] + math.log(4)) < 0.1
+
+
+def test_log_px_is_that_of_annealing_and_the_guide_is_flagged() -> None:
+    """A linear decoder is probabilistic PCA: annealing from the prior is exact, and the guide's estimate is marked."""
+    pca = pv.build("linear", data_shape=(6,), latent=3, sigma=0.1)
+    pair = pv.build("gan", data_shape=(6,), latent=3, hidden=(), likelihood="gaussian:sigma=0.1")
+    linear = pair.model.decoder.net[-1]
+    with torch.no_grad():
+        linear.weight.copy_(pca.model.W)
+        linear.bias.copy_(pca.model.m)
+    x = pv.sample(pca, 3, seed=0)
+    exact = pca.model.evidence(x).detach().double()
+    est = pv.ais(pair, x, num_chains=8, num_temperatures=100, start="prior", capture=False)
+    assert float((est.log_px - exact).abs().max()) < 1.0
+    by_guide = pv.log_likelihood(pair, x, num_samples=200)
+    assert bool(by_guide.unreliable.all())
+    assert float((exact - by_guide.log_px).mean()) > 5
+
+
+@pytest.mark.parametrize("penalty", [-1.0, math.inf, "much"])
+def test_a_penalty_that_is_none_is_refused(penalty: object) -> None:
+    with pytest.raises(pv.UserError, match="penalty"):
+        pv.objective("adversarial", penalty=penalty)
+
+
+def test_a_pair_without_a_critic_is_refused() -> None:
+    pair = pv.build("vae", data_shape=(3,), hidden=(4,), latent=2)
+    with pytest.raises(pv.PairError, match="adversarial: the guide has no 'critic'"):
+        pv.objective("adversarial")(pair.model, pair.guide)(torch.zeros(2, 3))
+
+
+def test_the_objective_of_a_pair_is_taken_where_none_is_given() -> None:
+    assert type(pv.Strategy("gan").objective).__name__ == "Adversarial"
+    assert type(pv.Strategy("diffusion").objective).__name__ == "OneTerm"
+    assert type(pv.Strategy("vae").objective).__name__ == "Elbo"
+    assert type(pv.Strategy("diffusion", objective="elbo").objective).__name__ == "Elbo"
