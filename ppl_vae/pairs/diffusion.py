@@ -1,15 +1,13 @@
 r"""Denoising diffusion: a chain z_T -> ... -> z_1 -> x whose guide adds noise by a fixed schedule, without parameters.
 
-With u the data, centred and scaled, and r_t = 1 - SNR(t) / SNR(t-1),
+The guide is of :class:`ppl_vae.nn.noise.Noise`. With u the data, centred and scaled, and r_t = 1 - SNR(t) / SNR(t-1),
 
-.. math:: q(z_t|x) = N(\alpha_t u, \sigma_t^2), \qquad
-    q(z_{t-1}|z_t, x) = N(\alpha_{t-1} ((1 - r_t) z_t / \alpha_t + r_t u), \sigma_{t-1}^2 r_t), \qquad
-    p(z_{t-1}|z_t) = N(\alpha_{t-1} ((1 - r_t) z_t / \alpha_t + r_t E[u|z_t]),
+.. math:: p(z_{t-1}|z_t) = N(\alpha_{t-1} ((1 - r_t) z_t / \alpha_t + r_t E[u|z_t]),
     \sigma_{t-1}^2 r_t + \alpha_{t-1}^2 r_t^2 \operatorname{var}[u|z_t])
 
 Sohl-Dickstein et al.: Deep Unsupervised Learning using Nonequilibrium Thermodynamics, 2015, arXiv:1503.03585. Ho, Jain,
 Abbeel: Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239. Kingma, Salimans, Poole, Ho: Variational
-Diffusion Models, 2021, arXiv:2107.00630.
+Diffusion Models, 2021, arXiv:2107.00630. The variance: Bao, Li, Zhu, Zhang: Analytic-DPM, 2022, arXiv:2201.06503.
 """
 
 from __future__ import annotations
@@ -26,56 +24,20 @@ from torch.distributions import kl_divergence
 
 from ..common.errors import UserError
 from ..nn import likelihoods
-from ..nn.likelihoods import Likelihood, positive
+from ..nn.likelihoods import Likelihood
 from ..nn.networks import Decoder, cat, flat
+from ..nn.noise import Noise
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
 WAVES = 4  # sines, and as many cosines, of t / T: what the network sees of t
 
 
-class Noise(nn.Module):
-    """The schedule of T steps: SNR(t) = alpha_t^2 / sigma_t^2, with alpha_t^2 + sigma_t^2 = 1; t = 1 ... T."""
-
-    centre: Tensor
-    scale: Tensor
-    logsnr: Tensor
-
-    def __init__(self, centre: Tensor, scale: float, logsnr: Tensor) -> None:
-        super().__init__()
-        self.d = centre.dim()
-        self.levels = len(logsnr)
-        self.register_buffer("centre", centre.clone())  # of the data, so kept with the weights
-        self.register_buffer("scale", torch.tensor(positive("scale", scale)), persistent=False)
-        self.register_buffer("logsnr", logsnr, persistent=False)
-
-    def at(self, t: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Log SNR, alpha and sigma at a step, or at a step for each example (B,)."""
-        l = self.logsnr[t - 1]  # noqa: E741
-        l = l.reshape(l.shape + (1,) * self.d)  # noqa: E741
-        return l, torch.sigmoid(l).sqrt(), torch.sigmoid(-l).sqrt()
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """u, the data centred and scaled."""
-        return (x - self.centre) / self.scale
-
-    def noisy(self, t: Any, u: Tensor) -> Any:
-        """q(z_t | x)."""
-        _, alpha, sigma = self.at(t)
-        return dist.Normal(alpha * u, sigma).to_event(self.d)
-
-    def back(self, t: Any, z: Tensor, u: Tensor, v: Tensor | float = 0.0) -> Any:
-        """q(z_{t-1} | z_t, x), for t from 2 on; with the mean u and the variance v of the data in place of x."""
-        (l, alpha, _), (l1, alpha1, sigma1) = self.at(t), self.at(t - 1)
-        r = -torch.expm1(l - l1)
-        variance = sigma1**2 * r + (alpha1 * r) ** 2 * v
-        return dist.Normal(alpha1 * ((1 - r) * z / alpha + r * u), variance.sqrt()).to_event(self.d)
-
-
 class Model(nn.Module):
     """z_T ~ N(0, I); z_{t-1} ~ p(z_{t-1} | z_t); x ~ p(x | z_1): one network gives every p(x | z_t)."""
 
     waves: Tensor
+    zero: Tensor
 
     def __init__(self, noise: Noise, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
@@ -88,21 +50,21 @@ class Model(nn.Module):
 
     def clean(self, t: Any, z: Tensor) -> tuple[Any, Tensor]:
         """p(x | z_t), and the variance of u given z_t: those of independent coordinates, corrected by the network."""
-        noise, axis = self.noise, -1 - self.noise.d
+        noise, axis = self.noise, -1 - self.noise.event_dim
         _, alpha, sigma = noise.at(t)
         value = noise.centre + noise.scale * z / alpha  # x, with noise
         start = self.likelihood.seen(noise.centre.expand_as(z), noise.scale, value, noise.scale * sigma / alpha)
-        h = self.decoder(cat(flat(z, noise.d), self.waves[t - 1]))  # (*, multiple + 1, *data_shape)
-        h, v = h.narrow(axis, 0, self.likelihood.multiple), h.select(axis, -1)
-        return self.likelihood(start.movedim(0, axis) + sigma.unsqueeze(axis) * h), sigma**2 * v.exp()
+        h = self.decoder(cat(flat(z, noise.event_dim), self.waves[t - 1])).movedim(axis, 0)  # (multiple + 1, *)
+        given = torch.cat([(start[0] + sigma * h[0])[None], start[1:] + h[1:-1]])
+        return self.likelihood(given.movedim(0, axis)), sigma**2 * h[-1].exp()
 
     def back(self, t: Any, z: Tensor, clean: Any, v: Tensor) -> Any:
         """p(z_{t-1} | z_t), from p(x | z_t) and the variance of u."""
-        return self.noise.back(t, z, self.noise.scaled(clean.mean), v)
+        return self.noise.back(t, z, self.noise.scaled(self.likelihood.expected(clean)), v)
 
     def top(self) -> Any:
         """p(z_T)."""
-        return dist.Normal(self.zero, 1.0).to_event(self.noise.d)
+        return dist.Normal(self.zero, 1.0).to_event(self.noise.event_dim)
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, n: int = 1) -> Any:
         with data_plate(x, n):
@@ -162,5 +124,5 @@ def diffusion(networks: Networks, *, levels: int = 50, snr: Sequence[float] = (3
     width = math.prod(shape) + 2 * WAVES
     decoder = Decoder(width, shape, hidden[::-1], networks.activation, networks.network, p.multiple + 1)
     centre = torch.zeros(shape) if networks.data_mean is None else networks.data_mean.to(torch.get_default_dtype())
-    noise = Noise(centre, scale, torch.linspace(*snr, levels))
+    noise = Noise(centre, scale, torch.linspace(snr[0], snr[1], levels))
     return Pair(Model(noise, decoder, p), Guide(noise))
