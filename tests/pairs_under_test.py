@@ -67,11 +67,7 @@ CASES = {
     "diffusion-gaussian": Case(
         "diffusion", {"hidden": (8,), "levels": 2, "likelihood": "gaussian_network"}, (5,), "real", latents=("z1", "z2")
     ),
-    "diffusion-conv": Case(
-        "diffusion", {"hidden": (4, 5), "levels": 2, "network": "conv"}, (1, 8, 8), latents=("z1", "z2")
-    ),
     "gan": Case("gan", SMALL, objective="adversarial"),
-    "gan-gaussian": Case("gan", {**SMALL, "likelihood": "gaussian"}, (5,), "real", objective="adversarial"),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
     "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
