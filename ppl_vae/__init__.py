@@ -35,13 +35,16 @@ _NAMES = {
     "likelihood.result": ("Estimate",),
     "likelihood.sandwich": ("Sandwich",),
     "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
+    "objectives.adversarial": ("Adversarial",),
     "objectives.base": ("Objective",),
+    "objectives.beta_tc": ("BetaTC",),
     "objectives.ciwae": ("CIWAE",),
     "objectives.cubo": ("CUBO",),
     "objectives.elbo": ("Elbo",),
     "objectives.groups": ("MIWAE", "PIWAE"),
     "objectives.iwae": ("IWAE",),
     "objectives.names": ("objective",),
+    "objectives.one_term": ("OneTerm",),
     "objectives.renyi": ("Renyi",),
     "objectives.rws": ("RWS",),
     "objectives.score": ("Score",),
@@ -124,13 +127,16 @@ if TYPE_CHECKING:
     from .likelihood.result import Estimate as Estimate
     from .likelihood.sandwich import Sandwich as Sandwich
     from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
+    from .objectives.adversarial import Adversarial as Adversarial
     from .objectives.base import Objective as Objective
+    from .objectives.beta_tc import BetaTC as BetaTC
     from .objectives.ciwae import CIWAE as CIWAE
     from .objectives.cubo import CUBO as CUBO
     from .objectives.elbo import Elbo as Elbo
     from .objectives.groups import MIWAE as MIWAE, PIWAE as PIWAE
     from .objectives.iwae import IWAE as IWAE
     from .objectives.names import objective as objective
+    from .objectives.one_term import OneTerm as OneTerm
     from .objectives.renyi import Renyi as Renyi
     from .objectives.rws import RWS as RWS
     from .objectives.score import Score as Score

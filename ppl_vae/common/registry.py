@@ -104,6 +104,7 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "vimco": ("ppl_vae.objectives.vimco:VIMCO", "discrete latents: the bound of iwae"),
     "rws": ("ppl_vae.objectives.rws:RWS", "discrete latents, or a guide that covers the posterior: wake-sleep"),
     "tvo": ("ppl_vae.objectives.tvo:TVO", "discrete latents: the path from the guide to the posterior"),
+    "beta_tc": ("ppl_vae.objectives.beta_tc:BetaTC", "one factor a latent: more weight on the total correlation"),
     "one_term": ("ppl_vae.objectives.one_term:OneTerm", "diffusion: one random term of the ELBO for each example"),
     "adversarial": ("ppl_vae.objectives.adversarial:Adversarial", "gan: a decoder against a critic of its samples"),
 }
