@@ -1,4 +1,4 @@
-"""beta-TC: at beta = 1 the ELBO; the total correlation against the closed form of Gaussians, and of what is independent."""
+"""beta-TC: at beta = 1 the ELBO, and the total correlation against the closed form of Gaussians."""
 
 from __future__ import annotations
 
@@ -89,6 +89,6 @@ def test_what_has_no_coordinates_is_refused() -> None:
         pair = pv.build("vae", data_shape=(4,), latent=2, hidden=(5,), **options)
         with pytest.raises(pv.PairError, match=message):
             pv.objective("beta_tc")(pair.model, pair.guide)(x)
+    pair = pv.build("binary", data_shape=(4,), latent=2, hidden=(5,))
     with pytest.raises(pv.PairError, match="no rsample"):
-        pair = pv.build("binary", data_shape=(4,), latent=2, hidden=(5,))
         pv.objective("beta_tc")(pair.model, pair.guide)(x)

@@ -17,6 +17,7 @@ import typer
 from .. import __version__
 from ..common.errors import RankError, UserError
 from .compare import compare
+from .encode import encode
 from .evaluate import evaluate, score
 from .gaps import gaps
 from .generate import figures, reconstruct, sample
@@ -110,6 +111,7 @@ for each in (
     evaluate,
     score,
     posterior,
+    encode,
     gaps,
     sbc,
     sample,

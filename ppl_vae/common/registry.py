@@ -163,6 +163,7 @@ SCHEDULES: dict[str, str] = {
 
 DATASETS: dict[str, str] = {
     "digits": "handwritten digits, 1 x 8 x 8 (1,797; from scikit-learn, no download)",
+    "factors": "squares, discs and crosses of known size and place, 1 x 16 x 16 (576, all combinations; generated)",
     "mnist": "handwritten digits, 1 x 28 x 28 (60,000 and 10,000)",
     "fashion_mnist": "articles of clothing, 1 x 28 x 28 (60,000 and 10,000)",
     "kmnist": "cursive Japanese characters, 1 x 28 x 28 (60,000 and 10,000)",

@@ -34,7 +34,7 @@ def first_outside(site: Site) -> int | None:
 
 
 def alone(site: Site, x: Any) -> bool:
-    """Whether data can be judged without a run of the programs: the site observes all of x, unmasked, on a fixed set."""
+    """Whether data can be judged without a run of the programs: the site observes all of x, on a fixed set."""
     base = site.p
     while isinstance(base, torch.distributions.Independent):
         base = base.base_dist
