@@ -54,8 +54,8 @@ class Probe(Shown, _Probe):
 def probe(pair: Any, train: Split, test: Split, *, seed: int = 0) -> Probe:
     """Logistic regression from codes to labels, beside the same from the data and from their principal components.
 
-    Each feature is scaled to unit variance. The codes are means of q(z|x), of a pair that has not seen the labels: one
-    that takes them is refused.
+    Each feature is scaled to unit variance. The codes are means of q(z|x), without the labels: a pair whose guide needs
+    them is refused.
 
     Args:
         pair: a pair.
@@ -64,7 +64,7 @@ def probe(pair: Any, train: Split, test: Split, *, seed: int = 0) -> Probe:
         seed: of the binarisation, and of means that have no closed form.
 
     Raises:
-        UserError: no labels, a pair that takes them, data that are a dictionary, or no latents.
+        UserError: no labels, a guide that needs them, data that are a dictionary, or no latents.
 
     Source: Alain, Bengio: Understanding intermediate layers using linear classifier probes, 2016, arXiv:1610.01644.
 
@@ -77,7 +77,7 @@ def probe(pair: Any, train: Split, test: Split, *, seed: int = 0) -> Probe:
         (['codes', 'data', 'pca', 'majority'], 4)
     """
     parts = [split.fixed(seed) for split in (train, test)]
-    _refuse(pair, *parts)
+    _refuse(*parts)
     y_train, y_test = (part.y.cpu().numpy() for part in parts if part.y is not None)
     code = [codes(pair, part.x, seed=seed).values for part in parts]
     raw = [_flat(part) for part in parts]
@@ -95,11 +95,8 @@ def probe(pair: Any, train: Split, test: Split, *, seed: int = 0) -> Probe:
     )
 
 
-def _refuse(pair: Any, *parts: Split) -> None:
-    from ..scoring.trace import takes_labels
-
-    if takes_labels(pair.guide):
-        raise UserError("probe: the guide of this pair is given the labels, so that its codes may hold them")
+def _refuse(*parts: Split) -> None:
+    """Refuse what has no classes or no features."""
     for part in parts:
         if part.y is None or part.y.is_floating_point() or part.y.dim() != 1:
             raise UserError(f"probe: the split {part.name!r} has no labels that are classes; give data with labels")
