@@ -24,6 +24,7 @@ class Case:
     codes: tuple[str, ...] | None = None  # the latents in evaluation mode, where they differ
     draws: bool = True  # whether the model draws x
     delta: bool = False
+    objective: str = "elbo"
 
     def build(self) -> pv.Pair:
         extra = {"num_classes": self.labels} if self.labels else {}
@@ -81,6 +82,11 @@ CASES = {
     "binary": Case("binary", SMALL),
     "binary-three": Case("binary", {"latent": (4, 3, 2), "hidden": (8,)}, latents=("z1", "z2", "z3")),
     "categorical": Case("categorical", {**SMALL, "classes": 4}),
+    "diffusion": Case("diffusion", {"hidden": (8, 7), "levels": 3}, latents=("z1", "z2", "z3")),
+    "diffusion-gaussian": Case(
+        "diffusion", {"hidden": (8,), "levels": 2, "likelihood": "gaussian_network"}, (5,), "real", latents=("z1", "z2")
+    ),
+    "gan": Case("gan", SMALL, objective="adversarial"),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
     "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),

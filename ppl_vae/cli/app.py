@@ -18,6 +18,7 @@ from .. import __version__
 from ..common.errors import RankError, UserError
 from .classify import classify
 from .compare import compare
+from .encode import encode
 from .evaluate import evaluate, score
 from .gaps import gaps
 from .generate import figures, reconstruct, sample
@@ -112,6 +113,7 @@ for each in (
     score,
     classify,
     posterior,
+    encode,
     gaps,
     sbc,
     sample,

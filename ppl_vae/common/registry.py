@@ -27,6 +27,8 @@ PAIRS: dict[str, tuple[str, str]] = {
     "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+    "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
+    "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -35,10 +37,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "one layer of latents": ("linear", "vae", "clusters"),
     "given labels": ("cvae",),
     "with some labels": ("m2",),
-    "several layers of latents": ("hierarchical", "ladder"),
-    "discrete latents": ("binary", "categorical"),
+    "several layers of latents": ("hierarchical", "diffusion"),
+    "discrete latents": ("binary",),
     "no latents": ("made",),
+    "no inference": ("gan",),
 }
+
+TRAINED_BY = {"diffusion": "one_term", "gan": "adversarial"}  # where it is not the ELBO, unless one is given
 
 GUIDES: dict[str, tuple[str, str]] = {
     # name: (module:family, use when)
@@ -105,6 +110,9 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "vimco": ("ppl_vae.objectives.vimco:VIMCO", "discrete latents: the bound of iwae"),
     "rws": ("ppl_vae.objectives.rws:RWS", "discrete latents, or a guide that covers the posterior: wake-sleep"),
     "tvo": ("ppl_vae.objectives.tvo:TVO", "discrete latents: the path from the guide to the posterior"),
+    "beta_tc": ("ppl_vae.objectives.beta_tc:BetaTC", "one factor a latent: more weight on the total correlation"),
+    "one_term": ("ppl_vae.objectives.one_term:OneTerm", "diffusion: one random term of the ELBO for each example"),
+    "adversarial": ("ppl_vae.objectives.adversarial:Adversarial", "gan: a decoder against a critic of its samples"),
 }
 
 TABLES = {
@@ -161,6 +169,7 @@ SCHEDULES: dict[str, str] = {
 
 DATASETS: dict[str, str] = {
     "digits": "handwritten digits, 1 x 8 x 8 (1,797; from scikit-learn, no download)",
+    "factors": "squares, discs and crosses of known size and place, 1 x 16 x 16 (576, all combinations; generated)",
     "mnist": "handwritten digits, 1 x 28 x 28 (60,000 and 10,000)",
     "fashion_mnist": "articles of clothing, 1 x 28 x 28 (60,000 and 10,000)",
     "kmnist": "cursive Japanese characters, 1 x 28 x 28 (60,000 and 10,000)",
@@ -214,6 +223,11 @@ def installed() -> dict[str, tuple[str, str]]:
 def pairs() -> dict[str, tuple[str, str]]:
     """Every registered pair: those of this package, then those of installed packages."""
     return {**PAIRS, **installed()}
+
+
+def objective_of(pair: Any) -> str:
+    """The objective that trains a pair where none is given, from the name of its builder."""
+    return TRAINED_BY.get(pair, "elbo") if isinstance(pair, str) else "elbo"
 
 
 def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:
