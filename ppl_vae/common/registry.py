@@ -22,6 +22,8 @@ PAIRS: dict[str, tuple[str, str]] = {
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+    "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
+    "transformer": ("ppl_vae.pairs.transformer:transformer", "the same by attention, over pixels or tiles"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -31,7 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "given labels": ("cvae",),
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
-    "no latents": ("made",),
+    "no latents": ("made", "pixelcnn", "transformer"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {
