@@ -64,17 +64,11 @@ CASES = {
     "binary": Case("binary", SMALL),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
-    "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
-    "made-random-bytes": Case(
-        "made", {"hidden": (20,), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()
+    "made-two-layers": Case(
+        "made", {"hidden": (20, 15), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()
     ),
-    "pixelcnn": Case("pixelcnn", {"features": 3, "layers": 2}, shape=(1, 4, 3), latents=()),
-    "pixelcnn-bytes": Case(
+    "pixelcnn": Case(
         "pixelcnn", {"features": 3, "layers": 2, "levels": 256}, shape=(3, 3, 2), data="bytes", latents=()
     ),
-    "transformer": Case("transformer", {"width": 8, "depth": 2, "heads": 2}, shape=(1, 4, 4), latents=()),
-    "transformer-tiles": Case("transformer", {"width": 8, "heads": 2, "tile": 2}, shape=(1, 4, 4), latents=()),
-    "transformer-bytes": Case(
-        "transformer", {"width": 8, "heads": 2, "levels": 256}, shape=(5,), data="bytes", latents=()
-    ),
+    "transformer": Case("transformer", {"width": 8, "heads": 2, "tile": 2}, shape=(1, 4, 4), latents=()),
 }

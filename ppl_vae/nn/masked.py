@@ -25,7 +25,8 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, h: Tensor, which: Tensor | None = None) -> Tensor:
         masks = self.masks if which is None else self.masks.index_select(0, which)
-        return h @ (self.weight * masks).mT + self.bias
+        out: Tensor = h @ (self.weight * masks).mT + self.bias
+        return out
 
 
 class Made(nn.Module):
@@ -65,7 +66,8 @@ class Made(nn.Module):
                 degrees[-1] = low + (torch.rand(many, width) * (max(length - 1, 1) - low)).long()
         layers = [MaskedLinear(b.unsqueeze(2) >= a.unsqueeze(1), saved) for a, b in pairwise(degrees)]
         ends = degrees[0].repeat_interleave(self.outputs, 1)
-        self.layers = nn.ModuleList([*layers, MaskedLinear(ends.unsqueeze(2) > degrees[-1].unsqueeze(1), saved)])
+        self.layers = nn.ModuleList(layers)
+        self.last = MaskedLinear(ends.unsqueeze(2) > degrees[-1].unsqueeze(1), saved)
         self.activations = nn.ModuleList(construct("activation", act) for _ in hidden)
         glorot(self)
 
@@ -74,10 +76,10 @@ class Made(nn.Module):
         if self.training and len(self.order) > 1:
             which = torch.randint(len(self.order), (1,), device=tokens.device)
         h = (tokens / (self.classes - 1)).unsqueeze(0)
-        *layers, last = self.layers
-        for layer, activation in zip(layers, self.activations, strict=True):
+        for layer, activation in zip(self.layers, self.activations, strict=True):
             h = activation(layer(h, which))
-        return last(h, which).unflatten(-1, (-1, self.outputs))
+        out: Tensor = self.last(h, which).unflatten(-1, (-1, self.outputs))
+        return out
 
 
 class MaskedConv(nn.Conv2d):
@@ -152,7 +154,10 @@ class PixelCNN(nn.Module):
         self.shape, self.classes = shape, classes
         inner = torch.arange(shape[0])
         groups = inner.repeat_interleave(features)
-        stacks = [Gated(inner, groups, radius, True), *(Gated(groups, groups, radius, False) for _ in range(layers - 1))]
+        stacks = [
+            Gated(inner, groups, radius, True),
+            *(Gated(groups, groups, radius, False) for _ in range(layers - 1)),
+        ]
         self.layers = nn.ModuleList(stacks)
         ends = inner.repeat_interleave(outputs(classes))
         self.head = nn.Sequential(

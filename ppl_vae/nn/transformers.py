@@ -65,14 +65,17 @@ class Transformer(nn.Module):
     def __init__(self, length: int, classes: int, width: int = 64, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
         if min(width, depth, heads) < 1 or width % heads:
-            raise UserError(f"width={width}, depth={depth}, heads={heads}: each at least 1, and heads must divide width")
+            raise UserError(
+                f"width={width}, depth={depth}, heads={heads}: each at least 1, and heads must divide width"
+            )
         self.embed = nn.Embedding(classes, width)
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs(classes)))
-        nn.init.normal_(self.embed.weight, std=0.02)
-        nn.init.normal_(self.head[1].weight, std=0.02)
-        nn.init.zeros_(self.head[1].bias)
+        last = nn.Linear(width, outputs(classes))
+        self.head = nn.Sequential(nn.LayerNorm(width), last)
+        nn.init.zeros_(last.bias)
+        for weight in (self.embed.weight, last.weight):
+            nn.init.normal_(weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = self.positions + nn.functional.pad(self.read(tokens[:, :-1]), (0, 0, 1, 0))  # the first sees nothing

@@ -46,7 +46,7 @@ def made(
     data_mean: Tensor | None = None,
     hidden: Sequence[int] = (500,),
     levels: int = 2,
-    masks: int = 1,
+    num_masks: int = 1,
     order: str = "raster",
     activation: Choice = "relu",
 ) -> Pair:
@@ -60,7 +60,7 @@ def made(
         data_mean: mean of the training data; sets the output bias of binary data.
         hidden: widths of the layers.
         levels: values of one number: 2 for binary data, 256 for 8-bit pixels.
-        masks: masks, each with its own connections, and its own order where that is random.
+        num_masks: masks, each with its own connections, and its own order where that is random.
         order: raster or random.
         activation: tanh, relu, gelu, silu, softplus or leaky_relu.
 
@@ -68,11 +68,14 @@ def made(
         UserError: an unknown activation or order, or no mask.
     """
     size = math.prod(data_shape)
-    if order not in ("raster", "random") or masks < 1:
-        raise UserError(f"order={order!r}, masks={masks}: the order is raster or random, with at least one mask")
-    ranks = torch.rand(masks, size).argsort(1) if order == "random" else torch.arange(size).expand(masks, size)
-    steps = Steps(data_shape, torch.arange(size).unsqueeze(1), levels)
-    net = Made(ranks.contiguous(), levels, hidden, activation)
+    if order not in ("raster", "random") or num_masks < 1:
+        raise UserError(
+            f"order={order!r}, num_masks={num_masks}: the order is raster or random, with at least one mask"
+        )
+    raster = torch.arange(size)
+    orders = torch.rand(num_masks, size).argsort(1) if order == "random" else raster.repeat(num_masks, 1)
+    steps = Steps(data_shape, raster.unsqueeze(1), levels)
+    net = Made(orders, levels, hidden, activation)
     if data_mean is not None and levels == 2:
-        net.layers[-1].bias.data.copy_(torch.logit(data_mean.flatten().clamp(1e-3, 1 - 1e-3)))
+        net.last.bias.data.copy_(torch.logit(data_mean.flatten().clamp(1e-3, 1 - 1e-3)))
     return Pair(Model(net, steps), Guide())

@@ -36,7 +36,7 @@ def transformer(
     Raises:
         UserError: tiles that do not fill the image or have too many classes, or a width that the heads do not divide.
     """
-    if levels ** tile**2 > 65536:
+    if levels**tile**2 > 65536:
         raise UserError(f"tile={tile}: with levels={levels} a token has {levels}^{tile**2} classes; use smaller tiles")
     steps = Steps(data_shape, raster(data_shape, tile), levels)
     return Pair(Model(Transformer(steps.length, steps.classes, width, depth, heads), steps), Guide())
