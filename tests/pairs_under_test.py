@@ -71,4 +71,8 @@ CASES = {
         "pixelcnn", {"features": 3, "layers": 2, "levels": 256}, shape=(3, 3, 2), data="bytes", latents=()
     ),
     "transformer": Case("transformer", {"width": 8, "heads": 2, "tile": 2}, shape=(1, 4, 4), latents=()),
+    "flow": Case("flow", {"hidden": (8,), "transforms": 2}, shape=(1, 2, 3), data="bytes"),
+    "flow-continuous": Case(
+        "flow", {"hidden": (8,), "transforms": 2, "kind": "maf", "levels": 0}, shape=(4,), data="real", latents=()
+    ),
 }

@@ -24,6 +24,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
     "transformer": ("ppl_vae.pairs.transformer:transformer", "the same by attention, over pixels or tiles"),
+    "flow": (
+        "ppl_vae.pairs.flow:flow",
+        "an invertible network: a density, exact, or a bound for pixels (extra: flows)",
+    ),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -33,7 +37,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "given labels": ("cvae",),
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
-    "no latents": ("made", "pixelcnn", "transformer"),
+    "no latents": ("made", "pixelcnn", "transformer", "flow"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {

@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from ..common.errors import UserError
-from .distributions import Pixels
+from .distributions import grid
 from .networks import flat
 
 
@@ -187,8 +187,7 @@ class Autoregressive(TorchDistribution):
     @property
     def support(self) -> Any:
         """The levels of a number, over the whole event."""
-        levels = self.steps.levels
-        return constraints.independent(constraints.boolean if levels == 2 else Pixels(levels), len(self.event_shape))
+        return constraints.independent(grid(self.steps.levels), len(self.event_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Autoregressive:
         return Autoregressive(self.tokens.net, self.steps, batch_shape)

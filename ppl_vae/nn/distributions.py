@@ -26,6 +26,11 @@ class Pixels(constraints.Constraint):
         return ((v - v.round()).abs() < 1e-3) & (value >= 0) & (value <= 1)
 
 
+def grid(levels: int) -> Any:
+    """The set {0, 1/(levels - 1), ..., 1}: of two levels that of binary data."""
+    return constraints.boolean if levels == 2 else Pixels(levels)
+
+
 class DiscretizedLogistic(TorchDistribution):
     r"""The exact probability of 8-bit pixels, given as x in {0, 1/255, ..., 1}.
 
