@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ import ppl_vae as pv
 from ppl_vae.nn.dequantisation import Cells, Dequantised
 
 pytest.importorskip("zuko")
+pyro.enable_validation(True)  # which importing zuko turns off
 
 
 def build(shape: tuple[int, ...], **options: Any) -> pv.Pair:
     """A flow that is far from the identity."""
     torch.manual_seed(1)
-    pair = pv.build("flow", data_shape=shape, hidden=(8,), transforms=3, **options).double()
+    pair = pv.build("flow", data_shape=shape, hidden=(8,), transforms=2, **options).double()
     for parameter in pair.parameters():
-        parameter.data.add_(0.3 * torch.randn_like(parameter))
+        parameter.data.add_(0.15 * torch.randn_like(parameter))
     return pair
 
 
@@ -36,11 +38,11 @@ def midpoints(low: float, high: float, n: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["nsf", "maf"])
 def test_the_density_integrates_to_one(kind: str) -> None:
     pair = build((2,), levels=0, kind=kind)
-    n, end = 600, 14.0
+    n, end = 120, 7.0
     line = midpoints(-end, end, n)
     density = log_px(pair, torch.cartesian_prod(line, line)).exp()
     total = density.sum() * (2 * end / n) ** 2
-    torch.testing.assert_close(total, torch.ones_like(total), atol=2e-4, rtol=0)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=2e-3, rtol=0)
 
 
 def test_draws_have_the_density() -> None:
@@ -48,8 +50,8 @@ def test_draws_have_the_density() -> None:
     pair = build((2,), levels=0)
     n = 20_000
     x = pv.sample(pair, n, seed=0)
-    line = midpoints(-4, 4, 320)
-    p = log_px(pair, torch.cartesian_prod(line, line)).exp().reshape(8, 40, 8, 40).sum((1, 3)) / 40**2
+    line = midpoints(-4, 4, 160)
+    p = log_px(pair, torch.cartesian_prod(line, line)).exp().reshape(8, 20, 8, 20).sum((1, 3)) / 20**2
     inside = (x.abs() < 4).all(-1)
     i, j = (x[inside] + 4).floor().long().unbind(-1)
     shares = torch.bincount(8 * i + j, minlength=64).reshape(8, 8) / n
@@ -59,14 +61,16 @@ def test_draws_have_the_density() -> None:
 @pytest.mark.parametrize("levels", [2, 3])
 def test_probabilities_of_whole_levels_sum_to_one_and_the_bound_lies_below(levels: int) -> None:
     pair = build((1, 2), levels=levels)
+    pair.model.density.log_scale.data.zero_()  # a density that vanishes at the ends, for the midpoint rule
     values = list(itertools.product(range(levels), repeat=2))
     x = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 2) / (levels - 1)
-    n = 300
+    n = 120 // levels
     line = midpoints(0, 1, n * levels)
-    density = pair.model.density().log_prob(torch.cartesian_prod(line, line).reshape(-1, 1, 2)).exp()
+    with torch.no_grad():
+        density = pair.model.density().log_prob(torch.cartesian_prod(line, line).reshape(-1, 1, 2)).exp()
     probability = density.reshape(levels, n, levels, n).sum((1, 3)).flatten() / (n * levels) ** 2
     torch.testing.assert_close(probability.sum(), torch.ones_like(probability.sum()), atol=2e-3, rtol=0)
-    found = pv.log_likelihood(pair, x, num_samples=20_000, seed=0)
+    found = pv.log_likelihood(pair, x, num_samples=2000, seed=0)
     torch.testing.assert_close(found.log_px, probability.log(), atol=0.05, rtol=0)
     assert bool((found.elbo < found.log_px).all())
     n = 20_000
@@ -82,7 +86,7 @@ def test_noise_stays_in_its_cell() -> None:
         z = q.rsample((2000,))
         assert torch.equal(Cells(z, levels).sample(), x.expand_as(z))
         assert bool((Cells(z, levels).log_prob(x) == 0).all())
-        assert bool((Cells(z, levels).log_prob(x.flip(0)) == -torch.inf).all())
+        assert bool((Cells(q.mean, levels).log_prob(x.roll(1)) == -torch.inf).all())
         torch.testing.assert_close(q.log_prob(z).exp(), torch.full_like(z, levels))
         assert torch.equal(Cells(q.mean, levels).mean, x)
 

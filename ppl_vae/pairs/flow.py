@@ -107,4 +107,6 @@ def flow(
     if levels:
         loc = torch.logit(loc.clamp(1 / levels, 1 - 1 / levels) if data_mean is not None else loc + 0.5)
     layers = coupling("pair 'flow'", size, 0, kind, transforms, hidden)
+    for weight in layers.parameters():  # at the identity most of the gradients are zero
+        weight.data.add_(0.01 * torch.randn_like(weight))
     return Pair(Model(Density(layers, data_shape, loc, 2.0 if levels else 1.0, bool(levels)), levels), Guide(levels))
