@@ -75,4 +75,5 @@ CASES = {
     "flow-continuous": Case(
         "flow", {"hidden": (8,), "transforms": 2, "kind": "maf", "levels": 0}, shape=(4,), data="real", latents=()
     ),
+    "vqvae": Case("vqvae", {"hidden": (8,), "tokens": 3, "codes": 5, "width": 2, "depth": 1}, delta=True),
 }

@@ -20,6 +20,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
     "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
+    "vqvae": (
+        "ppl_vae.pairs.vqvae:vqvae",
+        "latents that are codes of a book, with a learned prior: a bound, no log p(x)",
+    ),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
@@ -36,7 +40,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "one layer of latents": ("linear", "vae"),
     "given labels": ("cvae",),
     "several layers of latents": ("hierarchical",),
-    "discrete latents": ("binary",),
+    "discrete latents": ("binary", "vqvae"),
     "no latents": ("made", "pixelcnn", "transformer", "flow"),
 }
 
