@@ -89,5 +89,16 @@ CASES = {
     "gan": Case("gan", SMALL, objective="adversarial"),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
-    "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
+    "made-two-layers": Case(
+        "made", {"hidden": (20, 15), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()
+    ),
+    "pixelcnn": Case(
+        "pixelcnn", {"features": 3, "layers": 2, "levels": 256}, shape=(3, 3, 2), data="bytes", latents=()
+    ),
+    "transformer": Case("transformer", {"width": 8, "heads": 2, "tile": 2}, shape=(1, 4, 4), latents=()),
+    "flow": Case("flow", {"hidden": (8,), "transforms": 2}, shape=(1, 2, 3), data="bytes"),
+    "flow-continuous": Case(
+        "flow", {"hidden": (8,), "transforms": 2, "kind": "maf", "levels": 0}, shape=(4,), data="real", latents=()
+    ),
+    "vqvae": Case("vqvae", {"hidden": (8,), "tokens": 3, "codes": 5, "width": 2, "depth": 1}, delta=True),
 }

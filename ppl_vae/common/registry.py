@@ -21,14 +21,23 @@ PAIRS: dict[str, tuple[str, str]] = {
     "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
     "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
     "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
-    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
-    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
+    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
+    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
     "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
     "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
+    "vqvae": (
+        "ppl_vae.pairs.vqvae:vqvae",
+        "latents that are codes of a book, with a learned prior: a bound, no log p(x)",
+    ),
+    "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
+    "transformer": ("ppl_vae.pairs.transformer:transformer", "the same by attention, over pixels or tiles"),
+    "flow": (
+        "ppl_vae.pairs.flow:flow",
+        "an invertible network: a density, exact, or a bound for pixels (extra: flows)",
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -37,9 +46,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "one layer of latents": ("linear", "vae", "clusters"),
     "given labels": ("cvae",),
     "with some labels": ("m2",),
-    "several layers of latents": ("hierarchical", "diffusion"),
-    "discrete latents": ("binary",),
-    "no latents": ("made",),
+    "several layers of latents": ("hierarchical",),
+    "discrete latents": ("binary", "vqvae"),
+    "no latents": ("made", "pixelcnn", "transformer", "flow"),
     "no inference": ("gan",),
 }
 

@@ -14,14 +14,22 @@ from torch.nn.functional import logsigmoid
 
 
 class Pixels(constraints.Constraint):
-    """The 256 values {0, 1/255, ..., 1}."""
+    """The values {0, 1/(levels - 1), ..., 1}, 256 of them by default."""
 
     is_discrete = True
 
+    def __init__(self, levels: int = 256) -> None:
+        self.levels = levels
+
     def check(self, value: Tensor) -> Tensor:
         """Which values lie on the grid."""
-        v = 255 * value
+        v = (self.levels - 1) * value
         return ((v - v.round()).abs() < 1e-3) & (value >= 0) & (value <= 1)
+
+
+def grid(levels: int) -> Any:
+    """The set {0, 1/(levels - 1), ..., 1}: of two levels that of binary data."""
+    return constraints.boolean if levels == 2 else Pixels(levels)
 
 
 class DiscretizedLogistic(TorchDistribution):
