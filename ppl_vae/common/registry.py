@@ -21,12 +21,18 @@ PAIRS: dict[str, tuple[str, str]] = {
     "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
+    "sparse_autoencoder": (
+        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder", "the same with gates, few of them open: an L0 penalty"
+    ),
+    "contractive_autoencoder": (
+        "ppl_vae.pairs.contractive_autoencoder:contractive_autoencoder", "the same, insensitive to small changes of x"
+    ),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
-}
+}  # fmt: skip
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     # the tree of the pairs: every pair of this package in one family, in the order in which one leads to the next
-    "autoencoders, without a likelihood": ("autoencoder",),
+    "autoencoders, without a likelihood": ("autoencoder", "sparse_autoencoder", "contractive_autoencoder"),
     "one layer of latents": ("linear", "vae"),
     "given labels": ("cvae",),
     "several layers of latents": ("hierarchical",),
