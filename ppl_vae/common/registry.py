@@ -54,6 +54,10 @@ PRIORS: dict[str, tuple[str, str]] = {
     "vamp": ("ppl_vae.priors.vamp:Vamp", "latents stay unused: an average of the guide over learned pseudo-inputs"),
     "flow": ("ppl_vae.priors.flow:Flow", "neither a Gaussian nor groups: a spline flow of zuko (extra: flows)"),
     "laplace": ("ppl_vae.priors.laplace:Laplace", "few latents are active for an example: an L1 penalty"),
+    "fitted": (
+        "ppl_vae.priors.fitted:Fitted",
+        "autoencoders: a mixture of Gaussians that is fitted to the codes after training, for samples",
+    ),
 }
 
 LIKELIHOODS: dict[str, tuple[str, str]] = {

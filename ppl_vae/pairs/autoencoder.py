@@ -1,4 +1,4 @@
-r"""Autoencoders: a code z = f(x), so that the ELBO is the reconstruction log-likelihood, plus log p(z) where that counts.
+r"""Autoencoders: a code z = f(x); the ELBO is the reconstruction log-likelihood, plus log p(z) where that counts.
 
 .. math:: \max \log p(x | z = f(\tilde x)) + \log p(z)
 
@@ -18,17 +18,21 @@ from torch import Tensor, nn
 from ..common.choices import Choice, construct
 from ..common.errors import UserError
 from ..nn.networks import MLP, Encoder, Mirror
-from ..priors.standard import StandardNormal
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 from .vae import Model
 
 
-class Free(StandardNormal):
-    """N(0, I) for sampling, masked in every density: z is unconstrained in training."""
+def prior_of_codes(given: Choice, latent: int) -> nn.Module:
+    """The prior of a deterministic code.
 
-    def forward(self) -> Any:
-        return super().forward().mask(False)
+    Raises:
+        UserError: a prior that learns: it and the codes would shrink together, to a density without limit.
+    """
+    prior: nn.Module = construct("prior", given, latent)
+    if any(p.requires_grad for p in prior.parameters()):
+        raise UserError("prior of an autoencoder: one that learns shrinks with the codes; choose fitted or laplace")
+    return prior
 
 
 class Corrupt(nn.Module):
@@ -62,23 +66,25 @@ class Guide(nn.Module):
 
 @with_networks
 def autoencoder(
-    networks: Networks, *, latent: int = 20, prior: Choice | None = None, noise: float = 0.0, drop: float = 0.0,
+    networks: Networks, *, latent: int = 20, prior: Choice = "fitted", noise: float = 0.0, drop: float = 0.0,
     tied: bool = False,
 ) -> Pair:  # fmt: skip
     """A deterministic code, trained on log p(x | z = f(x)): plain, denoising, sparse by L1, linear, with tied weights.
 
     Args:
         latent: width of the code.
-        prior: family of p(z) that counts in training, such as laplace:scale=0.1 for sparse codes; none: z is free.
+        prior: fitted (z is free, and a mixture is fitted to the codes after training, for samples); or a family that
+            counts in training, such as laplace:scale=0.1 for sparse codes.
         noise: standard deviation of the noise that the encoder sees in training.
         drop: share of the numbers of x that the encoder sees as zero in training.
         tied: whether the decoder has the encoder's weights, transposed (network mlp).
 
     Raises:
-        UserError: a noise or a share out of range; tied weights with other networks, or two outputs for a number.
+        UserError: a noise or a share out of range; a prior that learns; tied weights with other networks, or two
+            outputs for a number.
     """
     p, encoder, decoder = networks.make(latent)
     guide = Guide(encoder, latent, Corrupt(noise, drop))
     if tied:
         decoder.net = Mirror(nn.Sequential(encoder, guide.code), decoder.net, networks.activation)
-    return Pair(Model(Free(latent) if prior is None else construct("prior", prior, latent), decoder, p), guide)
+    return Pair(Model(prior_of_codes(prior, latent), decoder, p), guide)

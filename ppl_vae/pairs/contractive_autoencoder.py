@@ -18,9 +18,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..common.choices import Choice
 from ..common.errors import UserError
 from ..nn.networks import MLP, Encoder, Mirror
-from .autoencoder import Free
+from .autoencoder import prior_of_codes
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 from .vae import Model
@@ -56,16 +57,20 @@ class Guide(nn.Module):
 
 
 @with_networks
-def contractive_autoencoder(networks: Networks, *, latent: int = 20, weight: float = 0.1, tied: bool = True) -> Pair:
+def contractive_autoencoder(
+    networks: Networks, *, latent: int = 20, weight: float = 0.1, tied: bool = True, prior: Choice = "fitted"
+) -> Pair:  # fmt: skip
     """An autoencoder whose code, in [-1, 1], is made insensitive to what does not help to rebuild x.
 
     Args:
         latent: width of the code.
         weight: price of the squared norm of the encoder's Jacobian, in nats.
         tied: whether the decoder has the encoder's weights, transposed (network mlp); else it can undo the contraction.
+        prior: as of the autoencoder.
 
     Raises:
-        UserError: a negative weight; tied weights with other networks, or two outputs for a number.
+        UserError: a negative weight; a prior that learns; tied weights with other networks, or two outputs for a
+            number.
     """
     if not weight >= 0:
         raise UserError(f"weight={weight}: the price of the Jacobian is at least 0 nats")
@@ -73,4 +78,4 @@ def contractive_autoencoder(networks: Networks, *, latent: int = 20, weight: flo
     guide = Guide(encoder, latent, weight)
     if tied:
         decoder.net = Mirror(nn.Sequential(encoder, guide.code), decoder.net, networks.activation)
-    return Pair(Model(Free(latent), decoder, p), guide)
+    return Pair(Model(prior_of_codes(prior, latent), decoder, p), guide)

@@ -17,14 +17,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..common.choices import Choice
 from ..common.errors import UserError
 from ..nn.networks import Encoder, linears
-from .autoencoder import Free
+from .autoencoder import prior_of_codes
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 from .vae import Model
 
 LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3  # gamma, zeta and tau of the paper
+OPEN = 3.0  # where a(x) starts: gates that start half closed all close before the code is of use
 
 
 def hard_concrete(a: Tensor, draw: bool) -> Tensor:
@@ -46,6 +48,8 @@ class Guide(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = linears(encoder.features, latent, latent)
+        with torch.no_grad():
+            self.head.bias[latent:].fill_(OPEN)
         self.weight = weight
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
@@ -57,17 +61,18 @@ class Guide(nn.Module):
 
 
 @with_networks
-def sparse_autoencoder(networks: Networks, *, latent: int = 50, weight: float = 0.5) -> Pair:
+def sparse_autoencoder(networks: Networks, *, latent: int = 50, weight: float = 0.2, prior: Choice = "fitted") -> Pair:
     """An autoencoder of which few numbers of the code are not zero, which ones depending on x.
 
     Args:
         latent: width of the code.
         weight: price of an open gate, in nats.
+        prior: as of the autoencoder.
 
     Raises:
-        UserError: a negative weight.
+        UserError: a negative weight, or a prior that learns.
     """
     if not weight >= 0:
         raise UserError(f"weight={weight}: the price of an open gate is at least 0 nats")
     p, encoder, decoder = networks.make(latent)
-    return Pair(Model(Free(latent), decoder, p), Guide(encoder, latent, weight))
+    return Pair(Model(prior_of_codes(prior, latent), decoder, p), Guide(encoder, latent, weight))
