@@ -22,7 +22,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "sparse_autoencoder": (
-        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder", "the same with gates, few of them open: an L0 penalty"
+        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder", "the same with gates, some of them open: an L0 penalty"
     ),
     "contractive_autoencoder": (
         "ppl_vae.pairs.contractive_autoencoder:contractive_autoencoder", "the same, insensitive to small changes of x"

@@ -61,8 +61,10 @@ class Guide(nn.Module):
 
 
 @with_networks
-def sparse_autoencoder(networks: Networks, *, latent: int = 50, weight: float = 0.2, prior: Choice = "fitted") -> Pair:
-    """An autoencoder of which few numbers of the code are not zero, which ones depending on x.
+def sparse_autoencoder(networks: Networks, *, latent: int = 50, weight: float = 0.4, prior: Choice = "fitted") -> Pair:
+    """An autoencoder with gates on its code, each of which has a price while it is open.
+
+    On small data the same gates stay open for every example: the price then chooses the width of the code.
 
     Args:
         latent: width of the code.

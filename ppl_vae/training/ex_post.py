@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ def fit_prior(trainer: Trainer, state: State) -> bool:
     Returns:
         Whether it was fitted.
     """
-    prior = getattr(trainer.pair.model, "prior", None)
+    prior: Any = getattr(trainer.pair.model, "prior", None)
     if not hasattr(prior, "fit_codes"):
         return False
 
