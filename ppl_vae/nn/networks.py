@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ class Mirror(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         for i, (layer, bias) in enumerate(zip(self.layers, self.biases, strict=True)):
-            z = nn.functional.linear(self.act(z) if i else z, layer.weight.T, bias)
+            z = nn.functional.linear(self.act(z) if i else z, cast(Tensor, layer.weight).T, bias)
         return z
 
 

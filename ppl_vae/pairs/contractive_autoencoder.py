@@ -11,7 +11,7 @@ Rifai, Vincent, Muller, Glorot, Bengio: Contractive Auto-Encoders: Explicit Inva
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -38,14 +38,15 @@ class Guide(nn.Module):
         self.exact = isinstance(encoder.net, nn.Identity)
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.code(self.encoder(x)).tanh()
+        z: Tensor = self.code(self.encoder(x)).tanh()
+        return z
 
     def contraction(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The code (B, latent), and the squared Frobenius norm of its Jacobian or an unbiased estimate, (B,)."""
         if self.exact:
-            z = self.encode(x)
-            return z, (1 - z**2).square() @ self.code[0].weight.square().sum(1)
-        z, pull = torch.func.vjp(self.encode, x)
+            z, weight = self.encode(x), cast(Tensor, self.code[0].weight)  # (B, latent), (latent, numbers of x)
+            return z, (1 - z**2).square() @ weight.square().sum(1)
+        z, pull = cast(Any, torch.func.vjp(self.encode, x))
         signs = torch.randint_like(z, 2) * 2 - 1
         return z, pull(signs)[0].flatten(1).square().sum(1)
 
