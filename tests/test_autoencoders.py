@@ -150,10 +150,10 @@ def test_the_fitted_density_is_that_of_scikit_learn() -> None:
 
 @pytest.mark.parametrize("z", [torch.ones(20, 2), torch.rand(3, 2), torch.rand(2, 2) * 1e-12], ids=str)
 def test_any_codes_can_be_fitted(z: Tensor) -> None:
-    """Constant codes, and fewer codes than components."""
+    """Constant codes, and fewer codes than components: draws are near a code."""
     prior = Fitted(2, components=5)
     prior.fit_codes(z)
-    torch.testing.assert_close(prior().sample((50,)).mean(0), z.mean(0), atol=0.5, rtol=0)
+    assert float(torch.cdist(prior().sample((50,)), z).min(1).values.max()) < 0.1
 
 
 def test_fit_ends_with_a_mixture_of_the_codes(tmp_path: Path) -> None:
