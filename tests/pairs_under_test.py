@@ -88,6 +88,10 @@ CASES = {
     ),
     "gan": Case("gan", SMALL, objective="adversarial"),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
+    "autoencoder-denoising": Case("autoencoder", {**SMALL, "noise": 0.3, "drop": 0.2, "tied": True}, delta=True),
+    "sparse-autoencoder": Case("sparse_autoencoder", SMALL, delta=True),
+    "contractive-autoencoder": Case("contractive_autoencoder", SMALL, delta=True),
+    "contractive-autoencoder-exact": Case("contractive_autoencoder", {"hidden": (), "latent": 3}, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
     "made-two-layers": Case(
         "made", {"hidden": (20, 15), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()

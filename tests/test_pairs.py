@@ -98,6 +98,7 @@ def test_codes_and_reconstructions(case: Case, untouched: None) -> None:
 
 def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
     pair = case.build().eval()  # as a loaded one is
+    pair = case.build().eval()  # as loaded pairs are: noise of training is off
     x, y = case.draw(5)
     pv.save(tmp_path / "run", pair)
     again = pv.load(tmp_path / "run")

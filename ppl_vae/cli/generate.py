@@ -10,7 +10,7 @@ import typer
 
 from ..common.errors import RunError, UserError
 from .options import Common, JsonOpt, OutOpt, RunArg, Source
-from .output import print_json, write_images
+from .output import log, print_json, write_images
 from .runs import load_pairs, open_runs
 
 SHOWN = 256  # images in a figure; the array holds all
@@ -37,7 +37,10 @@ def sample(
     [(pair, config)] = load_pairs([run], common)
     y = None if label is None else torch.full((num,), class_of(run, pair, config, label))
     x = generation.sample(pair, num, y, mean=mean, seed=common.seed).cpu()
-    about = {"n": num, "seed": common.seed}
+    about: dict[str, Any] = {"n": num, "seed": common.seed}
+    if told := generation.drawn_from(pair):
+        about["drawn_from"] = told
+        log.print(f"z is drawn from {told}", markup=False, soft_wrap=True)
     write_images(out or run, "samples", x, images.samples(x[:SHOWN]), json_, about)
 
 

@@ -26,6 +26,12 @@ PAIRS: dict[str, tuple[str, str]] = {
     "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
     "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
+    "sparse_autoencoder": (
+        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder", "the same with gates, some of them open: an L0 penalty"
+    ),
+    "contractive_autoencoder": (
+        "ppl_vae.pairs.contractive_autoencoder:contractive_autoencoder", "the same, insensitive to small changes of x"
+    ),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
     "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
@@ -42,8 +48,9 @@ PAIRS: dict[str, tuple[str, str]] = {
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     # the tree of the pairs: every pair of this package in one family, in the order in which one leads to the next
-    "autoencoders, without a likelihood": ("autoencoder",),
-    "one layer of latents": ("linear", "vae", "clusters"),
+    "autoencoders, without a likelihood": ("autoencoder", "sparse_autoencoder", "contractive_autoencoder"),
+    "one layer of latents": ("linear", "vae"),
+}  # fmt: skip
     "given labels": ("cvae",),
     "with some labels": ("m2",),
     "several layers of latents": ("hierarchical",),
@@ -68,6 +75,10 @@ PRIORS: dict[str, tuple[str, str]] = {
     "vamp": ("ppl_vae.priors.vamp:Vamp", "latents stay unused: an average of the guide over learned pseudo-inputs"),
     "flow": ("ppl_vae.priors.flow:Flow", "neither a Gaussian nor groups: a spline flow of zuko (extra: flows)"),
     "laplace": ("ppl_vae.priors.laplace:Laplace", "few latents are active for an example: an L1 penalty"),
+    "fitted": (
+        "ppl_vae.priors.fitted:Fitted",
+        "autoencoders: a mixture of Gaussians that is fitted to the codes after training, for samples",
+    ),
 }
 
 LIKELIHOODS: dict[str, tuple[str, str]] = {

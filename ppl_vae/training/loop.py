@@ -33,6 +33,7 @@ from ..scoring.inputs import Needs, device_and_dtype, modes_kept
 from ..scoring.param_store import unmoved
 from .check import check_data
 from .config import FitConfig, names, refuse_unknown
+from .ex_post import fit_prior
 from .history import History
 from .progress import Display, deferred_interrupt
 from .replay import explain
@@ -182,6 +183,8 @@ class Loop:
                 ranks.broadcast_object(functools.partial(self.save, done=True))
             if self.best:
                 set_state(trainer.pair, self.best)
+            if fit_prior(trainer, state) and self.checkpoints is not None:
+                ranks.broadcast_object(functools.partial(self.checkpoints.write_weights, trainer.pair))
 
     def epoch(self, display: Display, interrupt: Event) -> bool:
         """Take the steps that are left of an epoch, and return whether it was the last."""
