@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
+from ppl_vae.common.fields import rows
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,17 @@ class Case:
     labels: int = 0
     latents: tuple[str, ...] = ("z",)
     delta: bool = False
+    toy: str = ""  # of load_data, one tensor of the given shape, in place of random numbers
 
     def build(self) -> pv.Pair:
         extra = {"num_classes": self.labels} if self.labels else {}
+        if self.toy:
+            return pv.build(self.name, data=pv.load_data(self.toy), **self.options)
         return pv.build(self.name, data_shape=self.shape, **self.options, **extra)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor | None]:
+        if self.toy:
+            return rows(pv.load_data(self.toy).train.x, slice(n)).float(), None
         x = torch.rand(n, *self.shape)
         x = {"binary": (x > 0.5).float(), "real": 2 * x - 1, "unit": x, "bytes": (255 * x).round() / 255}[self.data]
         return x, (torch.arange(n) % self.labels if self.labels else None)
@@ -65,4 +71,12 @@ CASES = {
     "autoencoder": Case("autoencoder", SMALL, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
     "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
+    "counts": Case("counts", SMALL, shape=(50,), toy="counts"),
+    "counts-latent-library": Case(
+        "counts",
+        {**SMALL, "library": "latent", "likelihood": "zero_inflated"},
+        shape=(50,),
+        toy="counts",
+        latents=("size", "z"),
+    ),
 }

@@ -22,6 +22,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+    "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -32,6 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
     "no latents": ("made",),
+    "counts, tables, views, series, text": ("counts",),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {
@@ -59,6 +61,7 @@ LIKELIHOODS: dict[str, tuple[str, str]] = {
     "continuous_bernoulli": ("ppl_vae.nn.likelihoods:ContinuousBernoulli", "x lies in [0, 1]"),
     "poisson": ("ppl_vae.nn.likelihoods:Poisson", "x is counts"),
     "negative_binomial": ("ppl_vae.nn.likelihoods:NegativeBinomial", "x is counts that spread more than Poisson's"),
+    "zero_inflated": ("ppl_vae.nn.likelihoods:ZeroInflated", "x is such counts, and zero more often than they are"),
     "discretized": ("ppl_vae.nn.likelihoods:Discretized", "x is 8-bit pixels: the exact probability of the integers"),
 }
 
@@ -160,6 +163,12 @@ DATASETS: dict[str, str] = {
     "kmnist": "cursive Japanese characters, 1 x 28 x 28 (60,000 and 10,000)",
     "omniglot": "characters of 50 alphabets, 1 x 28 x 28 (19,280 and 13,180)",
     "cifar10": "photographs of 10 classes, 3 x 32 x 32 (50,000 and 10,000)",
+    "counts": "a toy: counts of 50 genes in cells of four groups, of varying size (2,000; made here, as all toys)",
+    "table": "a toy: seven columns, real, binary and categorical, with missing entries",
+    "views": "a toy: two views of one point, 10 and 6 numbers, one of them missing at times",
+    "series": "a toy: two numbers over 8 to 20 steps, NaN after the last",
+    "bags": "a toy: counts of 60 words in documents of five topics",
+    "tokens": "a toy: sentences of up to 9 of 23 words, padded by 0",
 }
 
 TARGETS: dict[str, tuple[str, str]] = {

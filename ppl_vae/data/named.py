@@ -18,6 +18,7 @@ from ..common.files import reason
 from ..common.rng import quiet_import
 from .convert import WHOLE, Parts, labelled
 from .images import pixels, read_image
+from .toys import TOYS, toy
 
 
 def _digits(root: Path, download: bool) -> Parts:
@@ -100,6 +101,10 @@ def _cifar10(root: Path, download: bool) -> Parts:
     return parts
 
 
+def _toy(name: str, root: Path, download: bool) -> Parts:
+    return {WHOLE: toy(name)}
+
+
 READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "digits": _digits,
     "mnist": functools.partial(_idx_dataset, "mnist", "MNIST"),
@@ -107,4 +112,5 @@ READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "kmnist": functools.partial(_idx_dataset, "kmnist", "KMNIST"),
     "omniglot": _omniglot,
     "cifar10": _cifar10,
-}  # by the names of ``common.registry.DATASETS``; pixels in [0, 1]
+    **{name: functools.partial(_toy, name) for name in TOYS},
+}  # by the names of ``common.registry.DATASETS``; pixels in [0, 1], but for toys

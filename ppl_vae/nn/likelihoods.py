@@ -162,6 +162,21 @@ class NegativeBinomial(Likelihood):
         return mean.clamp(min=1e-3).log().unsqueeze(0)
 
 
+class ZeroInflated(NegativeBinomial):
+    """Negative binomial, or 0 with a probability whose logit is the second output; the first is log m as there.
+
+    Source: Lopez, Regier, Cole, Jordan, Yosef: Deep generative modeling for single-cell transcriptomics, 2018.
+    """
+
+    multiple = 2
+
+    def per_coordinate(self, *h: Tensor) -> Any:
+        return dist.ZeroInflatedDistribution(super().per_coordinate(h[0]), gate_logits=h[1])
+
+    def start(self, mean: Tensor) -> Tensor:
+        return torch.cat([super().start(mean), torch.full_like(mean, -3.0).unsqueeze(0)])
+
+
 def positive(name: str, value: float) -> float:
     """A number that is positive.
 
@@ -172,6 +187,17 @@ def positive(name: str, value: float) -> float:
         meaning = {"sigma": "the standard deviation"}.get(name, name)
         raise UserError(f"{name}={value}: {meaning} must be positive")
     return float(value)
+
+
+def seen(p: Any, x: Tensor | None) -> Any:
+    """p(x|z) of the entries that are not missing (NaN); all of them where there are no data.
+
+    Example:
+        >>> p = seen(dist.Normal(torch.zeros(2, 3), 1.0).to_event(1), torch.full((2, 3), torch.nan))
+        >>> p.log_prob(torch.zeros(2, 3))
+        tensor([0., 0.])
+    """
+    return p if x is None else p.base_dist.mask(~x.isnan()).to_event(p.reinterpreted_batch_ndims)
 
 
 def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likelihood:
