@@ -79,4 +79,5 @@ CASES = {
         toy="counts",
         latents=("size", "z"),
     ),
+    "table": Case("table", {**SMALL, "guide": "full"}, shape=(7,), toy="table"),
 }
