@@ -19,7 +19,7 @@ class Entries(constraints.Constraint):
 
     def __init__(self, classes: Tensor, is_discrete: bool) -> None:
         self.classes = classes
-        self.is_discrete = is_discrete  # type: ignore[misc]
+        self.is_discrete = is_discrete
 
     def check(self, value: Tensor) -> Tensor:
         """Which entries are legal in their column."""
