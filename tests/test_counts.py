@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from exact import quadrature
 
 import ppl_vae as pv
 from ppl_vae.common.fields import leaves
 from ppl_vae.data.toys import TOYS, toy
-
-
-def quadrature(pair: pv.Pair, x: Tensor, nodes: int) -> Tensor:
-    """log of the integral of p(z) p(x | z) over one standard normal z, by Gauss-Hermite."""
-    z, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(nodes))
-    values = {"z": z[:, None, None].expand(nodes, len(x), 1)}
-    log_joint = pv.log_joint(pair.model, x, None, values)
-    prior = -0.5 * (z.square() + np.log(2 * np.pi))[:, None]
-    return (log_joint - prior + (weight / weight.sum()).log()[:, None]).logsumexp(0)
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "zero_inflated"])
