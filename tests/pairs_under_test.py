@@ -80,4 +80,11 @@ CASES = {
         latents=("size", "z"),
     ),
     "table": Case("table", {**SMALL, "guide": "full"}, shape=(7,), toy="table"),
+    "series": Case(
+        "series",
+        {"latent": 2, "hidden": (5,), "units": 6},
+        shape=(20, 2),
+        toy="series",
+        latents=tuple(f"z_{t}" for t in range(1, 21)),
+    ),
 }

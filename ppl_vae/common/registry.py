@@ -23,6 +23,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
+    "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, a latent for each step"),
     "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
 }
 
@@ -34,7 +35,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
     "no latents": ("made",),
-    "counts, tables, views, series, text": ("counts", "table"),
+    "counts, tables, views, series, text": ("counts", "table", "series"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {

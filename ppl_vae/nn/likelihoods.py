@@ -197,7 +197,15 @@ def seen(p: Any, x: Tensor | None) -> Any:
         >>> p.log_prob(torch.zeros(2, 3))
         tensor([0., 0.])
     """
-    return p if x is None else p.base_dist.mask(~x.isnan()).to_event(p.reinterpreted_batch_ndims)
+    return p if x is None else Seen(p.base_dist, ~x.isnan()).to_event(p.reinterpreted_batch_ndims)
+
+
+class Seen(dist.MaskedDistribution):
+    """A masked distribution that is given 0 in place of NaN, whose gradient would be NaN."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_p: Tensor = super().log_prob(value.nan_to_num())
+        return log_p
 
 
 def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likelihood:
