@@ -23,7 +23,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
-    "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, a latent for each step"),
+    "series": (
+        "ppl_vae.pairs.series:series",
+        "series of different lengths: a deep Markov model, with a latent a step",
+    ),
     "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
 }
 

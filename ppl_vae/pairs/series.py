@@ -1,7 +1,7 @@
 """A deep Markov model of series: z_1 ~ p(z_1), z_t ~ p(z_t | z_{t-1}), x_t ~ p(x_t | z_t).
 
-The guide reads a series from its end: q(z_t | z_{t-1}, x_t, ..., x_T). Steps after the last one of a series are NaN, and
-have no latents; a number that is NaN before the last step is missing, and left out.
+The guide reads a series from its end: q(z_t | z_{t-1}, x_t, ..., x_T). Steps after the last one of a series are NaN,
+and have no latents; a number that is NaN before the last step is missing, and left out.
 
 Krishnan, Shalit, Sontag: Structured Inference Networks for Nonlinear State Space Models, 2017, arXiv:1609.09869.
 """
