@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
-from ppl_vae.common.fields import rows
+from ppl_vae.common.fields import X, each, rows
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Case:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    shape: tuple[int, ...] = (1, 6, 6)
+    shape: Any = (1, 6, 6)  # of each field, where there are several
     data: str = "binary"
     labels: int = 0
     latents: tuple[str, ...] = ("z",)
     delta: bool = False
-    toy: str = ""  # of load_data, one tensor of the given shape, in place of random numbers
+    toy: str = ""  # of load_data, in place of random numbers
 
     def build(self) -> pv.Pair:
         extra = {"num_classes": self.labels} if self.labels else {}
@@ -31,9 +31,14 @@ class Case:
             return pv.build(self.name, data=pv.load_data(self.toy), **self.options)
         return pv.build(self.name, data_shape=self.shape, **self.options, **extra)
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor | None]:
+    def zeros(self, n: int) -> X:
+        if isinstance(self.shape, dict):
+            return {name: torch.zeros(n, *shape) for name, shape in self.shape.items()}
+        return torch.zeros(n, *self.shape)
+
+    def draw(self, n: int) -> tuple[X, Tensor | None]:
         if self.toy:
-            return rows(pv.load_data(self.toy).train.x, slice(n)).float(), None
+            return each(torch.Tensor.float, rows(pv.load_data(self.toy).train.x, slice(n))), None
         x = torch.rand(n, *self.shape)
         x = {"binary": (x > 0.5).float(), "real": 2 * x - 1, "unit": x, "bytes": (255 * x).round() / 255}[self.data]
         return x, (torch.arange(n) % self.labels if self.labels else None)
@@ -86,5 +91,12 @@ CASES = {
         shape=(20, 2),
         toy="series",
         latents=tuple(f"z_{t}" for t in range(1, 21)),
+    ),
+    "views": Case("views", {"hidden": (8,), "latent": 3}, shape={"one": (10,), "two": (6,)}, toy="views"),
+    "views-mixture": Case(
+        "views",
+        {"hidden": (8,), "latent": 3, "experts": "mixture"},
+        shape={"one": (10,), "two": (6,)},
+        toy="views",
     ),
 }

@@ -23,10 +23,8 @@ PAIRS: dict[str, tuple[str, str]] = {
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
-    "series": (
-        "ppl_vae.pairs.series:series",
-        "series of different lengths: a deep Markov model, with a latent a step",
-    ),
+    "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
+    "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
     "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
 }
 
@@ -38,7 +36,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
     "no latents": ("made",),
-    "counts, tables, views, series, text": ("counts", "table", "series"),
+    "counts, tables, views, series, text": ("counts", "table", "views", "series"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {

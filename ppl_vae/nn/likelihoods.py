@@ -197,7 +197,10 @@ def seen(p: Any, x: Tensor | None) -> Any:
         >>> p.log_prob(torch.zeros(2, 3))
         tensor([0., 0.])
     """
-    return p if x is None else Seen(p.base_dist, ~x.isnan()).to_event(p.reinterpreted_batch_ndims)
+    if x is None:
+        return p
+    entries, dims = (p.base_dist, p.reinterpreted_batch_ndims) if p.event_shape else (p, 0)
+    return Seen(entries, ~x.isnan()).to_event(dims)
 
 
 class Seen(dist.MaskedDistribution):
