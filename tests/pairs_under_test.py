@@ -99,4 +99,5 @@ CASES = {
         shape={"one": (10,), "two": (6,)},
         toy="views",
     ),
+    "topics": Case("topics", SMALL, shape=(60,), toy="bags"),
 }

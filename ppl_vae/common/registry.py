@@ -26,6 +26,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
     "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
     "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
+    "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -36,7 +37,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
     "no latents": ("made",),
-    "counts, tables, views, series, text": ("counts", "table", "views", "series"),
+    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {

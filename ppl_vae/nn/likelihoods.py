@@ -200,14 +200,16 @@ def seen(p: Any, x: Tensor | None) -> Any:
     if x is None:
         return p
     entries, dims = (p.base_dist, p.reinterpreted_batch_ndims) if p.event_shape else (p, 0)
-    return Seen(entries, ~x.isnan()).to_event(dims)
+    masked: Any = Seen
+    return masked(entries, ~x.isnan()).to_event(dims)
 
 
 class Seen(dist.MaskedDistribution):
     """A masked distribution that is given 0 in place of NaN, whose gradient would be NaN."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_p: Tensor = super().log_prob(value.nan_to_num())
+        masked: Any = super()
+        log_p: Tensor = masked.log_prob(value.nan_to_num())
         return log_p
 
 

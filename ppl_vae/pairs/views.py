@@ -124,6 +124,7 @@ def views(
         name: Networks(shape, None, hidden, p, network=network, activation=activation).make(latent)
         for (name, shape), p in zip(data_shape.items(), each, strict=True)
     }
-    p, encoders, decoders = ({name: parts[i] for name, parts in made.items()} for i in range(3))
-    model = Model(construct("prior", prior, latent), nn.ModuleDict(decoders), nn.ModuleDict(p))
-    return Pair(model, Guide(nn.ModuleDict({name: Expert(e, latent) for name, e in encoders.items()}), experts))
+    decoders = nn.ModuleDict({name: decoder for name, (_, _, decoder) in made.items()})
+    likelihoods = nn.ModuleDict({name: p for name, (p, _, _) in made.items()})
+    said = nn.ModuleDict({name: Expert(encoder, latent) for name, (_, encoder, _) in made.items()})
+    return Pair(Model(construct("prior", prior, latent), decoders, likelihoods), Guide(said, experts))
