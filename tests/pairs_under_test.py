@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ppl_vae as pv
+from ppl_vae.common.fields import X, each, rows
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Case:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    shape: tuple[int, ...] = (1, 6, 6)
+    shape: Any = (1, 6, 6)  # of each field, where there are several
     data: str = "binary"
     labels: int = 0
     latents: tuple[str, ...] = ("z",)
@@ -25,12 +26,22 @@ class Case:
     draws: bool = True  # whether the model draws x
     delta: bool = False
     objective: str = "elbo"
+    toy: str = ""  # of load_data, in place of random numbers
 
     def build(self) -> pv.Pair:
         extra = {"num_classes": self.labels} if self.labels else {}
+        if self.toy:
+            return pv.build(self.name, data=pv.load_data(self.toy), **self.options)
         return pv.build(self.name, data_shape=self.shape, **self.options, **extra)
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor | None]:
+    def zeros(self, n: int) -> X:
+        if isinstance(self.shape, dict):
+            return {name: torch.zeros(n, *shape) for name, shape in self.shape.items()}
+        return torch.zeros(n, *self.shape)
+
+    def draw(self, n: int) -> tuple[X, Tensor | None]:
+        if self.toy:
+            return each(torch.Tensor.float, rows(pv.load_data(self.toy).train.x, slice(n))), None
         x = torch.rand(n, *self.shape)
         x = {"binary": (x > 0.5).float(), "real": 2 * x - 1, "unit": x, "bytes": (255 * x).round() / 255}[self.data]
         return x, (torch.arange(n) % self.labels if self.labels else None)
@@ -93,7 +104,7 @@ CASES = {
     "contractive-autoencoder": Case("contractive_autoencoder", SMALL, delta=True),
     "contractive-autoencoder-exact": Case("contractive_autoencoder", {"hidden": (), "latent": 3}, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
-    "made-two-layers": Case(
+    "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
         "made", {"hidden": (20, 15), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()
     ),
     "pixelcnn": Case(
@@ -105,4 +116,25 @@ CASES = {
         "flow", {"hidden": (8,), "transforms": 2, "kind": "maf", "levels": 0}, shape=(4,), data="real", latents=()
     ),
     "vqvae": Case("vqvae", {"hidden": (8,), "tokens": 3, "codes": 5, "width": 2, "depth": 1}, delta=True),
+    "counts": Case("counts", SMALL, shape=(50,), toy="counts"),
+    "counts-latent-library": Case(
+        "counts",
+        {**SMALL, "library": "latent", "likelihood": "zero_inflated"},
+        shape=(50,),
+        toy="counts",
+        latents=("size", "z"),
+    "table": Case("table", {**SMALL, "guide": "full"}, shape=(7,), toy="table"),
+    "series": Case(
+        "series",
+        {"latent": 2, "hidden": (5,), "units": 6},
+        shape=(20, 2),
+        toy="series",
+        latents=tuple(f"z_{t}" for t in range(1, 21)),
+    "views": Case("views", {"hidden": (8,), "latent": 3}, shape={"one": (10,), "two": (6,)}, toy="views"),
+    "views-mixture": Case(
+        "views",
+        {"hidden": (8,), "latent": 3, "experts": "mixture"},
+        shape={"one": (10,), "two": (6,)},
+        toy="views",
+    "topics": Case("topics", SMALL, shape=(60,), toy="bags"),
 }

@@ -44,6 +44,11 @@ PAIRS: dict[str, tuple[str, str]] = {
     "flow": (
         "ppl_vae.pairs.flow:flow",
         "an invertible network: a density, exact, or a bound for pixels (extra: flows)",
+    "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
+    "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
+    "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
+    "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
+    "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -54,9 +59,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "given labels": ("cvae",),
     "with some labels": ("m2",),
     "several layers of latents": ("hierarchical",),
-    "discrete latents": ("binary", "vqvae"),
-    "no latents": ("made", "pixelcnn", "transformer", "flow"),
+    "discrete latents": ("binary",),
+    "no latents": ("made",),
     "no inference": ("gan",),
+    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics"),
 }
 
 TRAINED_BY = {"diffusion": "one_term", "gan": "adversarial"}  # where it is not the ELBO, unless one is given
@@ -90,6 +96,7 @@ LIKELIHOODS: dict[str, tuple[str, str]] = {
     "continuous_bernoulli": ("ppl_vae.nn.likelihoods:ContinuousBernoulli", "x lies in [0, 1]"),
     "poisson": ("ppl_vae.nn.likelihoods:Poisson", "x is counts"),
     "negative_binomial": ("ppl_vae.nn.likelihoods:NegativeBinomial", "x is counts that spread more than Poisson's"),
+    "zero_inflated": ("ppl_vae.nn.likelihoods:ZeroInflated", "x is such counts, and zero more often than they are"),
     "discretized": ("ppl_vae.nn.likelihoods:Discretized", "x is 8-bit pixels: the exact probability of the integers"),
 }
 
@@ -195,6 +202,12 @@ DATASETS: dict[str, str] = {
     "kmnist": "cursive Japanese characters, 1 x 28 x 28 (60,000 and 10,000)",
     "omniglot": "characters of 50 alphabets, 1 x 28 x 28 (19,280 and 13,180)",
     "cifar10": "photographs of 10 classes, 3 x 32 x 32 (50,000 and 10,000)",
+    "counts": "a toy: counts of 50 genes in cells of four groups, of varying size (2,000; made here, as all toys)",
+    "table": "a toy: seven columns, real, binary and categorical, with missing entries",
+    "views": "a toy: two views of one point, 10 and 6 numbers, one of them missing at times",
+    "series": "a toy: two numbers over 8 to 20 steps, NaN after the last",
+    "bags": "a toy: counts of 60 words in documents of five topics",
+    "tokens": "a toy: sentences of up to 9 of 23 words, padded by 0",
 }
 
 TARGETS: dict[str, tuple[str, str]] = {

@@ -19,6 +19,7 @@ from ..common.rng import quiet_import
 from .convert import WHOLE, Parts, labelled
 from .factors import factors
 from .images import pixels, read_image
+from .toys import TOYS, toy
 
 
 def _digits(root: Path, download: bool) -> Parts:
@@ -105,6 +106,10 @@ def _cifar10(root: Path, download: bool) -> Parts:
     return parts
 
 
+def _toy(name: str, root: Path, download: bool) -> Parts:
+    return {WHOLE: toy(name)}
+
+
 READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "digits": _digits,
     "factors": _factors,
@@ -113,4 +118,5 @@ READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "kmnist": functools.partial(_idx_dataset, "kmnist", "KMNIST"),
     "omniglot": _omniglot,
     "cifar10": _cifar10,
-}  # by the names of ``common.registry.DATASETS``; pixels in [0, 1]
+    **{name: functools.partial(_toy, name) for name in TOYS},
+}  # by the names of ``common.registry.DATASETS``; pixels in [0, 1], but for toys

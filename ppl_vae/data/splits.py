@@ -208,6 +208,36 @@ class Data:
         return x.nanmean(0).nan_to_num() if missing(x) else x.mean(0)
 
     @property
+    def scale(self) -> Tensor | None:
+        """The standard deviation of the training data, of shape ``data_shape``; 1 where it is 0. As for ``mean``."""
+        x, mean = self.train.x, self.mean
+        if mean is None:
+            return None
+        spread: Tensor = (x.to(mean) - mean).square().nanmean(0).sqrt().nan_to_num()
+        return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    @property
+    def column_classes(self) -> tuple[int, ...] | None:
+        """The number of values of each column of a table (N, D); 0 where it is real; None for other data.
+
+        A column is categorical where its numbers are 0, 1, ..., C - 1, C at most 20, and none of these is absent.
+        """
+        xs = [self.split(name).x for name in SPLITS]
+        if not torch.is_tensor(xs[0]) or xs[0].ndim != 2:
+            return None
+        columns = [c[~c.isnan()].unique() for c in torch.cat([x.double() for x in xs]).unbind(1)]
+        whole = [len(c) <= 20 and torch.equal(c, torch.arange(len(c)).to(c)) for c in columns]
+        return tuple(len(c) if is_whole else 0 for c, is_whole in zip(columns, whole, strict=True))
+
+    @property
+    def vocabulary(self) -> int | None:
+        """One more than the largest of whole numbers from 0 on, such as tokens; None for other data."""
+        xs = [self.split(name).x for name in SPLITS]
+        if not torch.is_tensor(xs[0]) or any(x.is_floating_point() or bool((x < 0).any()) for x in xs):
+            return None
+        return 1 + max(int(x.max()) for x in xs)
+
+    @property
     def num_classes(self) -> int | None:
         """One more than the largest label; None where labels are absent, or are not integers from 0 on.
 

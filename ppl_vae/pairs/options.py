@@ -15,7 +15,7 @@ from ..common.custom import FILE, as_given, kind_of, parts
 from ..common.errors import UserError
 from ..common.registry import PAIRS, pairs
 
-FROM_DATA = ("data_shape", "data_mean", "num_classes")  # set from the data, so not on the command line
+FROM_DATA = ("data_shape", "data_mean", "data_scale", "num_classes", "vocabulary")  # so not on the command line
 
 
 @dataclass(frozen=True)
