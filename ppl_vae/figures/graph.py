@@ -1,0 +1,120 @@
+"""The graph of a pair: its sites, and what each depends on, as Pyro reads them from a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from typing import Any
+
+import pyro
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from pyro.infer.inspect import get_model_relations
+from torch import Tensor
+
+from ..common.rng import forked
+from ..pairs.base import Pair
+from .style import GREY, NotebookFigure
+
+WIDE, HIGH, RADIUS = 1.5, 1.0, 0.28  # between columns, between rows, and of a site, in inches
+Place = tuple[float, float]
+
+
+def graph(pair: Pair, x: Any, y: Tensor | None = None) -> Figure:
+    """The sites of the model and of the guide at the same places, with an arrow from each site to what depends on it.
+
+    Observed sites are filled; squares are what is only given. Traced on two examples.
+
+    Args:
+        pair: a pair.
+        x: data, of which two examples are used: a tensor or a dictionary of tensors.
+        y: labels.
+
+    Example:
+        >>> import ppl_vae as pv
+        >>> pair = pv.build("vae", data_shape=(4,), latent=2, hidden=(8,))
+        >>> [ax.get_title() for ax in graph(pair, torch.zeros(2, 4)).axes]
+        ['model', 'guide']
+    """
+    like = next(pair.parameters(), torch.empty(0))
+    x = {k: v[:2].to(like.device) for k, v in x.items()} if isinstance(x, Mapping) else x[:2].to(like)
+    y = None if y is None else y[:2].to(like.device)
+    with forked(seed=0), torch.no_grad():
+        model, guide = (relations(program, x, y) for program in (pair.model, pair.guide))
+    place = places(model["sample_sample"])
+    below = min((v for _, v in place.values()), default=0.0)
+    others = [name for name in guide["sample_sample"] if name not in place]
+    place |= {name: ((i + 1) * WIDE, below) for i, name in enumerate(others)}  # what the guide alone has
+    across, down = (max(v) - min(v) for v in zip(*place.values(), strict=True))
+    figure = NotebookFigure(figsize=(2 * (across + 2.1), down + 1.6), layout="constrained")
+    for ax, title, found in zip(figure.subplots(1, 2), ("model", "guide"), (model, guide), strict=True):
+        _draw(ax, place, found, set(model["observed"]))
+        ax.set_title(title, fontsize=11)
+        ax.set_aspect("equal")
+        ax.set_axis_off()
+    return figure
+
+
+def relations(program: Any, x: Any, y: Tensor | None) -> dict[str, Any]:
+    """What Pyro says of a program's sites, with data and labels as sites too where a site depends on them."""
+
+    def whole(x: Any, y: Tensor | None) -> None:
+        fields = {**(x if isinstance(x, Mapping) else {"x": x}), **({} if y is None else {"y": y})}
+        given = {k: pyro.deterministic(f"{k}, given", v, event_dim=v.dim()) for k, v in fields.items()}
+        program({k: given[k] for k in x} if isinstance(x, Mapping) else given["x"], given.get("y"))
+
+    found = get_model_relations(whole, (x, y), include_deterministic=True)
+    observed = [name for name in found["observed"] if not name.endswith(", given")]
+    before: dict[str, list[str]] = {}
+    for site, parents in found["sample_sample"].items():
+        if not site.endswith(", given"):
+            named = [parent.removesuffix(", given") for parent in parents]
+            before[site] = [p for p in named if p != site and not (p in observed and f"{p}, given" in parents)]
+    given = {p for parents in before.values() for p in parents} - set(before)
+    return {**found, "observed": observed, "sample_sample": {**dict.fromkeys(given, []), **before}, "given": given}
+
+
+def places(before: Mapping[str, list[str]]) -> dict[str, Place]:
+    """Where each site stands: a row below what it depends on, and rows centred.
+
+    Example:
+        >>> places({"z": [], "x": ["z"]})
+        {'z': (0.0, 0.0), 'x': (0.0, -1.0)}
+    """
+    depth: dict[str, int] = {}
+    for name in TopologicalSorter(before).static_order():
+        depth[name] = max((depth[p] + 1 for p in before[name]), default=0)
+    rows: dict[int, list[str]] = {}
+    for name in before:
+        rows.setdefault(depth[name], []).append(name)
+    return {
+        name: ((i - (len(names) - 1) / 2) * WIDE, -row * HIGH) for row, names in rows.items() for i, name in enumerate(names)
+    }
+
+
+def _draw(ax: Axes, place: Mapping[str, Place], found: Mapping[str, Any], observed: set[str]) -> None:
+    """The sites of one program, on a canvas whose unit is an inch."""
+    across, down = zip(*place.values(), strict=True)
+    ax.set(xlim=(min(across) - 0.7, max(across) + 1.2), ylim=(min(down) - 0.6, max(down) + 0.6))
+    before: Mapping[str, list[str]] = found["sample_sample"]
+    for name, parents in before.items():
+        (a, b), fill = place[name], "#DDDDDD" if name in observed else "white"
+        box = {"boxstyle": "square,pad=0.1", "mutation_aspect": 1}
+        shape = (
+            FancyBboxPatch((a - 0.18, b - 0.18), 0.36, 0.36, facecolor=fill, edgecolor="black", **box)
+            if name in found["given"] and name not in observed
+            else Circle((a, b), RADIUS, facecolor=fill, edgecolor="black")
+        )
+        ax.add_patch(shape)
+        ax.text(a, b, name, ha="center", va="center", fontsize=10 if len(name) < 5 else 7)
+        if law := found["sample_dist"].get(name):
+            ax.text(a + RADIUS + 0.08, b, law, ha="left", va="center", fontsize=8, color=GREY)
+        for parent in parents:
+            far = abs(place[parent][1] - b) > HIGH * 1.5 and place[parent][0] == a  # around what stands between
+            style = f"arc3,rad={0.35 if far else 0}"
+            ends = {"shrinkA": RADIUS * 72 + 1, "shrinkB": RADIUS * 72 + 1, "mutation_scale": 12}
+            ax.add_patch(FancyArrowPatch(place[parent], (a, b), arrowstyle="-|>", connectionstyle=style, color="black", **ends))
+    if not before:
+        ax.text(sum(across) / len(across), sum(down) / len(down), "no latents", ha="center", va="center", color=GREY)
