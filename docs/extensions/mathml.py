@@ -1,15 +1,24 @@
-"""Formulas as MathML, made when the pages are built: they are read without a network, and without a script."""
+"""Formulas as MathML, made when the pages are built, with their font: no network and no script is needed to read them."""
 
 from __future__ import annotations
 
 import re
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.util import logging
+from sphinx.util.fileutil import copy_asset_file
 
 log = logging.getLogger(__name__)
+FONT = Path(str(files("ziamath"))) / "fonts" / "STIXTwoMath-Regular.ttf"  # under the Open Font License
+CSS = f"""\
+@font-face {{ font-family: "STIX Two Math"; src: url("{FONT.name}"); }}
+math {{ font-family: "STIX Two Math", math; font-size: 1.05em; }}
+div.math {{ overflow-x: auto; overflow-y: hidden; }}
+"""
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -20,14 +29,16 @@ def mathml(tex: str, block: bool) -> str:
     """
     if block and re.search(r"\\\\|&", re.sub(r"\\begin{(\w+\*?)}.*?\\end{\1}", "", tex, flags=re.S)):
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
-    made = convert(re.sub(r"\\arg\b", r"\\operatorname{arg}", tex), display="block" if block else "inline")
+    tex = re.sub(r"\\arg\b", r"\\operatorname{arg}", tex)
+    made = convert(tex, display="block" if block else "inline")
     if unknown := re.findall(r">(\\\w+)", made):
         raise ValueError(f"{', '.join(unknown)} can't be written as MathML")
-    return made
+    space = '<mspace width="0.167em" />'  # between a function's name and its argument, unless that is in brackets
+    return re.sub(r"(<mi>[A-Za-z]{2,}</mi>)(?!<mo|</|<mspace)", rf"\1{space}", made)
 
 
 def visit(self: Any, node: nodes.math | nodes.math_block) -> None:
-    """Write a formula, with a warning in place of one that can't be converted."""
+    """Write a formula; one that can't be converted gives a warning, and stands as it is written."""
     block = isinstance(node, nodes.math_block)
     try:
         made = mathml(node.astext(), block)
@@ -38,8 +49,18 @@ def visit(self: Any, node: nodes.math | nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def ship(app: Any) -> None:
+    """Write the font and its style sheet beside the pages."""
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    copy_asset_file(FONT, static)
+    (static / "mathml.css").write_text(CSS)
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Make this the renderer of formulas."""
     app.add_html_math_renderer("mathml", (visit, None), (visit, None))
     app.config.html_math_renderer = "mathml"
+    app.add_css_file("mathml.css")
+    app.connect("builder-inited", ship)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
