@@ -79,6 +79,10 @@ def hierarchical(
         latent: dimensions of z1 and z2.
         hidden2: widths between z1 and z2.
         guide: family of q(z1|x) and of q(z2|z1): diagonal, full, flow or mixture.
+
+    Example:
+        $ ppl-vae train hierarchical --latent 20,10 --hidden2 50 --epochs 100 --batch-size 64 --lr 2e-3
+            --schedule linear
     """
     if len(latent) != 2 or not hidden2:
         raise UserError(

@@ -105,6 +105,9 @@ def linear(
 
     Raises:
         UserError: an unknown guide.
+
+    Example:
+        $ ppl-vae train linear --latent 10 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
     """
     known = ("linear", "exact", *GUIDES)
     if isinstance(guide, str) and guide.partition(":")[0] not in known:

@@ -106,6 +106,9 @@ def made(
 
     Raises:
         UserError: an unknown activation.
+
+    Example:
+        $ ppl-vae train made --hidden 200 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
     """
     size = math.prod(data_shape)
     inputs = torch.arange(size)
