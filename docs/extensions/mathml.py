@@ -1,4 +1,4 @@
-"""Formulas as MathML, made when the pages are built, with their font: no network and no script is needed to read them."""
+"""Formulas as MathML, made when the pages are built, with their font: to read them needs no network and no script."""
 
 from __future__ import annotations
 

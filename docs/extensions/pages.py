@@ -116,8 +116,8 @@ def measured(name: str) -> str:
     else:
         figure = f"an ELBO of {record['elbo']:.2f} nats, and no log p(x)"
     return (
-        f"On the {record['n']} test examples this gives **{figure}**; it takes {record['seconds']:.0f} s on "
-        f"{record['cores']} cores of an {record['processor']} (torch {record['torch']}, commit {record['commit']})."
+        f"On the {record['n']} test examples this gives **{figure}**; it takes {record['seconds']:.0f} s of "
+        f"processor time on an {record['processor']} (torch {record['torch']}, commit {record['commit']})."
     )
 
 
@@ -164,7 +164,8 @@ def gallery() -> str:
     """A picture of each pair, family by family, with links."""
     parts = []
     for family, names in FAMILIES.items():
-        cells = [f"[![{n}](images/pairs/{n}.png)](pairs/{n}.md) [{n}](pairs/{n}.md): {_cell(read(n).summary)}" for n in names]
+        lines = {n: f"[{n}](pairs/{n}.md): {_cell(read(n).summary)}" for n in names}
+        cells = [f"[![{n}](images/pairs/{n}.png)](pairs/{n}.md) {line}" for n, line in lines.items()]
         cells += [""] * (-len(cells) % COLUMNS)
         rows = [f"| {' | '.join(cells[i : i + COLUMNS])} |" for i in range(0, len(cells), COLUMNS)]
         head = ["| " * COLUMNS + "|", "| --- " * COLUMNS + "|"]

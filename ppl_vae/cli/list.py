@@ -59,11 +59,13 @@ def one_pair(name: str, json_: bool) -> None:
     builder = read(name)
     family = next((family for family, names in FAMILIES.items() if name in names), None)
     if json_:
-        options = {k: {"type": o.annotation, "default": shown(o.default), "help": o.help} for k, o in builder.options.items()}
+        options = {
+            k: {"type": o.annotation, "default": shown(o.default), "help": o.help} for k, o in builder.options.items()
+        }
         facts = {"name": name, "family": family, "summary": builder.summary, "about": builder.about}
         print_json({**facts, "options": options, "command": builder.command})
         return
-    typer.echo(f"{name}: {builder.summary}\n\n{indent(plain(builder.about), '  ')}\n")
+    typer.echo(f"{name}: {plain(builder.summary)}\n\n{indent(plain(builder.about), '  ')}\n")
     typer.echo(f"family\n  {family or 'of its own'}\n\noptions")
     show({f"{flag(k)} {shown(o.default)}": o.help for k, o in builder.options.items()}, {}, width=34)
     if builder.command:

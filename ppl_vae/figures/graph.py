@@ -10,7 +10,7 @@ import pyro
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from pyro.infer.inspect import get_model_relations
 from torch import Tensor
 
@@ -72,8 +72,9 @@ def relations(program: Any, x: Any, y: Tensor | None) -> dict[str, Any]:
         if not site.endswith(", given"):
             named = [parent.removesuffix(", given") for parent in parents]
             before[site] = [p for p in named if p != site and not (p in observed and f"{p}, given" in parents)]
-    given = {p for parents in before.values() for p in parents} - set(before)
-    return {**found, "observed": observed, "sample_sample": {**dict.fromkeys(given, []), **before}, "given": given}
+    given = list(dict.fromkeys(p for parents in before.values() for p in parents if p not in before))
+    before = {**{name: [] for name in given}, **before}
+    return {**found, "observed": observed, "sample_sample": before, "given": given}
 
 
 def places(before: Mapping[str, list[str]]) -> dict[str, Place]:
@@ -90,31 +91,33 @@ def places(before: Mapping[str, list[str]]) -> dict[str, Place]:
     for name in before:
         rows.setdefault(depth[name], []).append(name)
     return {
-        name: ((i - (len(names) - 1) / 2) * WIDE, -row * HIGH) for row, names in rows.items() for i, name in enumerate(names)
+        name: ((i - (len(names) - 1) / 2) * WIDE, -row * HIGH)
+        for row, names in rows.items()
+        for i, name in enumerate(names)
     }
 
 
 def _draw(ax: Axes, place: Mapping[str, Place], found: Mapping[str, Any], observed: set[str]) -> None:
-    """The sites of one program, on a canvas whose unit is an inch."""
+    """The sites of one program, on axes whose unit is an inch."""
     across, down = zip(*place.values(), strict=True)
     ax.set(xlim=(min(across) - 0.7, max(across) + 1.2), ylim=(min(down) - 0.6, max(down) + 0.6))
     before: Mapping[str, list[str]] = found["sample_sample"]
+    around = 72 * RADIUS + 1  # points, where an arrow ends
+    ends: dict[str, Any] = {"shrinkA": around, "shrinkB": around, "mutation_scale": 12, "color": "black"}
     for name, parents in before.items():
-        (a, b), fill = place[name], "#DDDDDD" if name in observed else "white"
-        box = {"boxstyle": "square,pad=0.1", "mutation_aspect": 1}
+        a, b = place[name]
+        look = {"facecolor": "#DDDDDD" if name in observed else "white", "edgecolor": "black"}
+        square = name in found["given"] and name not in observed
+        side = 1.6 * RADIUS
         shape = (
-            FancyBboxPatch((a - 0.18, b - 0.18), 0.36, 0.36, facecolor=fill, edgecolor="black", **box)
-            if name in found["given"] and name not in observed
-            else Circle((a, b), RADIUS, facecolor=fill, edgecolor="black")
+            Rectangle((a - side / 2, b - side / 2), side, side, **look) if square else Circle((a, b), RADIUS, **look)
         )
         ax.add_patch(shape)
         ax.text(a, b, name, ha="center", va="center", fontsize=10 if len(name) < 5 else 7)
-        if law := found["sample_dist"].get(name):
-            ax.text(a + RADIUS + 0.08, b, law, ha="left", va="center", fontsize=8, color=GREY)
+        ax.text(a + RADIUS + 0.08, b, found["sample_dist"].get(name, ""), va="center", fontsize=8, color=GREY)
         for parent in parents:
-            far = abs(place[parent][1] - b) > HIGH * 1.5 and place[parent][0] == a  # around what stands between
-            style = f"arc3,rad={0.35 if far else 0}"
-            ends = {"shrinkA": RADIUS * 72 + 1, "shrinkB": RADIUS * 72 + 1, "mutation_scale": 12}
-            ax.add_patch(FancyArrowPatch(place[parent], (a, b), arrowstyle="-|>", connectionstyle=style, color="black", **ends))
+            c, d = place[parent]
+            bend = 0.35 if a == c and abs(b - d) > 1.5 * HIGH else 0  # around what stands between
+            ax.add_patch(FancyArrowPatch((c, d), (a, b), arrowstyle="-|>", connectionstyle=f"arc3,rad={bend}", **ends))
     if not before:
         ax.text(sum(across) / len(across), sum(down) / len(down), "no latents", ha="center", va="center", color=GREY)
