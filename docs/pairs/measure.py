@@ -7,12 +7,14 @@ Writes docs/images/pairs/NAME.png and docs/pairs/measured.json. `tests/test_page
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "docs" / "extensions")
 from figures import machine  # noqa: E402
 from pages import RECORD, picture  # noqa: E402
 
+from ppl_vae.cli.app import app  # noqa: E402
 from ppl_vae.common.registry import PAIRS  # noqa: E402
 from ppl_vae.pairs.options import read  # noqa: E402
 
@@ -32,14 +35,10 @@ WIDTH, COLOURS = 480, 32  # of a picture: pixels, and shades
 
 def measured(command: str, folder: Path) -> dict[str, Any]:
     """What `train` prints at its end, with the seconds of processor time that it took: others may share the machine."""
-    how = ["--device", "cpu", "--out", str(folder), "--json"]
-    words = [sys.executable, "-m", "ppl_vae", *shlex.split(command)[1:], *how]
-    began = os.times()
-    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    ended = os.times()
-    if done.returncode:
-        sys.exit(f"{command}\n{done.stderr[-2000:]}")
-    return {**json.loads(done.stdout), "seconds": sum(ended[2:4]) - sum(began[2:4])}
+    printed, began = io.StringIO(), time.process_time()
+    with redirect_stdout(printed):
+        app([*shlex.split(command)[1:], "--device", "cpu", "--out", str(folder), "--json"], standalone_mode=False)
+    return {**json.loads(printed.getvalue()), "seconds": time.process_time() - began}
 
 
 def shrink(source: Path, target: Path) -> None:

@@ -66,12 +66,14 @@ def relations(program: Any, x: Any, y: Tensor | None) -> dict[str, Any]:
         program({k: given[k] for k in x} if isinstance(x, Mapping) else given["x"], given.get("y"))
 
     found = get_model_relations(whole, (x, y), include_deterministic=True)
-    observed = [name for name in found["observed"] if not name.endswith(", given")]
-    before: dict[str, list[str]] = {}
-    for site, parents in found["sample_sample"].items():
-        if not site.endswith(", given"):
-            named = [parent.removesuffix(", given") for parent in parents]
-            before[site] = [p for p in named if p != site and not (p in observed and f"{p}, given" in parents)]
+    bare = {name: name.removesuffix(", given") for name in found["sample_sample"]}
+    observed = [name for name in found["observed"] if bare[name] == name]
+    inputs = {name for name in bare if bare[name] != name}
+    before = {  # what is observed is no input of another site: x scores itself, and its missing entries hide a part
+        site: [bare[p] for p in parents if p not in inputs or bare[p] not in observed]
+        for site, parents in found["sample_sample"].items()
+        if site not in inputs
+    }
     given = list(dict.fromkeys(p for parents in before.values() for p in parents if p not in before))
     before = {**{name: [] for name in given}, **before}
     return {**found, "observed": observed, "sample_sample": before, "given": given}

@@ -43,7 +43,7 @@ def autoencoder(networks: Networks, *, latent: int = 20) -> Pair:
         latent: width of the code.
 
     Example:
-        $ ppl-vae train autoencoder --latent 2 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
+        $ ppl-vae train autoencoder --latent 2 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
     """
     p, encoder, decoder = networks.make(latent)
     return Pair(Model(Free(latent), decoder, p), Guide(encoder, latent))

@@ -49,8 +49,8 @@ def binary(networks: Networks, *, latent: int = 50) -> Pair:
         latent: bits.
 
     Example:
-        $ ppl-vae train binary --latent 30 --objective vimco --num-particles 8 --epochs 100 --batch-size 64
-            --lr 2e-3 --schedule linear
+        $ ppl-vae train binary --latent 30 --objective vimco --num-particles 8 --epochs 50 --batch-size 64
+            --lr 2e-3 --schedule linear --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent)
     return Pair(Model(Bits(latent), decoder, p), Guide(encoder, encoder.features, latent))

@@ -74,7 +74,7 @@ def cvae(networks: Networks, *, num_classes: int, latent: int = 20, guide: Choic
         guide: family of q(z|x, y): diagonal, full, flow or mixture.
 
     Example:
-        $ ppl-vae train cvae --latent 10 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
+        $ ppl-vae train cvae --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent, extra=num_classes)
     head = construct("guide", guide, encoder.features, latent)

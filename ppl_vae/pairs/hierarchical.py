@@ -81,8 +81,8 @@ def hierarchical(
         guide: family of q(z1|x) and of q(z2|z1): diagonal, full, flow or mixture.
 
     Example:
-        $ ppl-vae train hierarchical --latent 20,10 --hidden2 50 --epochs 100 --batch-size 64 --lr 2e-3
-            --schedule linear
+        $ ppl-vae train hierarchical --latent 20,10 --hidden2 50 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear --num-samples 1000
     """
     if len(latent) != 2 or not hidden2:
         raise UserError(

@@ -108,7 +108,7 @@ def made(
         UserError: an unknown activation.
 
     Example:
-        $ ppl-vae train made --hidden 200 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
+        $ ppl-vae train made --hidden 200 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
     """
     size = math.prod(data_shape)
     inputs = torch.arange(size)

@@ -55,7 +55,7 @@ def vae(networks: Networks, *, latent: int = 50, guide: Choice = "diagonal", pri
         prior: family of p(z): standard, mixture, vamp, flow or laplace.
 
     Example:
-        $ ppl-vae train vae --latent 10 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
+        $ ppl-vae train vae --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent)
     head = construct("guide", guide, encoder.features, latent)
