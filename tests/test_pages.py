@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 import ppl_vae as pv
 from ppl_vae import figures
 from ppl_vae.cli.app import app
-from ppl_vae.cli.train import Data, Loss
+from ppl_vae.cli.train import Data, Loss, train
 from ppl_vae.common.registry import FAMILIES, PAIRS
 from ppl_vae.figures.graph import places, relations
 from ppl_vae.pairs.options import convert, read
@@ -70,7 +71,7 @@ def test_every_pair_has_a_command_that_train_takes(name: str) -> None:
     given = pages.arguments(builder.command)
     convert(builder, {k: v for k, v in given.items() if k in builder.options})
     known = {f for kind in (Data, Loss, FitConfig) for f in kind.__dataclass_fields__}
-    assert set(given) <= known | set(builder.options)
+    assert set(given) <= known | set(inspect.signature(train).parameters) | set(builder.options)
 
 
 @pytest.mark.parametrize("name", PAIRS)

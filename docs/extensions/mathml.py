@@ -14,6 +14,15 @@ from sphinx.util.fileutil import copy_asset_file
 
 log = logging.getLogger(__name__)
 FONT = Path(str(files("ziamath"))) / "fonts" / "STIXTwoMath-Regular.ttf"  # under the Open Font License
+REWRITTEN = {  # what the converter does not know, as what it does
+    r"\\arg\b": r"\\operatorname{arg}",
+    r"(\\(?:begin|end)){(?:aligned|split|align)}": r"\1{align*}",
+}
+MENDED = {  # of what it makes
+    "<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",  # a relation
+    r"<mo>(?!max|min|sup|inf|lim)([A-Za-z]{2,})</mo>": r"<mi>\1</mi>",  # a function
+    r"(<mi>[A-Za-z]{2,}</mi>)(?!<mo|</|<mspace)": r'\1<mspace width="0.167em" />',  # and its argument without brackets
+}
 CSS = f"""\
 @font-face {{ font-family: "STIX Two Math"; src: url("{FONT.name}"); }}
 math {{ font-family: "STIX Two Math", math; font-size: 1.05em; }}
@@ -29,12 +38,14 @@ def mathml(tex: str, block: bool) -> str:
     """
     if block and re.search(r"\\\\|&", re.sub(r"\\begin{(\w+\*?)}.*?\\end{\1}", "", tex, flags=re.S)):
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
-    tex = re.sub(r"\\arg\b", r"\\operatorname{arg}", tex)
+    for pattern, known in REWRITTEN.items():
+        tex = re.sub(pattern, known, tex)
     made = convert(tex, display="block" if block else "inline")
-    if unknown := re.findall(r">(\\\w+)", made):
+    if unknown := re.findall(r">(\\\w+|&)<", made):
         raise ValueError(f"{', '.join(unknown)} can't be written as MathML")
-    space = '<mspace width="0.167em" />'  # between a function's name and its argument, unless that is in brackets
-    return re.sub(r"(<mi>[A-Za-z]{2,}</mi>)(?!<mo|</|<mspace)", rf"\1{space}", made)
+    for pattern, better in MENDED.items():
+        made = re.sub(pattern, better, made)
+    return made
 
 
 def visit(self: Any, node: nodes.math | nodes.math_block) -> None:

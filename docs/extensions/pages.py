@@ -10,6 +10,7 @@ import functools
 import json
 import re
 import shlex
+import textwrap
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,11 @@ from ppl_vae.pairs.options import Builder, convert, flag, read, shown
 
 DOCS = Path(__file__).resolve().parents[1]
 RECORD = DOCS / "pairs" / "measured.json"
-COLUMNS = 3  # of the gallery
+CSS = """\
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(13em, 1fr)); gap: 1em; }
+.gallery img { width: 100%; height: 13em; object-fit: contain; }
+td code { white-space: nowrap; }
+"""
 
 
 def arguments(command: str) -> dict[str, str]:
@@ -43,25 +48,31 @@ def data_of(name: str) -> Any:
     return pv.load_data(name)
 
 
-def small(builder: Builder) -> tuple[Any, Any]:
-    """The pair that a builder's command trains, untrained, and a few of its data."""
+def settings(text: str) -> dict[str, str]:
+    """The first lines of a page, between two lines of dashes.
+
+    ``picture`` is the figure of the run that is shown, and ``graph`` holds options of a smaller pair, to be drawn.
+
+    >>> settings("---\\npicture: khat\\n---\\n# A pair")
+    {'picture': 'khat'}
+    """
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    return dict(re.findall(r"^(\w+): (.+)$", found[1], re.MULTILINE)) if found else {}
+
+
+def small(builder: Builder, more: str = "") -> tuple[Any, Any]:
+    """The pair that a builder's command trains, untrained, with more options; and a few of its data."""
     import torch
 
     import ppl_vae as pv
     from ppl_vae.scoring.quantity import settled
 
-    given = arguments(builder.command)
+    given = arguments(f"{builder.command} {more}")
     data = data_of(given.get("data", "digits"))
     options = convert(builder, {name: text for name, text in given.items() if name in builder.options})
     torch.manual_seed(0)
     pair = pv.build(builder.name, data=data, **options)
     return pair, settled(pair, data).test.limit(3).fixed(0)
-
-
-def picture(page: str) -> str:
-    """Which figure of a run is the picture of a page: named in its first lines, else the samples."""
-    found = re.match(r"---\npicture: (\S+)\n---\n", page)
-    return found[1] if found else "samples"
 
 
 def graph(pair: Any, few: Any) -> str:
@@ -115,22 +126,24 @@ def measured(name: str) -> str:
         figure = f"{what} = {record['log_px']:.2f} ± {record['log_px_se']:.2f} nats"
     else:
         figure = f"an ELBO of {record['elbo']:.2f} nats, and no log p(x)"
+    processor = record["processor"].removeprefix("AuthenticAMD ")
     return (
-        f"On the {record['n']} test examples this gives **{figure}**; it takes {record['seconds']:.0f} s of "
-        f"processor time on an {record['processor']} (torch {record['torch']}, commit {record['commit']})."
+        f"On the {record['n']} test examples this gives **{figure}**. It takes {record['seconds']} s of processor time "
+        f"on an {processor} (torch {record['torch']}, commit {record['commit']})."
     )
 
 
 def page(name: str, text: str) -> str:
     """The whole page of a pair, in Markdown, from what is written by hand."""
     builder = read(name)
+    about = settings(text)
     pair, few = small(builder)
-    shown_as = picture(text)
+    shown_as = about.get("picture", "samples")
     story, _, rest = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).partition("\n## ")
     return f"""{story}
 ## Graph and programs
 
-{graph(pair, few)}
+{graph(*small(builder, about.get("graph", "")))}
 {programs(pair)}
 
 ## Formula and reference
@@ -149,7 +162,7 @@ def page(name: str, text: str) -> str:
 ## A run
 
 ```bash
-{builder.command}
+{wrapped(builder.command)}
 ```
 
 {measured(name)}
@@ -160,17 +173,23 @@ The picture is `{shown_as}.png` of the run.
 """
 
 
+def wrapped(command: str) -> str:
+    """A command in lines that need no scrolling."""
+    return " \\\n".join(
+        textwrap.wrap(command, 84, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+    )
+
+
 def gallery() -> str:
     """A picture of each pair, family by family, with links."""
     parts = []
     for family, names in FAMILIES.items():
-        lines = {n: f"[{n}](pairs/{n}.md): {_cell(read(n).summary)}" for n in names}
-        cells = [f"[![{n}](images/pairs/{n}.png)](pairs/{n}.md) {line}" for n, line in lines.items()]
-        cells += [""] * (-len(cells) % COLUMNS)
-        rows = [f"| {' | '.join(cells[i : i + COLUMNS])} |" for i in range(0, len(cells), COLUMNS)]
-        head = ["| " * COLUMNS + "|", "| --- " * COLUMNS + "|"]
-        parts.append("\n".join([f"## {family[0].upper()}{family[1:]}\n", *head, *rows]))
-    return "\n\n".join(parts)
+        parts += [f"## {family[0].upper()}{family[1:]}\n", "````{container} gallery"]
+        for name in names:
+            link = f"[![{name}](images/pairs/{name}.png)](pairs/{name}.md)"
+            parts.append(f"```{{container}} cell\n{link}\n\n[{name}](pairs/{name}.md): {read(name).summary}\n```")
+        parts.append("````\n")
+    return "\n".join(parts)
 
 
 def expand(app: Any, docname: str, source: list[str]) -> None:
@@ -181,7 +200,16 @@ def expand(app: Any, docname: str, source: list[str]) -> None:
         source[0] = page(docname.removeprefix("pairs/"), source[0])
 
 
+def ship(app: Any) -> None:
+    """Write the style sheet beside the pages."""
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    (static / "pages.css").write_text(CSS)
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Before the pages are parsed."""
+    app.add_css_file("pages.css")
+    app.connect("builder-inited", ship)
     app.connect("source-read", expand)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

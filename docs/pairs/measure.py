@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs"), str(ROOT / "docs" / "extensions")]
 
 from figures import machine  # noqa: E402
-from pages import RECORD, picture  # noqa: E402
+from pages import RECORD, settings  # noqa: E402
 
 from ppl_vae.cli.app import app  # noqa: E402
 from ppl_vae.common.registry import PAIRS  # noqa: E402
@@ -61,7 +61,7 @@ def main(names: list[str]) -> None:
             continue
         with tempfile.TemporaryDirectory() as place:
             found = measured(command, Path(place) / "run")
-            which = picture((ROOT / "docs" / "pairs" / f"{name}.md").read_text())
+            which = settings((ROOT / "docs" / "pairs" / f"{name}.md").read_text()).get("picture", "samples")
             shrink(Path(place) / "run" / "figures" / f"{which}.png", ROOT / "docs" / "images" / "pairs" / f"{name}.png")
         record[name] = {
             "command": command, "quantity": found.get("quantity"), "n": found["n"], "log_px": found["log_px_mean"],

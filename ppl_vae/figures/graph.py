@@ -48,7 +48,7 @@ def graph(pair: Pair, x: Any, y: Tensor | None = None) -> Figure:
     others = [name for name in guide["sample_sample"] if name not in place]
     place |= {name: ((i + 1) * WIDE, below) for i, name in enumerate(others)}  # what the guide alone has
     across, down = (max(v) - min(v) for v in zip(*place.values(), strict=True))
-    figure = NotebookFigure(figsize=(2 * (across + 2.1), down + 1.6), layout="constrained")
+    figure = NotebookFigure(figsize=(2 * (across + 2.1), down + 1.5), layout="constrained")
     for ax, title, found in zip(figure.subplots(1, 2), ("model", "guide"), (model, guide), strict=True):
         _draw(ax, place, found, set(model["observed"]))
         ax.set_title(title, fontsize=11)

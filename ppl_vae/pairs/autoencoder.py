@@ -1,4 +1,7 @@
-"""The autoencoder as a pair: a Delta guide under a masked prior, so the ELBO is the reconstruction log-likelihood."""
+"""The autoencoder as a pair: a Delta guide under a masked prior, so the ELBO is the reconstruction log-likelihood.
+
+Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006.
+"""
 
 from __future__ import annotations
 
