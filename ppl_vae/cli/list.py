@@ -45,9 +45,9 @@ def list_(
                 show({name: lines[name] for name in packages}, after, "    ")
         return
     found: dict[str, Any] = {axis: list(lines) for axis, lines in axes.items()}
-    family = {name: one for one, names in FAMILIES.items() for name in names}
+    families = {name: one for one, names in FAMILIES.items() for name in names}
     found["pairs"] = [
-        {"name": k, "family": family.get(k), "summary": v, "package": packages.get(k, "ppl_vae")}
+        {"name": k, "family": families.get(k), "summary": v, "package": packages.get(k, "ppl_vae")}
         for k, v in axes["pairs"].items()
     ]
     found["estimators"] = [{"name": k, "side": sides[k], "summary": v} for k, v in axes["estimators"].items()]

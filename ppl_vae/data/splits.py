@@ -171,11 +171,16 @@ class Data:
 
     @property
     def num_classes(self) -> int | None:
-        """One more than the largest label; None where labels are absent, or are not integers from 0 on."""
+        """One more than the largest label; None where labels are absent, or are not integers from 0 on.
+
+        -1 is a label that is not known, where others are 0.
+        """
         labels = [self.split(name).y for name in SPLITS]
         spans = [y.aminmax() for y in labels if y is not None and y.ndim == 1 and not y.is_floating_point()]
-        if len(spans) < len(labels) or min(int(low) for low, _ in spans) < 0:
+        if len(spans) < len(labels) or min(int(low) for low, _ in spans) < -1:
             return None
+        if min(int(low) for low, _ in spans) == -1 and not any(bool((y == 0).any()) for y in labels if y is not None):
+            return None  # -1 and 1, and not -1 for a label that is not known
         return 1 + max(int(high) for _, high in spans)
 
     def record(self) -> dict[str, Any]:

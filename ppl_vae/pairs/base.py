@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -174,6 +175,20 @@ def _is_program(guide: Choice) -> bool:
 def data_plate(x: Tensor | None, n: int) -> Any:
     """The one plate of a pair: over the examples of x, or over ``n`` draws where x is None."""
     return pyro.plate("data", n if x is None else x.shape[0], dim=-1)
+
+
+def drawn_class(logits: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
+    """The class of each example, summed out where its label is not known: y is -1 there.
+
+    A label is observed at the site ``"y"``, which has probability one under its class and zero under every other; where
+    data are drawn, it is the class.
+    """
+    p = dist.Categorical(logits=logits)
+    c = pyro.sample("c", p, obs=y if x is None else None, infer={"enumerate": "parallel"})
+    if x is not None and y is not None:
+        same = dist.Categorical(logits=torch.eye(len(logits), dtype=logits.dtype, device=logits.device).log()[c])
+        pyro.sample("y", same.mask(y >= 0), obs=y.clamp(min=0))
+    return c
 
 
 def _refuse_many_classes(num_classes: int | None, n: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..common.choices import Choice, construct
+from .vamp import Vamp
 
 
 def make_prior(
@@ -18,7 +19,7 @@ def make_prior(
         given: a name of ``registry.PRIORS``, with options or without; a callable ``(latent) -> module``; or a module
             that returns a distribution.
         latent: width of z.
-        encode: the guide, a module from x to q(z|x), for a prior that has a method ``attach``.
+        encode: the guide, a module from x to q(z|x), for ``vamp``.
         data_shape: shape of one example.
         data_mean: mean of the training data.
 
@@ -26,6 +27,6 @@ def make_prior(
         UserError: no such name, or an option that it does not take.
     """
     prior: nn.Module = construct("prior", given, latent)
-    if hasattr(prior, "attach"):
+    if isinstance(prior, Vamp):
         prior.attach(encode, data_shape, data_mean)
     return prior
