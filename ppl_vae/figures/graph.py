@@ -108,7 +108,7 @@ def _draw(ax: Axes, place: Mapping[str, Place], found: Mapping[str, Any], observ
     ends: dict[str, Any] = {"shrinkA": around, "shrinkB": around, "mutation_scale": 12, "color": "black"}
     for name, parents in before.items():
         a, b = place[name]
-        look = {"facecolor": "#DDDDDD" if name in observed else "white", "edgecolor": "black"}
+        look: dict[str, Any] = {"facecolor": "#DDDDDD" if name in observed else "white", "edgecolor": "black"}
         square = name in found["given"] and name not in observed
         side = 1.6 * RADIUS
         shape = (
