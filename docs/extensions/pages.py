@@ -90,7 +90,7 @@ def graph(pair: Any, few: Any) -> str:
 def programs(pair: Any) -> str:
     """The first line of the docstrings of model and guide: the statements of the programs."""
     lines = {role: (type(getattr(pair, role)).__doc__ or "").split("\n")[0] for role in ("model", "guide")}
-    return "\n".join(f"- {role}: `{line.rstrip('.')}`" for role, line in lines.items() if line)
+    return "\n".join(f"- {role}: `{line.rstrip('.').replace('``', '')}`" for role, line in lines.items() if line)
 
 
 def objectives(pair: Any, few: Any) -> str:
