@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -134,6 +136,18 @@ def test_an_arrow_is_a_dependence() -> None:
     assert {k: set(v) for k, v in guide["sample_sample"].items()} == {"x": set(), "y": set(), "z": {"x", "y"}}
     model, guide = graph_of("made", **small)
     assert (model["sample_sample"], guide["sample_sample"]) == ({"x": []}, {})
+
+
+def test_a_long_row_of_sites_is_shortened() -> None:
+    def model(x: torch.Tensor, y: torch.Tensor | None = None) -> None:
+        z = x.new_zeros(len(x))
+        with pyro.plate("data", len(x), dim=-1):
+            for t in range(1, 9):
+                z = pyro.sample(f"z{t}", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    found = relations(model, torch.ones(2), None)["sample_sample"]
+    assert found == {"z1": [], "z2": ["z1"], "z…": ["z2"], "z8": ["z…"], "x": ["z8"]}
 
 
 def test_a_site_stands_below_what_it_depends_on() -> None:

@@ -51,7 +51,7 @@ def data_of(name: str) -> Any:
 def settings(text: str) -> dict[str, str]:
     """The first lines of a page, between two lines of dashes.
 
-    ``picture`` is the figure of the run that is shown, and ``graph`` holds options of a smaller pair, to be drawn.
+    ``picture`` is the figure of the run that is shown.
 
     >>> settings("---\\npicture: khat\\n---\\n# A pair")
     {'picture': 'khat'}
@@ -60,14 +60,14 @@ def settings(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+): (.+)$", found[1], re.MULTILINE)) if found else {}
 
 
-def small(builder: Builder, more: str = "") -> tuple[Any, Any]:
-    """The pair that a builder's command trains, untrained, with more options; and a few of its data."""
+def small(builder: Builder) -> tuple[Any, Any]:
+    """The pair that a builder's command trains, untrained, and a few of its data."""
     import torch
 
     import ppl_vae as pv
     from ppl_vae.scoring.quantity import settled
 
-    given = arguments(f"{builder.command} {more}")
+    given = arguments(builder.command)
     data = data_of(given.get("data", "digits"))
     options = convert(builder, {name: text for name, text in given.items() if name in builder.options})
     torch.manual_seed(0)
@@ -136,9 +136,8 @@ def measured(name: str) -> str:
 def page(name: str, text: str) -> str:
     """The whole page of a pair, in Markdown, from what is written by hand."""
     builder = read(name)
-    about = settings(text)
     pair, few = small(builder)
-    shown_as = about.get("picture", "samples")
+    shown_as = settings(text).get("picture", "samples")
     story, _, rest = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).partition("\n## ")
     return f"""{story}
 ## Graph and programs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -25,7 +26,8 @@ Place = tuple[float, float]
 def graph(pair: Pair, x: Any, y: Tensor | None = None) -> Figure:
     """The sites of the model and of the guide at the same places, with an arrow from each site to what depends on it.
 
-    Observed sites are filled; squares are what is only given. Traced on two examples.
+    Observed sites are filled; squares are what is only given; a long row of numbered sites is shortened. Traced on two
+    examples.
 
     Args:
         pair: a pair.
@@ -69,14 +71,32 @@ def relations(program: Any, x: Any, y: Tensor | None) -> dict[str, Any]:
     bare = {name: name.removesuffix(", given") for name in found["sample_sample"]}
     observed = [name for name in found["observed"] if bare[name] == name]
     inputs = {name for name in bare if bare[name] != name}
-    before = {  # what is observed is no input of another site: x scores itself, and its missing entries hide a part
-        site: [bare[p] for p in parents if p not in inputs or bare[p] not in observed]
-        for site, parents in found["sample_sample"].items()
-        if site not in inputs
-    }
+    short = shortened(bare.values())
+    before: dict[str, list[str]] = {}
+    for site, parents in found["sample_sample"].items():
+        if site not in inputs:
+            # what is observed is no input of another site: x scores itself, and its missing entries hide a part
+            others = [short[bare[p]] for p in parents if p not in inputs or bare[p] not in observed]
+            known = before.setdefault(short[site], [])
+            known += [p for p in dict.fromkeys(others) if p not in known and p != short[site]]
     given = list(dict.fromkeys(p for parents in before.values() for p in parents if p not in before))
     before = {**{name: [] for name in given}, **before}
     return {**found, "observed": observed, "sample_sample": before, "given": given}
+
+
+def shortened(names: Collection[str]) -> dict[str, str]:
+    """Each name as the graph has it: of a long row of numbered sites, those between the second and the last are one.
+
+    Example:
+        >>> shortened(["x", "z_1", "z_2", "z_3", "z_4", "z_5", "z_6"])["z_4"]
+        'z_…'
+    """
+    rows: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if found := re.fullmatch(r"(.*?)(\d+)", name):
+            rows.setdefault(found[1], []).append((int(found[2]), name))
+    middle = {name: f"{stem}…" for stem, row in rows.items() if len(row) > 5 for _, name in sorted(row)[2:-1]}
+    return {name: middle.get(name, name) for name in names}
 
 
 def places(before: Mapping[str, list[str]]) -> dict[str, Place]:
