@@ -142,7 +142,7 @@ def page(name: str, text: str) -> str:
     return f"""{story}
 ## Graph and programs
 
-{graph(*small(builder, about.get("graph", "")))}
+{graph(pair, few)}
 {programs(pair)}
 
 ## Formula and reference
