@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from graphlib import TopologicalSorter
@@ -50,7 +51,7 @@ def graph(pair: Pair, x: Any, y: Tensor | None = None) -> Figure:
     others = [name for name in guide["sample_sample"] if name not in place]
     place |= {name: ((i + 1) * WIDE, below) for i, name in enumerate(others)}  # what the guide alone has
     across, down = (max(v) - min(v) for v in zip(*place.values(), strict=True))
-    figure = NotebookFigure(figsize=(2 * (across + 2.1), down + 1.5), layout="constrained")
+    figure = NotebookFigure(figsize=(2 * (across + 2.2), down + 1.5), layout="constrained")
     for ax, title, found in zip(figure.subplots(1, 2), ("model", "guide"), (model, guide), strict=True):
         _draw(ax, place, found, set(model["observed"]))
         ax.set_title(title, fontsize=11)
@@ -122,7 +123,7 @@ def places(before: Mapping[str, list[str]]) -> dict[str, Place]:
 def _draw(ax: Axes, place: Mapping[str, Place], found: Mapping[str, Any], observed: set[str]) -> None:
     """The sites of one program, on axes whose unit is an inch."""
     across, down = zip(*place.values(), strict=True)
-    ax.set(xlim=(min(across) - 0.7, max(across) + 1.2), ylim=(min(down) - 0.6, max(down) + 0.6))
+    ax.set(xlim=(min(across) - 0.8, max(across) + 1.2), ylim=(min(down) - 0.6, max(down) + 0.6))
     before: Mapping[str, list[str]] = found["sample_sample"]
     around = 72 * RADIUS + 1  # points, where an arrow ends
     ends: dict[str, Any] = {"shrinkA": around, "shrinkB": around, "mutation_scale": 12, "color": "black"}
@@ -139,7 +140,8 @@ def _draw(ax: Axes, place: Mapping[str, Place], found: Mapping[str, Any], observ
         ax.text(a + RADIUS + 0.08, b, found["sample_dist"].get(name, ""), va="center", fontsize=8, color=GREY)
         for parent in parents:
             c, d = place[parent]
-            bend = 0.35 if a == c and abs(b - d) > 1.5 * HIGH else 0  # around what stands between
+            rows = (d - b) / HIGH
+            bend = 0.28 / rows + math.copysign(0.24, rows) if a == c and abs(rows) > 1 else 0  # around what is between
             ax.add_patch(FancyArrowPatch((c, d), (a, b), arrowstyle="-|>", connectionstyle=f"arc3,rad={bend}", **ends))
     if not before:
         ax.text(sum(across) / len(across), sum(down) / len(down), "no latents", ha="center", va="center", color=GREY)
