@@ -112,6 +112,32 @@ def test_list_prints_the_head_of_a_page(name: str) -> None:
     assert set(found["options"]) == set(builder.options)
 
 
+def test_list_prints_a_custom_builder_without_running_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text('''"""Counts, as :math:`n` of them.
+
+.. math:: p(x) = 1
+"""
+raise RuntimeError("run")
+def counts(*, data_shape: tuple[int, ...], latent: int = 3):
+    """A pair of counts.
+
+    Args:
+        latent: latent dimensions.
+
+    Example:
+        $ ppl-vae train mine.py:counts
+            --latent 2
+    """
+''')
+    text = call("list", f"{file}:counts")
+    assert "A pair of counts." in text
+    assert "Counts, as n of them." in text
+    assert "  p(x) = 1" in text
+    assert "--latent 3" in text
+    assert "ppl-vae train mine.py:counts --latent 2\n" in text
+
+
 def test_list_of_one_pair_needs_no_torch() -> None:
     code = "import sys; from ppl_vae.cli.list import list_; list_('vae', json_=False); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
