@@ -104,7 +104,7 @@ CASES = {
     "contractive-autoencoder": Case("contractive_autoencoder", SMALL, delta=True),
     "contractive-autoencoder-exact": Case("contractive_autoencoder", {"hidden": (), "latent": 3}, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
-    "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
+    "made-two-layers": Case(
         "made", {"hidden": (20, 15), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()
     ),
     "pixelcnn": Case(
@@ -123,6 +123,7 @@ CASES = {
         shape=(50,),
         toy="counts",
         latents=("size", "z"),
+    ),
     "table": Case("table", {**SMALL, "guide": "full"}, shape=(7,), toy="table"),
     "series": Case(
         "series",
@@ -130,11 +131,13 @@ CASES = {
         shape=(20, 2),
         toy="series",
         latents=tuple(f"z_{t}" for t in range(1, 21)),
+    ),
     "views": Case("views", {"hidden": (8,), "latent": 3}, shape={"one": (10,), "two": (6,)}, toy="views"),
     "views-mixture": Case(
         "views",
         {"hidden": (8,), "latent": 3, "experts": "mixture"},
         shape={"one": (10,), "two": (6,)},
         toy="views",
+    ),
     "topics": Case("topics", SMALL, shape=(60,), toy="bags"),
 }

@@ -116,7 +116,7 @@ def test_at_temperature_zero_training_draws_classes() -> None:
 
 def test_what_needs_continuous_latents_says_so() -> None:
     for name in PAIRS:
-        with pytest.raises(pv.PairError, match="site .* is discrete; annealing.* need"):
+        with pytest.raises(pv.PairError, match=r"site .* is discrete; annealing.* need"):
             pv.ais(built(name), X, num_temperatures=3)
         with pytest.raises(pv.PairError, match="discrete"):
             pv.refine(built(name), X)

@@ -102,7 +102,6 @@ def test_codes_and_reconstructions(case: Case, untouched: None) -> None:
 
 
 def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
-    pair = case.build().eval()  # as a loaded one is
     pair = case.build().eval()  # as loaded pairs are: noise of training is off
     x, y = case.draw(5)
     pv.save(tmp_path / "run", pair)
@@ -131,8 +130,7 @@ def test_stock_svi_moves_every_parameter_of_as_pyro(case: Case) -> None:
     before = {k: v.clone() for k, v in pair.named_parameters()}
     elbo = pyro.infer.TraceEnum_ELBO() if case.name == "clusters" else pyro.infer.Trace_ELBO()
     with pyro.get_param_store().scope():
-        svi = pyro.infer.SVI(*pair.as_pyro(), pyro.optim.Adam({"lr": 1e-2}), elbo)
-        loss = pyro.infer.Trace_ELBO() if case.objective == "elbo" else pv.objective(case.objective)
+        loss = elbo if case.objective == "elbo" else pv.objective(case.objective)
         svi = pyro.infer.SVI(*pair.as_pyro(), pyro.optim.Adam({"lr": 1e-2}), loss)
         for _ in range(3):
             svi.step(*((x,) if y is None else (x, y)))
@@ -171,10 +169,7 @@ def test_the_encoder_runs_once_not_k_times(case: Case) -> None:
         pseudo = [] if "vamp" not in str(case.options.get("prior")) else [(4, *case.shape)]
         assert seen == [tuple(x.shape), *pseudo]
     else:
-        assert case.name in ("linear", "made", "classifier")
-        assert case.name in ("linear", "made", "diffusion", "gan")
-        assert case.name in ("linear", "flow") or not case.latents
-        assert case.name in ("linear", "made", "views")
+        assert case.name in ("linear", "flow", "diffusion", "gan", "views") or not case.latents
 
 
 def test_every_registered_pair_is_here(case: Case) -> None:

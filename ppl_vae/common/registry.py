@@ -15,57 +15,60 @@ from .errors import UserError
 GROUP = "ppl_vae.pairs"  # the entry points by which an installed package adds pairs
 
 PAIRS: dict[str, tuple[str, str]] = {
-    "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
-    "clusters": ("ppl_vae.pairs.clusters:clusters", "the data have groups: p(c | x), with some labels or none"),
-    "m2": ("ppl_vae.pairs.m2:m2", "a class and a style, where few examples have labels"),
-    "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
-    "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
-    "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
-    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
-    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
-    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
-    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
+    # name: (module:builder, use when)
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "sparse_autoencoder": (
-        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder", "the same with gates, some of them open: an L0 penalty"
+        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder",
+        "the same with gates, some of them open: an L0 penalty",
     ),
     "contractive_autoencoder": (
-        "ppl_vae.pairs.contractive_autoencoder:contractive_autoencoder", "the same, insensitive to small changes of x"
+        "ppl_vae.pairs.contractive_autoencoder:contractive_autoencoder",
+        "the same, insensitive to small changes of x",
     ),
-    "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+    "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
+    "vae": ("ppl_vae.pairs.vae:vae", "the plain case: any prior, any guide, any likelihood, MLP or convolutions"),
+    "clusters": ("ppl_vae.pairs.clusters:clusters", "the data have groups: p(c | x), with some labels or none"),
+    "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
+    "m2": ("ppl_vae.pairs.m2:m2", "a class and a style, where few examples have labels"),
+    "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
+    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
+    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
     "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
-    "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
-    "vqvae": (
-        "ppl_vae.pairs.vqvae:vqvae",
-        "latents that are codes of a book, with a learned prior: a bound, no log p(x)",
-    ),
+    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
+    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
+    "vqvae": ("ppl_vae.pairs.vqvae:vqvae", "codes of a book, with a learned prior: a bound, no log p(x)"),
+    "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
     "transformer": ("ppl_vae.pairs.transformer:transformer", "the same by attention, over pixels or tiles"),
     "flow": (
         "ppl_vae.pairs.flow:flow",
         "an invertible network: a density, exact, or a bound for pixels (extra: flows)",
+    ),
+    "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
     "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
+    "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
     "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
     "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
-    "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
     "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     # the tree of the pairs: every pair of this package in one family, in the order in which one leads to the next
     "autoencoders, without a likelihood": ("autoencoder", "sparse_autoencoder", "contractive_autoencoder"),
-    "one layer of latents": ("linear", "vae"),
-}  # fmt: skip
-    "given labels": ("cvae",),
-    "with some labels": ("m2",),
-    "several layers of latents": ("hierarchical",),
-    "discrete latents": ("binary",),
-    "no latents": ("made",),
+    "one layer of latents": ("linear", "vae", "clusters"),
+    "with labels": ("cvae", "m2", "classifier"),
+    "several layers of latents": ("hierarchical", "ladder", "diffusion"),
+    "discrete latents": ("binary", "categorical", "vqvae"),
+    "no latents": ("made", "pixelcnn", "transformer", "flow"),
     "no inference": ("gan",),
     "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics"),
 }
 
-TRAINED_BY = {"diffusion": "one_term", "gan": "adversarial"}  # where it is not the ELBO, unless one is given
+TRAINED_BY = {  # where it is not the ELBO, unless one is given
+    "m2": "score:gradient=path,num_particles=2",
+    "diffusion": "one_term",
+    "gan": "adversarial",
+}
 
 GUIDES: dict[str, tuple[str, str]] = {
     # name: (module:family, use when)

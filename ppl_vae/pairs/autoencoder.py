@@ -4,8 +4,6 @@ r"""Autoencoders: a code z = f(x); the ELBO is the reconstruction log-likelihood
 
 Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006. With noise: Vincent, Larochelle,
 Bengio, Manzagol: Extracting and Composing Robust Features with Denoising Autoencoders, 2008.
-"""The autoencoder as a pair: a Delta guide under a masked prior, so the ELBO is the reconstruction log-likelihood.
-Hinton, Salakhutdinov: Reducing the Dimensionality of Data with Neural Networks, 2006.
 """
 
 from __future__ import annotations
@@ -84,6 +82,7 @@ def autoencoder(
     Raises:
         UserError: a noise or a share out of range; a prior that learns; tied weights with other networks, or two
             outputs for a number.
+
     Example:
         $ ppl-vae train autoencoder --latent 2 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
     """

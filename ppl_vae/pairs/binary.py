@@ -45,7 +45,6 @@ def binary(networks: Networks, *, latent: int | Sequence[int] = 50, hidden2: Seq
     Args:
         latent: bits; or those of each layer, from the data upwards.
         hidden2: widths between two layers of bits, from the data upwards; none in a sigmoid belief net.
-        latent: bits.
 
     Example:
         $ ppl-vae train binary --latent 30 --objective vimco --num-particles 8 --epochs 50 --batch-size 64

@@ -103,9 +103,6 @@ def hierarchical(
         hidden2: widths between two layers of latents, from the data upwards.
         guide: family of q(z1|x), q(z2|z1), ...: diagonal, full, flow or mixture.
         prior: family of p(z) of the top layer: standard, mixture, flow or laplace.
-        latent: dimensions of z1 and z2.
-        hidden2: widths between z1 and z2.
-        guide: family of q(z1|x) and of q(z2|z1): diagonal, full, flow or mixture.
 
     Example:
         $ ppl-vae train hierarchical --latent 20,10 --hidden2 50 --epochs 50 --batch-size 64 --lr 2e-3

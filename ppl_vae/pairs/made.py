@@ -66,7 +66,6 @@ def made(
 
     Raises:
         UserError: an unknown activation or order, or no mask.
-        UserError: an unknown activation.
 
     Example:
         $ ppl-vae train made --hidden 200 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear

@@ -114,24 +114,15 @@ def check_data(pair: Pair, source: Feed, loss: Any, device: torch.device) -> Non
         refuse_outside(t)
         remember(pair, x, t.observed, y)
         if isinstance(source, TensorFeed) and source.binarize == "none":
+            alone = all(observed.alone(site, x) for site in t.observed.values())
             for start in range(0, len(split), 4096):
                 part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
                 labels = None if split.y is None else split.y[start : start + 4096].to(device)
-                refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
-        with pyro.validation_enabled(False):
-            t = terms.terms(pair.model, pair.guide, x, y)
-            refuse_outside(t)
-            remember(pair, x, t.observed, y)
-            if isinstance(source, TensorFeed) and source.binarize == "none":
-                alone = all(observed.alone(site, x) for site in t.observed.values())
-                for start in range(0, len(split), 4096):
-                    part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
-                    labels = None if split.y is None else split.y[start : start + 4096].to(device)
-                    if alone and not bool(part.isnan().any()):
-                        found = {name: replace(site, value=part) for name, site in t.observed.items()}
-                        refuse_outside(replace(t, observed=found), start)
-                    else:
-                        refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
+                if alone and not bool(part.isnan().any()):
+                    found = {name: replace(site, value=part) for name, site in t.observed.items()}
+                    refuse_outside(replace(t, observed=found), start)
+                else:
+                    refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
 
 
 def nonfinite_site(t: Terms) -> str | None:
