@@ -91,6 +91,7 @@ def test_list_shows_them_with_their_package_without_importing_it(package: Path) 
     found = {p["name"]: p for p in json.loads(call("list", "--json").stdout)["pairs"]}
     assert found["normals"] == {
         "name": "normals",
+        "family": None,
         "summary": "Independent normals, for baselines.",
         "package": "other-pack",
     }

@@ -230,8 +230,10 @@ def _column(y: Tensor) -> Tensor:
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
-def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
+def classes(y: Tensor, num_classes: int, where: str = "labels", least: int = 0) -> Tensor:
     """Labels of a pair with the classes 0 ... C - 1, as int64 (N,): from numbers, a column, or one-hot rows.
+
+    ``least`` is -1 for a pair that takes it for a label that is not known.
 
     Raises:
         DataError: a label that is no such class; names the first.
@@ -249,12 +251,12 @@ def classes(y: Tensor, num_classes: int, where: str = "labels") -> Tensor:
             f"(N, {num_classes})"
         )
     whole = y.long()
-    bad = (whole != y) | (whole < 0) | (whole >= num_classes)
+    bad = (whole != y) | (whole < least) | (whole >= num_classes)
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         raise DataError(
-            f"{where}: {y[i].item():g} at index {i} is no class of this pair: labels must be whole numbers from 0 to "
-            f"{num_classes - 1}"
+            f"{where}: {y[i].item():g} at index {i} is no class of this pair: labels must be whole numbers from "
+            f"{least} to {num_classes - 1}"
         )
     return whole
 

@@ -33,6 +33,7 @@ class Lazy:
         self.collate = collate
         self.floating = False  # whether the pair takes whole numbers as floating ones
         self.num_classes: int | None = None
+        self.least = 0  # the least label: -1 for one that is not known
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -42,7 +43,7 @@ class Lazy:
         items = [self.dataset[i] for i in range(*part.indices(len(self)))]
         x, y = unpacked(_batch(items, self.collate), self.scale_of)
         x = as_floating(x) if self.floating else x
-        return x, y if y is None or self.num_classes is None else convert.classes(y, self.num_classes)
+        return x, y if y is None or self.num_classes is None else convert.classes(y, self.num_classes, least=self.least)
 
 
 def is_lazy(data: Any) -> bool:

@@ -71,12 +71,12 @@ def coupling(owner: str, latent: int, features: int, kind: str, transforms: int,
     if kind not in kinds:
         raise UserError(f"{owner}: kind={kind!r}; choose one of {', '.join(kinds)}")
     family = getattr(_zuko(owner).flows, kinds[kind])
-    flow: nn.Module = family(latent, features, transforms=transforms, hidden_features=tuple(hidden), passes=2)
+    flow: Any = family(latent, features, transforms=transforms, hidden_features=tuple(hidden), passes=2)
     for layer in flow.modules():
         if hasattr(layer, "hyper"):  # of zeros it gives the identity
             nn.init.zeros_(layer.hyper[-1].weight)
             nn.init.zeros_(layer.hyper[-1].bias)
-    return flow
+    return flow  # type: ignore[no-any-return]
 
 
 class Located(AffineTransform):

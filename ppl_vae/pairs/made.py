@@ -66,6 +66,9 @@ def made(
 
     Raises:
         UserError: an unknown activation or order, or no mask.
+
+    Example:
+        $ ppl-vae train made --hidden 200 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
     """
     size = math.prod(data_shape)
     if order not in ("raster", "random") or num_masks < 1:

@@ -40,10 +40,12 @@ class Networks:
     network: Choice = "mlp"
     activation: Choice = "tanh"
 
-    def make(self, latent: int, extra: int = 0) -> tuple[likelihoods.Likelihood, Encoder, Decoder]:
+    def make(
+        self, latent: int, extra: int = 0, encodes: bool = True
+    ) -> tuple[likelihoods.Likelihood, Encoder, Decoder]:
         """p(x | z), an encoder, and a decoder of ``latent`` numbers; ``extra`` is the width of labels.
 
-        The output starts at the mean of the data.
+        The output starts at the mean of the data. The encoder takes labels too if it ``encodes`` them.
 
         Raises:
             UserError: an unknown name, or a size that does not fit.
@@ -55,19 +57,22 @@ class Networks:
         decoder = Decoder(latent + extra, shape, hidden[::-1], self.activation, self.network, p.multiple)
         if self.data_mean is not None:
             decoder.set_output(p.start(self.data_mean))
-        return p, Encoder(shape, hidden, self.activation, self.network, extra), decoder
+        return p, Encoder(shape, hidden, self.activation, self.network, extra * encodes), decoder
 
 
 def with_networks(builder: Callable[..., Pair]) -> Callable[..., Pair]:
     """Make a builder ``(networks, *, options)`` one that takes the options of :class:`Networks` as keywords too.
+
+    One that the builder names itself, for another default, goes to the builder alone.
 
     Example:
         >>> from ppl_vae.pairs.vae import vae
         >>> list(inspect.signature(vae).parameters)[:3]
         ['data_shape', 'data_mean', 'hidden']
     """
-    shared = inspect.signature(Networks).parameters
     _, *particular = inspect.signature(builder).parameters.values()
+    own = {p.name for p in particular}
+    shared = {name: p for name, p in inspect.signature(Networks).parameters.items() if name not in own}
 
     @functools.wraps(builder)
     def build(**options: Any) -> Pair:

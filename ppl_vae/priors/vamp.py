@@ -74,12 +74,13 @@ class Average(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         each: Tensor = self.parts.log_prob(value.unsqueeze(-2))  # (*, C)
-        log_p = each.logsumexp(-1) - math.log(each.shape[-1])
-        return log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
+        log_p: Tensor = each.logsumexp(-1) - math.log(each.shape[-1])
+        found: Tensor = log_p.expand(torch.broadcast_shapes(log_p.shape, self.batch_shape))
+        return found
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
-        draws = self.parts(shape)  # (*, C, latent)
+        draws: Tensor = self.parts(shape)  # (*, C, latent)
         which = torch.randint(draws.shape[-2], (*shape, 1, 1), device=draws.device)
         return draws.gather(-2, which.expand(*shape, 1, draws.shape[-1])).squeeze(-2)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..common.fields import leaves, num_data
-from ..data.convert import classes, data, labels
+from ..data.convert import data, labels
 from ..data.lazy import as_floating
 from .inputs import Needs, as_pair, first_floating, to_device
 from .param_store import Program
@@ -60,7 +60,7 @@ class Arguments:
             x = data(x, scale=self.needs.scale_of(x))
         if not labels_ready:
             y = labels(y, num_data(x))
-            y = y if y is None or self.needs.num_classes is None else classes(y, self.needs.num_classes)
+            y = self.needs.labels(y)
         if any(t.dtype == torch.int64 for t in leaves(x)):
             if self.needs.floating is None:
                 x, _ = self.needs(x, y)

@@ -72,6 +72,7 @@ class Needs:
     def __init__(self, pair: Any) -> None:
         self.pair = pair
         self.num_classes = _num_classes(pair)
+        self.least = -1 if getattr(pair.model, "missing_labels", False) else 0  # -1 is a label that is not known
         self.floating: bool | None = None  # whether whole numbers become floating ones; None before that was tried
         self.labels_checked = False  # whether fields were given in place of labels is checked once
 
@@ -110,7 +111,7 @@ class Needs:
             DataError: a label that is no class of the pair.
             UserError: two arrays of one shape, for a pair without labels: fields, not labels.
         """
-        y = y if y is None or self.num_classes is None else classes(y, self.num_classes)
+        y = self.labels(y)
         if not self.labels_checked:  # the batches of a loader are alike
             _refuse_fields(self.pair, x, y)
             self.labels_checked = True
@@ -120,6 +121,14 @@ class Needs:
                 self.floating = _fails(self.pair, *few) and not _fails(self.pair, as_floating(few[0]), few[1])
             x = as_floating(x) if self.floating else x
         return x, y
+
+    def labels(self, y: Tensor | None) -> Tensor | None:
+        """Labels as classes, for a pair that has them.
+
+        Raises:
+            DataError: a label that is no class of the pair.
+        """
+        return y if y is None or self.num_classes is None else classes(y, self.num_classes, least=self.least)
 
 
 def _num_classes(pair: Any) -> int | None:
@@ -177,6 +186,7 @@ def as_data(pair: Any, x: Any, y: Any = None, seed: int = 0) -> tuple[X | Lazy, 
             two, labels_of_two = found.take(slice(2))
             needs(two, labels_of_two)
             found.floating, found.num_classes = bool(needs.floating), needs.num_classes
+            found.least = needs.least
             return found, None
         x, y = needs(*found)
     else:

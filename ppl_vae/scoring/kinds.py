@@ -34,7 +34,7 @@ def kind(distribution: Any) -> str:
 
 def title(distribution: Any) -> str:
     """The name of a distribution as its user wrote it: without wrappers that mask it or count dimensions."""
-    while type(distribution).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while type(distribution).__name__ in ("Independent", "MaskedDistribution", "Seen", "ExpandedDistribution"):
         distribution = distribution.base_dist
     name = _name(distribution)
     named_with_base = name in ("TransformedDistribution", "FoldedDistribution")
@@ -49,6 +49,11 @@ def quantised(distribution: Any) -> bool:
 def has_mask(distribution: Any) -> bool:
     """Whether a distribution is masked under its wrappers."""
     return any(hasattr(layer, "_mask") for layer in layers(distribution))
+
+
+def is_masked_out(distribution: Any) -> bool:
+    """Whether a distribution counts nowhere, as the prior of a deterministic code."""
+    return any(getattr(layer, "_mask", None) is False for layer in layers(distribution))
 
 
 def bare(distribution: Any) -> Any:
