@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.common.fields import X, num_data
 
 DIMS = 20  # of Rainforth's toy
 
@@ -100,3 +102,12 @@ class BetaGuide(nn.Module):
 
 
 CONJUGATE = {"gamma-poisson": (GammaPoisson, GammaGuide), "beta-binomial": (BetaBinomial, BetaGuide)}
+
+
+def quadrature(pair: pv.Pair, x: X, nodes: int) -> Tensor:
+    """log of the integral of p(z) p(x | z) over one standard normal z, by Gauss-Hermite."""
+    z, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(nodes))
+    values = {"z": z[:, None, None].expand(nodes, num_data(x), 1)}
+    log_joint = pv.log_joint(pair.model, x, None, values)
+    prior = -0.5 * (z.square() + np.log(2 * np.pi))[:, None]
+    return (log_joint - prior + (weight / weight.sum()).log()[:, None]).logsumexp(0)

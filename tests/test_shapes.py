@@ -45,7 +45,7 @@ def draw(likelihood: str, shape: Shape, n: int) -> Tensor:
     counts = (5 * x).floor()
     return {
         "bernoulli": x.round(), "discretized": (255 * x).round() / 255, "continuous_bernoulli": x, "poisson": counts,
-        "negative_binomial": counts,
+        "negative_binomial": counts, "zero_inflated": counts,
     }.get(likelihood, 2 * x - 1)  # fmt: skip
 
 

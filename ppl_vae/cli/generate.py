@@ -10,7 +10,7 @@ import typer
 
 from ..common.errors import RunError, UserError
 from .options import Common, JsonOpt, OutOpt, RunArg, Source
-from .output import log, print_json, write_images
+from .output import log, print_json, write_examples
 from .runs import load_pairs, open_runs
 
 SHOWN = 256  # images in a figure; the array holds all
@@ -28,20 +28,22 @@ def sample(
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Draw data from the model: samples.npy and samples.png."""
+    """Draw data from the model: samples.npy and samples.png; of several fields samples.npz."""
     import torch
 
+    from ..common.fields import each
     from ..draws import generation
     from ..figures import images
 
     [(pair, config)] = load_pairs([run], common)
     y = None if label is None else torch.full((num,), class_of(run, pair, config, label))
-    x = generation.sample(pair, num, y, mean=mean, seed=common.seed).cpu()
+    x = each(torch.Tensor.cpu, generation.sample(pair, num, y, mean=mean, seed=common.seed))
     about: dict[str, Any] = {"n": num, "seed": common.seed}
     if told := generation.drawn_from(pair):
         about["drawn_from"] = told
         log.print(f"z is drawn from {told}", markup=False, soft_wrap=True)
-    write_images(out or run, "samples", x, images.samples(x[:SHOWN]), json_, about)
+    figure = images.samples(x[:SHOWN]) if torch.is_tensor(x) else None
+    write_examples(out or run, "samples", x, figure, json_, about)
 
 
 def class_of(run: Path, pair: Any, config: dict[str, Any], label: str) -> int:
@@ -72,15 +74,19 @@ def reconstruct(
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
-    """Encode data and decode them again: reconstructions.npy and reconstructions.png."""
+    """Encode data and decode them again: reconstructions.npy and reconstructions.png; of several fields an .npz."""
+    import torch
+
+    from ..common.fields import each
     from ..draws import generation
     from ..figures import images
 
     [opened] = open_runs([run], common, source, num, few=10)
     part = opened.part
-    x_hat = generation.reconstruct(opened.pair, part.x, part.y, seed=common.seed).cpu()
-    figure = images.reconstructions(part.x[:SHOWN], x_hat[:SHOWN], n=min(len(part), 20))
-    write_images(out or run, "reconstructions", x_hat, figure, json_, {"n": len(part), "seed": common.seed})
+    x_hat = each(torch.Tensor.cpu, generation.reconstruct(opened.pair, part.x, part.y, seed=common.seed))
+    one = torch.is_tensor(x_hat)
+    figure = images.reconstructions(part.x[:SHOWN], x_hat[:SHOWN], n=min(len(part), 20)) if one else None
+    write_examples(out or run, "reconstructions", x_hat, figure, json_, {"n": len(part), "seed": common.seed})
 
 
 def figures(

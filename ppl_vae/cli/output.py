@@ -32,6 +32,11 @@ def print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
 
 
+def label_of(y: Any, i: int) -> str:
+    """The label of an example as text, empty where there is none: the numbers of a vector with spaces between them."""
+    return "" if y is None else " ".join(str(v) for v in y[i].reshape(-1).tolist())
+
+
 def write_figure(folder: Path, name: str, figure: Any) -> Path:
     """A figure as a PNG file; rank 0 writes."""
     from ..common import ranks
@@ -46,16 +51,20 @@ def write_figure(folder: Path, name: str, figure: Any) -> Path:
     return folder / f"{name}.png"
 
 
-def write_images(folder: Path, name: str, x: Any, figure: Any, json_: bool, about: dict[str, Any]) -> None:
-    """Examples as an array and as a figure."""
+def write_examples(folder: Path, name: str, x: Any, figure: Any | None, json_: bool, about: dict[str, Any]) -> None:
+    """Examples as an array, or an archive of one a field, and as a figure where there is one."""
     import numpy as np
 
     from ..common.files import writable, write_bytes
 
     buffer = io.BytesIO()
-    np.save(buffer, x.numpy(), allow_pickle=False)
-    write_bytes(writable(folder) / f"{name}.npy", buffer.getvalue())
-    paths = [str(folder / f"{name}.npy"), str(write_figure(folder, name, figure))]
+    if isinstance(x, dict):
+        np.savez(buffer, **{field: value.numpy() for field, value in x.items()})
+    else:
+        np.save(buffer, x.numpy(), allow_pickle=False)
+    file = f"{name}.{'npz' if isinstance(x, dict) else 'npy'}"
+    write_bytes(writable(folder) / file, buffer.getvalue())
+    paths = [str(folder / file), *([] if figure is None else [str(write_figure(folder, name, figure))])]
     if json_:
         print_json({**about, "files": paths})
     else:

@@ -39,13 +39,15 @@ def open_runs(
     Raises:
         UserError: a run or its data can't be read, or the data don't fit the pair.
     """
+    from ..common.fields import shape_of
+
     opened = []
     for run, (pair, config) in zip(runs, load_pairs(runs, common), strict=True):
         part = _part_of(run, config, source, limit, few)
-        shape = tuple(part.x.shape[1:])
-        if pair.data_shape is not None and shape != tuple(pair.data_shape):
+        shape = shape_of(part.x)
+        if pair.data_shape is not None and shape != pair.data_shape:
             raise UserError(
-                f"{source.data or run}: data of shape {shape} for a pair that was made for {tuple(pair.data_shape)}"
+                f"{source.data or run}: data of shape {shape} for a pair that was made for {pair.data_shape}"
             )
         opened.append(Opened(pair, config, part, source.data or str(config["data"]["name"])))
     return opened
@@ -206,10 +208,11 @@ def load_as(request: dict[str, Any]) -> Any:
     from ..data.sets import load_data
 
     table: dict[str, Any] = {name: request.get(name) for name in ("columns", "label", "header")}
-    return load_data(
+    data = load_data(
         request["data"], root=request["data_root"], binarize=str(request["binarize"]), seed=request["seed"],
         valid=as_share(request["valid"]), **table,
     )  # fmt: skip
+    return data if request.get("labels") is None else data.partly_labelled(request["labels"])
 
 
 def as_share(text: str | None) -> float | int | None:

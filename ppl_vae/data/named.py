@@ -16,13 +16,20 @@ import torch
 from ..common.errors import DataError
 from ..common.files import reason
 from ..common.rng import quiet_import
+from .canonical import binarized_mnist, omniglot_burda, silhouettes
 from .convert import WHOLE, Parts, labelled
+from .factors import factors
 from .images import pixels, read_image
+from .toys import TOYS, toy
 
 
 def _digits(root: Path, download: bool) -> Parts:
     bunch = quiet_import("sklearn.datasets").load_digits()
     return {WHOLE: labelled((bunch.images[:, None] / 16).astype(np.float32), bunch.target, "digits")}
+
+
+def _factors(root: Path, download: bool) -> Parts:
+    return {WHOLE: factors()}
 
 
 def _torchvision(name: str, cls: str, files: str, folder: Path, root: Path, **kwargs: Any) -> Any:
@@ -100,11 +107,20 @@ def _cifar10(root: Path, download: bool) -> Parts:
     return parts
 
 
+def _toy(name: str, root: Path, download: bool) -> Parts:
+    return {WHOLE: toy(name)}
+
+
 READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "digits": _digits,
+    "factors": _factors,
     "mnist": functools.partial(_idx_dataset, "mnist", "MNIST"),
     "fashion_mnist": functools.partial(_idx_dataset, "fashion_mnist", "FashionMNIST"),
     "kmnist": functools.partial(_idx_dataset, "kmnist", "KMNIST"),
     "omniglot": _omniglot,
+    "binarized_mnist": binarized_mnist,
+    "omniglot_burda": omniglot_burda,
+    "silhouettes": silhouettes,
     "cifar10": _cifar10,
-}  # by the names of ``common.registry.DATASETS``; pixels in [0, 1]
+    **{name: functools.partial(_toy, name) for name in TOYS},
+}  # by the names of ``common.registry.DATASETS``; pixels in [0, 1], but for toys

@@ -16,6 +16,7 @@ from . import convert, tables
 from .convert import SPLITS, WHOLE, Array, Parts, labelled
 from .images import read_folder
 from .named import READERS
+from .toys import TOYS
 
 Source: TypeAlias = str | os.PathLike[str] | Array | tuple[Array, Array | None] | Mapping[str, Array]
 Reading: TypeAlias = dict[str, Any]  # how a source was read, for JSON: new data are read like it
@@ -82,7 +83,7 @@ def _refuse_other_scale(name: str, parts: Parts, wanted: int | None, found: int 
 
 def _read(source: Any, root: Path, download: bool, scale: int | None) -> tuple[str, Parts, int | None]:
     if isinstance(source, str) and source in READERS:
-        return source, READERS[source](root, download), 255
+        return source, READERS[source](root, download), None if source in TOYS else 255
     if not isinstance(source, str | os.PathLike):
         return "array", *_arrays(source, "array", scale)
     path = Path(source).expanduser()

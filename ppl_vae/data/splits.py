@@ -144,6 +144,44 @@ class Data:
         drawn |= {n: s.fixed(self.seed) for n, s in drawn.items() if (how, n) != ("dynamic", "train")}
         return replace(self, **drawn, binarize=how)  # type: ignore[arg-type]
 
+    def partly_labelled(self, count: int, seed: int | None = None) -> Data:
+        """The same data with ``count`` labels of the training data, as many of each class; others are -1, not known.
+
+        Labels of the validation data are hidden too, so that nothing is chosen by them. Those of the test data stay.
+
+        Args:
+            count: how many labels are kept.
+            seed: which ones; None takes the seed of the data.
+
+        Raises:
+            DataError: the labels are no classes, or a class has too few examples.
+
+        Example:
+            >>> from ppl_vae import load_data
+            >>> data = load_data("digits").partly_labelled(50)
+            >>> int((data.train.y >= 0).sum()), int((data.valid.y >= 0).sum()), data.num_classes
+            (50, 0, 10)
+        """
+        total, y = self.num_classes, self.train.y
+        if total is None or y is None:
+            raise DataError(
+                f"{self.name}: labels can be hidden where they are classes 0, 1, 2 ..., which these are not"
+            )
+        kept = torch.full_like(y, -1)
+        generator = torch.Generator().manual_seed(seed_for(self.seed if seed is None else seed, "labels"))
+        order = torch.randperm(len(y), generator=generator).to(y.device)
+        for c in range(total):
+            share = count // total + (c < count % total)
+            of_class = order[y[order] == c][:share]
+            if len(of_class) < share or count < total:
+                raise DataError(
+                    f"{self.name}: {count} labels are {share} of class {c}, which has {int((y == c).sum())} training "
+                    f"examples; give from {total} to {total * int(torch.bincount(y[y >= 0], minlength=total).min())}"
+                )
+            kept[of_class] = c
+        valid = None if self.valid.y is None else torch.full_like(self.valid.y, -1)
+        return replace(self, train=replace(self.train, y=kept), valid=replace(self.valid, y=valid))
+
     def split(self, name: str) -> Split:
         """The split of that name.
 
@@ -168,6 +206,36 @@ class Data:
             return None
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return x.nanmean(0).nan_to_num() if missing(x) else x.mean(0)
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The standard deviation of the training data, of shape ``data_shape``; 1 where it is 0. As for ``mean``."""
+        x, mean = self.train.x, self.mean
+        if mean is None:
+            return None
+        spread: Tensor = (x.to(mean) - mean).square().nanmean(0).sqrt().nan_to_num()
+        return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    @property
+    def column_classes(self) -> tuple[int, ...] | None:
+        """The number of values of each column of a table (N, D); 0 where it is real; None for other data.
+
+        A column is categorical where its numbers are 0, 1, ..., C - 1, C at most 20, and none of these is absent.
+        """
+        xs = [self.split(name).x for name in SPLITS]
+        if not torch.is_tensor(xs[0]) or xs[0].ndim != 2:
+            return None
+        columns = [c[~c.isnan()].unique() for c in torch.cat([x.double() for x in xs]).unbind(1)]
+        whole = [len(c) <= 20 and torch.equal(c, torch.arange(len(c)).to(c)) for c in columns]
+        return tuple(len(c) if is_whole else 0 for c, is_whole in zip(columns, whole, strict=True))
+
+    @property
+    def vocabulary(self) -> int | None:
+        """One more than the largest of whole numbers from 0 on, such as tokens; None for other data."""
+        xs = [self.split(name).x for name in SPLITS]
+        if not torch.is_tensor(xs[0]) or any(x.is_floating_point() or bool((x < 0).any()) for x in xs):
+            return None
+        return 1 + max(int(x.max()) for x in xs)
 
     @property
     def num_classes(self) -> int | None:

@@ -58,7 +58,8 @@ def save_all(
     """
     folder = writable(Path(out))
     split = data.limit(2000).fixed(seed)
-    x, y, drawable = split.x, split.y, is_drawable(split.x.shape[1:])
+    x, y = split.x, split.y
+    drawable = torch.is_tensor(x) and is_drawable(x.shape[1:])
     found = latents_of(pair, x, y, seed)
     made: dict[str, Figure] = {}
     if history:
@@ -82,9 +83,9 @@ def save_all(
             made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], codes=codes, seed=seed)
             if y is not None and kinds is not None:
                 made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
-        if len(x) > 1:
+        if len(split) > 1:
             made["latent_scatter"] = latent_scatter(last[0], y, site=site)
-        if drawable and len(x) > 1:
+        if drawable and len(split) > 1:
             other = 1 if y is None else max(1, int((y != y[0]).int().argmax()))
             ends = None if y is None else y[[0, other]]
             made["interpolation"] = interpolation(pair, x[0], x[other], y=ends, seed=seed)

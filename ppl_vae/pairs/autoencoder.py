@@ -82,6 +82,9 @@ def autoencoder(
     Raises:
         UserError: a noise or a share out of range; a prior that learns; tied weights with other networks, or two
             outputs for a number.
+
+    Example:
+        $ ppl-vae train autoencoder --latent 2 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
     """
     p, encoder, decoder = networks.make(latent)
     guide = Guide(encoder, latent, Corrupt(noise, drop))

@@ -16,9 +16,16 @@ from torch.nn.parameter import is_lazy
 from ..common.choices import Choice, checked, record
 from ..common.custom import origin
 from ..common.errors import UserError
+from ..common.fields import X, num_data
 from ..common.numbers import convert, plain
 from ..common.registry import pairs, resolve
 from ..common.shown import table
+
+OF_DATA = {  # options of a builder that the data give: their name, and the attribute of the data
+    "data_shape": "data_shape", "data_mean": "mean", "data_scale": "scale", "num_classes": "num_classes",
+    "column_classes": "column_classes", "vocabulary": "vocabulary",
+}  # fmt: skip
+NOT_KEPT = ("data_mean", "data_scale")  # they set weights or buffers: a run is rebuilt without them
 
 
 class Stock(NamedTuple):
@@ -54,7 +61,7 @@ class Pair(nn.Module):
         guide: Callable[..., Any],
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
-        data_shape: Sequence[int] | None = None,
+        data_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         for role, program in (("model", model), ("guide", guide)):
@@ -68,7 +75,7 @@ class Pair(nn.Module):
         self.name = name or "custom"
         self.config = None if config is None else dict(config)
         self.source: dict[str, Any] | None = None  # the file of a custom builder, see custom.origin
-        self.data_shape = None if data_shape is None else checked_shape(data_shape)
+        self.data_shape = None if data_shape is None else checked_shape(data_shape, isinstance(data_shape, Mapping))
         self.template: Any = None  # no rows of the first data: their fields, shapes and types
         self.num_observed: int | None = None  # sites that observe data
         self.byte_scale: int | None = None  # the divisor of bytes: 255, or 1 for bits; None before the first
@@ -95,6 +102,7 @@ class Pair(nn.Module):
                         pyro.param(f"{self.name}$$${name}", parameter)
                 return program(*args, **kwargs)
 
+            declared.__wrapped__ = program  # type: ignore[attr-defined]
             return declared
 
         return Stock(declare(self.model), declare(self.guide))
@@ -172,9 +180,9 @@ def _is_program(guide: Choice) -> bool:
     return not any(p.default is p.empty and not p.name.startswith(("y", "label")) for p in second)
 
 
-def data_plate(x: Tensor | None, n: int) -> Any:
+def data_plate(x: X | None, n: int) -> Any:
     """The one plate of a pair: over the examples of x, or over ``n`` draws where x is None."""
-    return pyro.plate("data", n if x is None else x.shape[0], dim=-1)
+    return pyro.plate("data", n if x is None else num_data(x), dim=-1)
 
 
 def drawn_class(logits: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
@@ -206,8 +214,9 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
     Args:
         name: a name that ``ppl-vae list`` prints, or a builder: a function of keywords that returns a Pair, such as
             ``ppl_vae.pairs.vae.vae``.
-        data: what :func:`ppl_vae.load_data` returns; fills in ``data_shape``, ``data_mean`` (for the output bias) and
-            ``num_classes`` where the builder takes them and they are not given.
+        data: what :func:`ppl_vae.load_data` returns; fills in ``data_shape``, ``data_mean`` (for the output bias),
+            ``data_scale``, ``num_classes``, ``column_classes`` and ``vocabulary`` where the builder takes them and they
+            are not given.
         options: the builder's keyword arguments.
 
     Raises:
@@ -225,19 +234,18 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
         raise UserError(f"pair {name!r}: its builder takes no data_shape; write def {name}(*, data_shape, ...)")
     options = checked(f"pair {name!r}", known, options)
     if data is not None:
-        found = {"data_shape": data.data_shape, "data_mean": data.mean, "num_classes": data.num_classes}
         if "num_classes" in known and "num_classes" not in options:
             _refuse_many_classes(data.num_classes, sum(len(split) for split in (data.train, data.valid, data.test)))
-        for key, value in found.items():
-            if key in known and value is not None:
-                options.setdefault(key, value)
+        for key in [key for key in OF_DATA if key in known and key not in options]:
+            if (value := getattr(data, OF_DATA[key])) is not None:
+                options[key] = value
     missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
     if missing:
         raise UserError(
             f"pair {name!r} needs {', '.join(missing)}"
             + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
         )
-    shape = checked_shape(options["data_shape"])
+    shape = checked_shape(options["data_shape"], "Mapping" in str(known["data_shape"].annotation))
     if options.get("data_mean") is not None:
         try:
             options["data_mean"] = mean = torch.as_tensor(options["data_mean"])
@@ -249,23 +257,29 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
     if not isinstance(pair, Pair):
         raise UserError(f"pair {name!r}: its builder returned a {type(pair).__name__}; return pv.Pair(model, guide)")
     pair.name, pair.source = name, source
-    # data_mean sets a bias, which is among the weights: a run is rebuilt without it
-    pair.config = {k: record(v) for k, v in options.items() if k != "data_mean"}
+    pair.config = {k: record(v) for k, v in options.items() if k not in NOT_KEPT}
     if pair.data_shape is None:
         pair.data_shape = shape
     return pair
 
 
-def checked_shape(value: Any) -> tuple[int, ...]:
-    """The shape of one example, as a tuple of Python's ints.
+def checked_shape(value: Any, fields: bool = False) -> Any:
+    """The shape of one example, as a tuple of Python's ints; with ``fields`` a dictionary of such shapes.
 
     Raises:
-        UserError: not a sequence of whole numbers from 1 on.
+        UserError: not a sequence of whole numbers from 1 on, or one field where several are needed, or vice versa.
 
     Example:
         >>> checked_shape(torch.tensor([1, 8, 8])), checked_shape(())
         ((1, 8, 8), ())
     """
+    if isinstance(value, Mapping) != fields:
+        found, fix = "examples of one tensor", "a dictionary of tensors, {'a': ..., 'b': ...}"
+        if not fields:
+            found, fix = f"the fields {', '.join(map(repr, value))}", "one tensor, or build another pair"
+        raise UserError(f"data_shape={plain(value)!r:.80}: this pair can't take {found}; give {fix}")
+    if fields:
+        return {str(name): checked_shape(shape) for name, shape in value.items()}
     try:
         shape: tuple[int, ...] = convert(value, "Sequence[int]")
     except ValueError:

@@ -63,13 +63,16 @@ class Networks:
 def with_networks(builder: Callable[..., Pair]) -> Callable[..., Pair]:
     """Make a builder ``(networks, *, options)`` one that takes the options of :class:`Networks` as keywords too.
 
+    One that the builder names itself, for another default, goes to the builder alone.
+
     Example:
         >>> from ppl_vae.pairs.vae import vae
         >>> list(inspect.signature(vae).parameters)[:3]
         ['data_shape', 'data_mean', 'hidden']
     """
-    shared = inspect.signature(Networks).parameters
     _, *particular = inspect.signature(builder).parameters.values()
+    own = {p.name for p in particular}
+    shared = {name: p for name, p in inspect.signature(Networks).parameters.items() if name not in own}
 
     @functools.wraps(builder)
     def build(**options: Any) -> Pair:

@@ -34,7 +34,7 @@ def kind(distribution: Any) -> str:
 
 def title(distribution: Any) -> str:
     """The name of a distribution as its user wrote it: without wrappers that mask it or count dimensions."""
-    while type(distribution).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while type(distribution).__name__ in ("Independent", "MaskedDistribution", "Seen", "ExpandedDistribution"):
         distribution = distribution.base_dist
     name = _name(distribution)
     named_with_base = name in ("TransformedDistribution", "FoldedDistribution")

@@ -127,7 +127,10 @@ def _like(pair: Any, n: int, like: Any) -> X | None:
         )
     if pair.data_shape is None:
         return None
-    return torch.zeros(n, *pair.data_shape, device=device, dtype=dtype)
+    shape = pair.data_shape
+    if isinstance(shape, dict):
+        return {name: torch.zeros(n, *field, device=device, dtype=dtype) for name, field in shape.items()}
+    return torch.zeros(n, *shape, device=device, dtype=dtype)
 
 
 def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> None:

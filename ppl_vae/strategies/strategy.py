@@ -16,17 +16,17 @@ from ..common.choices import checked, record
 from ..common.custom import origin
 from ..common.errors import UserError
 from ..common.identity import describe
-from ..common.registry import pairs, resolve
+from ..common.registry import objective_of, pairs, resolve
 from ..common.rng import DrawsByShape, forked, seed_for
 from ..objectives.base import Objective
 from ..objectives.names import objective as make_objective
 from ..pairs.base import Pair, build
+from ..pairs.options import FROM_DATA
 from ..training.config import FitConfig, names as fit_names, refuse_unknown
 from ..training.resume import describe_loss
 
 OF_STUDY = ("seed", "device", "steps", "seconds", "checkpoint_every")  # options of fit that a study sets
 OF_OBJECTIVE = ("num_particles", "gradient", "beta", "free_bits")
-OF_DATA = ("data_shape", "data_mean", "num_classes")
 
 
 @dataclass(frozen=True, init=False)
@@ -61,7 +61,7 @@ class Strategy:
             )
         builder = resolve("pair", pair, pairs()) if isinstance(pair, str) else pair
         signature = inspect.signature(builder).parameters
-        own = [name for name in signature if name not in OF_DATA]
+        own = [name for name in signature if name not in FROM_DATA]
         if taken := [name for name in OF_STUDY if name in options]:
             raise UserError(f"strategy: {taken[0]} is set by the study: pv.study(..., seeds=, budget=)")
         of_fit = [name for name in fit_names() if name not in OF_STUDY]
@@ -78,7 +78,7 @@ class Strategy:
     @property
     def objective(self) -> Objective:
         """The objective, made anew."""
-        return make_objective("elbo" if self.config.objective is None else self.config.objective, **self.loss)
+        return make_objective(self.config.objective or objective_of(self.pair), **self.loss)
 
     @property
     def given(self) -> dict[str, Any]:
