@@ -21,7 +21,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
     "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: train it with a warm-up"),
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
-    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed while training: Gumbel-softmax"),
+    "categorical": (
+        "ppl_vae.pairs.categorical:categorical",
+        "latents that are classes, relaxed in training: Gumbel-softmax",
+    ),
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
 }
