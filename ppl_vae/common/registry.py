@@ -27,6 +27,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
     "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
     "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
+    "sentences": ("ppl_vae.pairs.sentences:sentences", "text as tokens: a recurrent network that is given z"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -37,7 +38,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "several layers of latents": ("hierarchical",),
     "discrete latents": ("binary",),
     "no latents": ("made",),
-    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics"),
+    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics", "sentences"),
 }
 
 GUIDES: dict[str, tuple[str, str]] = {
