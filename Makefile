@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 # when it has done its own
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test lint types doctest readme pages figures docs notebooks check bench clean
+.PHONY: demo test lint types doctest readme pages figures pairs docs notebooks check bench clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
@@ -36,6 +36,10 @@ pages: .venv/ready-dev
 # the figures of the README and of the docs; make figures FIGURES="--only demo", or "--all --data-root DIR"
 figures: .venv/ready-dev
 	$(BIN)/python docs/figures.py $(FIGURES)
+
+# the picture and the figure of each pair's page; make pairs PAIRS="vae linear"; without PAIRS, those whose command is new
+pairs: .venv/ready-dev
+	$(BIN)/python docs/pairs/measure.py $(PAIRS)
 
 docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

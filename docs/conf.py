@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 from ppl_vae import __version__
 
@@ -16,7 +17,7 @@ author = "The ppl_vae authors"
 copyright = author
 version = release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "pages"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -45,8 +46,13 @@ html_title = f"ppl_vae {__version__}"
 html_show_sourcelink = False
 
 
+def _command(found: re.Match[str]) -> str:
+    return f"    ``{' '.join(found[1].split())}``"
+
+
 def plain_shapes(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings write (K, B, *event) and q(z|x) plainly; to reStructuredText both would open markup."""
+    lines[:] = re.sub(r"^ *\$ (ppl-vae .+?)(?=\n *\n|\Z)", _command, "\n".join(lines), flags=re.M | re.S).split("\n")
     verbatim = False  # inside a formula or an example, which end at a blank line
     for i, line in enumerate(lines):
         verbatim = bool(line.strip()) and (verbatim or line.lstrip().startswith((".. math::", ">>>")))

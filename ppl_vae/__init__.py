@@ -19,13 +19,17 @@ _NAMES = {
     "data.splits": ("Data", "Split"),
     "draws.arviz": ("to_arviz",),
     "draws.calibration": ("Calibration",),
+    "draws.codes": ("Codes", "codes", "direction", "moved"),
+    "draws.disentangling": ("DCI", "dci", "mig"),
     "draws.error_bounds": ("ErrorBounds", "error_bounds"),
     "draws.generation": ("Encoding", "decode", "encode", "reconstruct", "sample"),
     "draws.posterior": ("Posterior", "posterior"),
+    "draws.probe": ("Probe", "probe"),
     "draws.sbc": ("sbc",),
     "likelihood.annealing": ("ais", "bdmc"),
     "likelihood.bounds": ("eubo",),
     "likelihood.diagnostics": ("ess", "khat_threshold", "min_samples", "pareto_khat"),
+    "likelihood.classify": ("Classes", "classify"),
     "likelihood.curves": ("Curve", "bound_curve"),
     "likelihood.gaps": ("Gaps", "gaps"),
     "likelihood.estimate": ("log_likelihood", "log_weights"),
@@ -35,13 +39,16 @@ _NAMES = {
     "likelihood.result": ("Estimate",),
     "likelihood.sandwich": ("Sandwich",),
     "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
+    "objectives.adversarial": ("Adversarial",),
     "objectives.base": ("Objective",),
+    "objectives.beta_tc": ("BetaTC",),
     "objectives.ciwae": ("CIWAE",),
     "objectives.cubo": ("CUBO",),
     "objectives.elbo": ("Elbo",),
     "objectives.groups": ("MIWAE", "PIWAE"),
     "objectives.iwae": ("IWAE",),
     "objectives.names": ("objective",),
+    "objectives.one_term": ("OneTerm",),
     "objectives.renyi": ("Renyi",),
     "objectives.rws": ("RWS",),
     "objectives.score": ("Score",),
@@ -97,6 +104,8 @@ if TYPE_CHECKING:
     from .data.splits import Data as Data, Split as Split
     from .draws.arviz import to_arviz as to_arviz
     from .draws.calibration import Calibration as Calibration
+    from .draws.codes import Codes as Codes, codes as codes, direction as direction, moved as moved
+    from .draws.disentangling import DCI as DCI, dci as dci, mig as mig
     from .draws.error_bounds import ErrorBounds as ErrorBounds, error_bounds as error_bounds
     from .draws.generation import (
         Encoding as Encoding,
@@ -106,9 +115,11 @@ if TYPE_CHECKING:
         sample as sample,
     )
     from .draws.posterior import Posterior as Posterior, posterior as posterior
+    from .draws.probe import Probe as Probe, probe as probe
     from .draws.sbc import sbc as sbc
     from .likelihood.annealing import ais as ais, bdmc as bdmc
     from .likelihood.bounds import eubo as eubo
+    from .likelihood.classify import Classes as Classes, classify as classify
     from .likelihood.curves import Curve as Curve, bound_curve as bound_curve
     from .likelihood.diagnostics import (
         ess as ess,
@@ -123,14 +134,17 @@ if TYPE_CHECKING:
     from .likelihood.refine import refine as refine
     from .likelihood.result import Estimate as Estimate
     from .likelihood.sandwich import Sandwich as Sandwich
+    from .objectives.adversarial import Adversarial as Adversarial
     from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
     from .objectives.base import Objective as Objective
+    from .objectives.beta_tc import BetaTC as BetaTC
     from .objectives.ciwae import CIWAE as CIWAE
     from .objectives.cubo import CUBO as CUBO
     from .objectives.elbo import Elbo as Elbo
     from .objectives.groups import MIWAE as MIWAE, PIWAE as PIWAE
     from .objectives.iwae import IWAE as IWAE
     from .objectives.names import objective as objective
+    from .objectives.one_term import OneTerm as OneTerm
     from .objectives.renyi import Renyi as Renyi
     from .objectives.rws import RWS as RWS
     from .objectives.score import Score as Score

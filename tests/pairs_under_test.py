@@ -22,7 +22,10 @@ class Case:
     data: str = "binary"
     labels: int = 0
     latents: tuple[str, ...] = ("z",)
+    codes: tuple[str, ...] | None = None  # the latents in evaluation mode, where they differ
+    draws: bool = True  # whether the model draws x
     delta: bool = False
+    objective: str = "elbo"
     toy: str = ""  # of load_data, in place of random numbers
 
     def build(self) -> pv.Pair:
@@ -71,11 +74,48 @@ CASES = {
     "linear-exact": Case("linear", {"latent": 2, "guide": "exact"}, shape=(5,), data="real"),
     "cvae": Case("cvae", SMALL, labels=4),
     "cvae-conv": Case("cvae", {**SMALL, "network": "conv"}, shape=(1, 8, 8), labels=4),
+    "clusters": Case("clusters", SMALL, labels=4),
+    "m2": Case("m2", SMALL, labels=4, latents=("c", "z"), codes=("z",)),
+    "classifier": Case("classifier", {"hidden": (8,)}, labels=4, latents=(), draws=False),
     "hierarchical": Case("hierarchical", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
+    "hierarchical-three": Case(
+        "hierarchical",
+        {"latent": (4, 3, 2), "hidden": (8,), "hidden2": (5,), "prior": "mixture:components=3"},
+        latents=("z1", "z2", "z3"),
+    ),
+    "ladder": Case("ladder", {"latent": (4, 2), "hidden": (8,), "hidden2": (6,)}, latents=("z1", "z2")),
+    "ladder-resnet": Case(
+        "ladder",
+        {"latent": (4, 3, 2), "hidden": (4, 5), "hidden2": (6,), "network": "resnet", "prior": "vamp:components=4"},
+        shape=(1, 8, 8),
+        latents=("z1", "z2", "z3"),
+    ),
     "binary": Case("binary", SMALL),
+    "binary-three": Case("binary", {"latent": (4, 3, 2), "hidden": (8,)}, latents=("z1", "z2", "z3")),
+    "categorical": Case("categorical", {**SMALL, "classes": 4}),
+    "diffusion": Case("diffusion", {"hidden": (8, 7), "levels": 3}, latents=("z1", "z2", "z3")),
+    "diffusion-gaussian": Case(
+        "diffusion", {"hidden": (8,), "levels": 2, "likelihood": "gaussian_network"}, (5,), "real", latents=("z1", "z2")
+    ),
+    "gan": Case("gan", SMALL, objective="adversarial"),
     "autoencoder": Case("autoencoder", SMALL, delta=True),
+    "autoencoder-denoising": Case("autoencoder", {**SMALL, "noise": 0.3, "drop": 0.2, "tied": True}, delta=True),
+    "sparse-autoencoder": Case("sparse_autoencoder", SMALL, delta=True),
+    "contractive-autoencoder": Case("contractive_autoencoder", SMALL, delta=True),
+    "contractive-autoencoder-exact": Case("contractive_autoencoder", {"hidden": (), "latent": 3}, delta=True),
     "made": Case("made", {"hidden": (20,)}, shape=(1, 3, 3), latents=()),
-    "made-two-layers": Case("made", {"hidden": (20, 15), "activation": "tanh"}, shape=(7,), latents=()),
+    "made-two-layers": Case(
+        "made", {"hidden": (20, 15), "levels": 256, "order": "random"}, shape=(5,), data="bytes", latents=()
+    ),
+    "pixelcnn": Case(
+        "pixelcnn", {"features": 3, "layers": 2, "levels": 256}, shape=(3, 3, 2), data="bytes", latents=()
+    ),
+    "transformer": Case("transformer", {"width": 8, "heads": 2, "tile": 2}, shape=(1, 4, 4), latents=()),
+    "flow": Case("flow", {"hidden": (8,), "transforms": 2}, shape=(1, 2, 3), data="bytes"),
+    "flow-continuous": Case(
+        "flow", {"hidden": (8,), "transforms": 2, "kind": "maf", "levels": 0}, shape=(4,), data="real", latents=()
+    ),
+    "vqvae": Case("vqvae", {"hidden": (8,), "tokens": 3, "codes": 5, "width": 2, "depth": 1}, delta=True),
     "counts": Case("counts", SMALL, shape=(50,), toy="counts"),
     "counts-latent-library": Case(
         "counts",

@@ -205,3 +205,15 @@ def test_labels_go_to_both_programs() -> None:
         pv.check_pair(cvae.model, cvae.guide, torch.zeros(3, 4))
     with pytest.raises(pv.UserError, match="labels must be whole numbers from 0 to 2"):
         pv.check_pair(cvae.model, cvae.guide, torch.zeros(3, 4), torch.tensor([0, 1, 3]))
+
+
+def test_data_of_a_fixed_support_are_checked_without_the_programs() -> None:
+    """The pair runs on the first examples alone, and an example far behind is found all the same."""
+    pair = pv.build("vae", data_shape=(4,), latent=2, hidden=(3,))
+    seen: list[int] = []
+    pair.model.decoder.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[-2]))
+    x = torch.zeros(9000, 4)
+    x[8765, 2] = 0.5
+    with pytest.raises(pv.DataError, match="example 8765 lies outside the support of site 'x'"):
+        pv.fit(pair, x, epochs=1, device="cpu", progress=False, capture=False)
+    assert max(seen) == 3

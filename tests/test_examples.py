@@ -32,3 +32,9 @@ def test_the_custom_pairs_reach_their_evidence() -> None:
     assert float(good.double().mean()) > 0.9
     assert float((z[good] < 4).double().mean()) >= 0.98
     assert float(found["Laplace prior"].unreliable.double().mean()) < 0.1
+
+
+def test_the_prior_of_a_vae_holds_its_codes_and_nothing_those_of_an_autoencoder() -> None:
+    found = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "latent_map.py"))["main"](epochs=8)
+    assert found["vae"]["in_disc"] > 0.9
+    assert found["autoencoder"]["in_disc"] < found["vae"]["in_disc"]

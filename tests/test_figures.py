@@ -263,6 +263,20 @@ def test_traversal_moves_the_most_active_coordinates() -> None:
     assert [label[:4] for label in rows] == [f"z[{i}]" for i in range(5)]
 
 
+def test_figures_of_an_autoencoder_look_where_its_codes_are() -> None:
+    """Steps of a grid are equal shares of the codes; those of a traversal, standard deviations from their mean."""
+    pair, x = build("autoencoder", latent=2, hidden=(16,)), binary(30)
+    z = pv.encode(pair, x).mean["z"]
+    shown = cells(figures.latent_grid(pair, SHAPE, size=2, codes=z), 2, 2)
+    q = z.quantile(torch.tensor([0.25, 0.75]), 0)
+    for (row, column), place in {(1, 0): q[0], (0, 1): q[1]}.items():
+        np.testing.assert_allclose(shown[row, column], pv.decode(pair, {"z": place[None]})[0, 0].numpy(), atol=1e-5)
+    end = z[:1].clone()
+    end[0, 0] = z[:, 0].mean() + 2 * z[:, 0].std(correction=0)
+    shown = cells(figures.traversal(pair, x, steps=3, span=2.0), 2, 3)
+    np.testing.assert_allclose(shown[0, 2], pv.decode(pair, {"z": end})[0, 0].numpy(), atol=1e-5)
+
+
 def test_traversal_takes_the_site_next_to_the_data() -> None:
     pair = build("hierarchical", latent=(3, 2), hidden=(8,), hidden2=(8,))
     figure = figures.traversal(pair, binary(6))

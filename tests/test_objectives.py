@@ -115,8 +115,11 @@ def test_the_elbo_and_its_gradient_are_pyros(name: str, particles: int, vectoriz
     )
 
 
+REFUSED = ("hierarchical", "binary")  # by the closed form of the KL: in the wrong order, without rsample
+
+
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field")
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if n not in ("hierarchical", "binary") and not c.delta])
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.name not in REFUSED and not c.delta])
 def test_the_mean_field_elbo_and_its_gradient_are_pyros(name: str) -> None:
     model, guide, params, args = cases()[name]()
     theirs = TraceMeanField_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)

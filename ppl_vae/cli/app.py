@@ -16,7 +16,9 @@ import typer
 
 from .. import __version__
 from ..common.errors import RankError, UserError
+from .classify import classify
 from .compare import compare
+from .encode import encode
 from .evaluate import evaluate, score
 from .gaps import gaps
 from .generate import figures, reconstruct, sample
@@ -109,7 +111,9 @@ command(train, _Train)
 for each in (
     evaluate,
     score,
+    classify,
     posterior,
+    encode,
     gaps,
     sbc,
     sample,

@@ -12,7 +12,7 @@ from ..common.custom import as_given
 from ..common.errors import UserError
 from ..common.registry import AXES, PROPOSALS
 from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
-from .output import log, print_json, resumable, screen, write_figure
+from .output import label_of, log, print_json, resumable, screen, write_figure
 from .runs import Opened, open_runs, suffix
 
 
@@ -110,7 +110,7 @@ def score(
     table = Table("index", "label", estimate.name, "± se", "ESS", "Pareto k", title="least likely examples")
     for i in order:
         row = (estimate.log_px[i], estimate.std_error[i], estimate.ess[i], estimate.khat[i])
-        table.add_row(str(index[i]), "" if y is None else str(y[i].item()), *(f"{float(v):.2f}" for v in row))
+        table.add_row(str(index[i]), label_of(y, i), *(f"{float(v):.2f}" for v in row))
     screen.print(table)
     about = f"{evaluation.side(result)}, K = {estimating.num_samples}, seed {common.seed}"
     typer.echo(f"{len(estimate)} rows in {path}; {about}")

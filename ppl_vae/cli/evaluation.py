@@ -19,6 +19,7 @@ from ..objectives.elbo import Elbo
 from ..scoring.inputs import Needs, evaluating, to_device
 from ..scoring.param_store import own_store
 from ..scoring.trace import call_args
+from .output import label_of
 
 
 def evaluate(
@@ -77,7 +78,7 @@ def write_csv(folder: Path, estimate: Any, part: Any, suffix: str = "") -> Path:
     rows[0] += ",proposal" if sources else ""
     quantity, index = f'"{estimate.name}"', part.rows.tolist()
     for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        label = "" if part.y is None else str(part.y[i].item())
+        label = label_of(part.y, i)
         reliable = "no" if unreliable[i] else "yes"
         last = [sources[i]] if sources else []
         rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, quantity, *last]))

@@ -10,7 +10,7 @@ import typer
 
 from ..common.errors import RunError, UserError
 from .options import Common, JsonOpt, OutOpt, RunArg, Source
-from .output import print_json, write_examples
+from .output import log, print_json, write_examples
 from .runs import load_pairs, open_runs
 
 SHOWN = 256  # images in a figure; the array holds all
@@ -38,7 +38,10 @@ def sample(
     [(pair, config)] = load_pairs([run], common)
     y = None if label is None else torch.full((num,), class_of(run, pair, config, label))
     x = each(torch.Tensor.cpu, generation.sample(pair, num, y, mean=mean, seed=common.seed))
-    about = {"n": num, "seed": common.seed}
+    about: dict[str, Any] = {"n": num, "seed": common.seed}
+    if told := generation.drawn_from(pair):
+        about["drawn_from"] = told
+        log.print(f"z is drawn from {told}", markup=False, soft_wrap=True)
     figure = images.samples(x[:SHOWN]) if torch.is_tensor(x) else None
     write_examples(out or run, "samples", x, figure, json_, about)
 

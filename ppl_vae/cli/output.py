@@ -32,6 +32,11 @@ def print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
 
 
+def label_of(y: Any, i: int) -> str:
+    """The label of an example as text, empty where there is none: the numbers of a vector with spaces between them."""
+    return "" if y is None else " ".join(str(v) for v in y[i].reshape(-1).tolist())
+
+
 def write_figure(folder: Path, name: str, figure: Any) -> Path:
     """A figure as a PNG file; rank 0 writes."""
     from ..common import ranks

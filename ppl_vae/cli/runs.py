@@ -208,10 +208,11 @@ def load_as(request: dict[str, Any]) -> Any:
     from ..data.sets import load_data
 
     table: dict[str, Any] = {name: request.get(name) for name in ("columns", "label", "header")}
-    return load_data(
+    data = load_data(
         request["data"], root=request["data_root"], binarize=str(request["binarize"]), seed=request["seed"],
         valid=as_share(request["valid"]), **table,
     )  # fmt: skip
+    return data if request.get("labels") is None else data.partly_labelled(request["labels"])
 
 
 def as_share(text: str | None) -> float | int | None:

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from ..common.custom import FILE, absolute, as_given
 from ..common.errors import RunError, UserError
-from ..common.registry import DATASETS, PAIRS, PROPOSALS, installed
+from ..common.registry import DATASETS, PAIRS, PROPOSALS, installed, objective_of
 from ..pairs.options import convert, flag, help_of, read, takes_parts
 from ..training.config import FitConfig, option
 from .options import JsonOpt, as_parameter, as_switch, positive
@@ -34,6 +34,7 @@ class Data:
     label: str | None = option(None, "Of a table: the column of labels.")
     header: bool | None = option(None, "Of a .csv or .tsv: whether its first row names the columns. [found from it]")
     valid: str | None = option(None, "Validation data: a share or a count.")
+    labels: int | None = option(None, "Labels of the training data that are known; the others are hidden. [all]")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def train(
         "num_samples": num_samples, "limit": limit, "proposal": proposal, "figures": figures,
     }  # fmt: skip
     request |= {name: absolute(ctx.params[name]) for name in CHOICES}  # as written: a record holds no function
-    request["objective"] = request["objective"] or "elbo"
+    request["objective"] = request["objective"] or objective_of(builder)
     if data.data not in DATASETS and Path(data.data).exists():
         request["data"] = str(Path(data.data).resolve())
     request["data_root"] = str(data.data_root.expanduser().resolve())  # so that the run is read from any folder

@@ -15,30 +15,60 @@ from .errors import UserError
 GROUP = "ppl_vae.pairs"  # the entry points by which an installed package adds pairs
 
 PAIRS: dict[str, tuple[str, str]] = {
-    "vae": ("ppl_vae.pairs.vae:vae", "standard normal prior, MLP or convolutional networks, any likelihood"),
-    "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
-    "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
-    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "two latent layers z2 -> z1 -> x"),
-    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits: train it by vimco, rws, score or tvo"),
+    # name: (module:builder, use when)
     "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
+    "sparse_autoencoder": (
+        "ppl_vae.pairs.sparse_autoencoder:sparse_autoencoder",
+        "the same with gates, some of them open: an L0 penalty",
+    ),
+    "contractive_autoencoder": (
+        "ppl_vae.pairs.contractive_autoencoder:contractive_autoencoder",
+        "the same, insensitive to small changes of x",
+    ),
+    "linear": ("ppl_vae.pairs.linear:linear", "probabilistic PCA, with its exact evidence and posterior"),
+    "vae": ("ppl_vae.pairs.vae:vae", "the plain case: any prior, any guide, any likelihood, MLP or convolutions"),
+    "clusters": ("ppl_vae.pairs.clusters:clusters", "the data have groups: p(c | x), with some labels or none"),
+    "cvae": ("ppl_vae.pairs.cvae:cvae", "labels in the model and in the guide"),
+    "m2": ("ppl_vae.pairs.m2:m2", "a class and a style, where few examples have labels"),
+    "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
+    "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
+    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
+    "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
+    "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
+    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
+    "vqvae": ("ppl_vae.pairs.vqvae:vqvae", "codes of a book, with a learned prior: a bound, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
+    "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
+    "transformer": ("ppl_vae.pairs.transformer:transformer", "the same by attention, over pixels or tiles"),
+    "flow": (
+        "ppl_vae.pairs.flow:flow",
+        "an invertible network: a density, exact, or a bound for pixels (extra: flows)",
+    ),
+    "gan": ("ppl_vae.pairs.gan:gan", "a decoder that a critic trains: no guide, sharp samples, log p(x) by ais"),
     "counts": ("ppl_vae.pairs.counts:counts", "counts whose examples differ in size, such as cells: scVI's model"),
+    "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
     "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
     "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
-    "table": ("ppl_vae.pairs.table:table", "columns that are real, binary or categorical, with missing entries"),
     "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
     "sentences": ("ppl_vae.pairs.sentences:sentences", "text as tokens: a recurrent network that is given z"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     # the tree of the pairs: every pair of this package in one family, in the order in which one leads to the next
-    "autoencoders, without a likelihood": ("autoencoder",),
-    "one layer of latents": ("linear", "vae"),
-    "given labels": ("cvae",),
-    "several layers of latents": ("hierarchical",),
-    "discrete latents": ("binary",),
-    "no latents": ("made",),
+    "autoencoders, without a likelihood": ("autoencoder", "sparse_autoencoder", "contractive_autoencoder"),
+    "one layer of latents": ("linear", "vae", "clusters"),
+    "with labels": ("cvae", "m2", "classifier"),
+    "several layers of latents": ("hierarchical", "ladder", "diffusion"),
+    "discrete latents": ("binary", "categorical", "vqvae"),
+    "no latents": ("made", "pixelcnn", "transformer", "flow"),
+    "no inference": ("gan",),
     "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics", "sentences"),
+}
+
+TRAINED_BY = {  # where it is not the ELBO, unless one is given
+    "m2": "score:gradient=path,num_particles=2",
+    "diffusion": "one_term",
+    "gan": "adversarial",
 }
 
 GUIDES: dict[str, tuple[str, str]] = {
@@ -55,6 +85,10 @@ PRIORS: dict[str, tuple[str, str]] = {
     "vamp": ("ppl_vae.priors.vamp:Vamp", "latents stay unused: an average of the guide over learned pseudo-inputs"),
     "flow": ("ppl_vae.priors.flow:Flow", "neither a Gaussian nor groups: a spline flow of zuko (extra: flows)"),
     "laplace": ("ppl_vae.priors.laplace:Laplace", "few latents are active for an example: an L1 penalty"),
+    "fitted": (
+        "ppl_vae.priors.fitted:Fitted",
+        "autoencoders: a mixture of Gaussians that is fitted to the codes after training, for samples",
+    ),
 }
 
 LIKELIHOODS: dict[str, tuple[str, str]] = {
@@ -107,6 +141,9 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "vimco": ("ppl_vae.objectives.vimco:VIMCO", "discrete latents: the bound of iwae"),
     "rws": ("ppl_vae.objectives.rws:RWS", "discrete latents, or a guide that covers the posterior: wake-sleep"),
     "tvo": ("ppl_vae.objectives.tvo:TVO", "discrete latents: the path from the guide to the posterior"),
+    "beta_tc": ("ppl_vae.objectives.beta_tc:BetaTC", "one factor a latent: more weight on the total correlation"),
+    "one_term": ("ppl_vae.objectives.one_term:OneTerm", "diffusion: one random term of the ELBO for each example"),
+    "adversarial": ("ppl_vae.objectives.adversarial:Adversarial", "gan: a decoder against a critic of its samples"),
 }
 
 TABLES = {
@@ -163,6 +200,7 @@ SCHEDULES: dict[str, str] = {
 
 DATASETS: dict[str, str] = {
     "digits": "handwritten digits, 1 x 8 x 8 (1,797; from scikit-learn, no download)",
+    "factors": "squares, discs and crosses of known size and place, 1 x 16 x 16 (576, all combinations; generated)",
     "mnist": "handwritten digits, 1 x 28 x 28 (60,000 and 10,000)",
     "fashion_mnist": "articles of clothing, 1 x 28 x 28 (60,000 and 10,000)",
     "kmnist": "cursive Japanese characters, 1 x 28 x 28 (60,000 and 10,000)",
@@ -222,6 +260,11 @@ def installed() -> dict[str, tuple[str, str]]:
 def pairs() -> dict[str, tuple[str, str]]:
     """Every registered pair: those of this package, then those of installed packages."""
     return {**PAIRS, **installed()}
+
+
+def objective_of(pair: Any) -> str:
+    """The objective that trains a pair where none is given, from the name of its builder."""
+    return TRAINED_BY.get(pair, "elbo") if isinstance(pair, str) else "elbo"
 
 
 def resolve(what: str, name: str, table: Mapping[str, tuple[str, str]]) -> Any:

@@ -17,6 +17,7 @@ from ..common.errors import DataError
 from ..common.files import reason
 from ..common.rng import quiet_import
 from .convert import WHOLE, Parts, labelled
+from .factors import factors
 from .images import pixels, read_image
 from .toys import TOYS, toy
 
@@ -24,6 +25,10 @@ from .toys import TOYS, toy
 def _digits(root: Path, download: bool) -> Parts:
     bunch = quiet_import("sklearn.datasets").load_digits()
     return {WHOLE: labelled((bunch.images[:, None] / 16).astype(np.float32), bunch.target, "digits")}
+
+
+def _factors(root: Path, download: bool) -> Parts:
+    return {WHOLE: factors()}
 
 
 def _torchvision(name: str, cls: str, files: str, folder: Path, root: Path, **kwargs: Any) -> Any:
@@ -107,6 +112,7 @@ def _toy(name: str, root: Path, download: bool) -> Parts:
 
 READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "digits": _digits,
+    "factors": _factors,
     "mnist": functools.partial(_idx_dataset, "mnist", "MNIST"),
     "fashion_mnist": functools.partial(_idx_dataset, "fashion_mnist", "FashionMNIST"),
     "kmnist": functools.partial(_idx_dataset, "kmnist", "KMNIST"),

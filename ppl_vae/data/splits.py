@@ -144,6 +144,44 @@ class Data:
         drawn |= {n: s.fixed(self.seed) for n, s in drawn.items() if (how, n) != ("dynamic", "train")}
         return replace(self, **drawn, binarize=how)  # type: ignore[arg-type]
 
+    def partly_labelled(self, count: int, seed: int | None = None) -> Data:
+        """The same data with ``count`` labels of the training data, as many of each class; others are -1, not known.
+
+        Labels of the validation data are hidden too, so that nothing is chosen by them. Those of the test data stay.
+
+        Args:
+            count: how many labels are kept.
+            seed: which ones; None takes the seed of the data.
+
+        Raises:
+            DataError: the labels are no classes, or a class has too few examples.
+
+        Example:
+            >>> from ppl_vae import load_data
+            >>> data = load_data("digits").partly_labelled(50)
+            >>> int((data.train.y >= 0).sum()), int((data.valid.y >= 0).sum()), data.num_classes
+            (50, 0, 10)
+        """
+        total, y = self.num_classes, self.train.y
+        if total is None or y is None:
+            raise DataError(
+                f"{self.name}: labels can be hidden where they are classes 0, 1, 2 ..., which these are not"
+            )
+        kept = torch.full_like(y, -1)
+        generator = torch.Generator().manual_seed(seed_for(self.seed if seed is None else seed, "labels"))
+        order = torch.randperm(len(y), generator=generator).to(y.device)
+        for c in range(total):
+            share = count // total + (c < count % total)
+            of_class = order[y[order] == c][:share]
+            if len(of_class) < share or count < total:
+                raise DataError(
+                    f"{self.name}: {count} labels are {share} of class {c}, which has {int((y == c).sum())} training "
+                    f"examples; give from {total} to {total * int(torch.bincount(y[y >= 0], minlength=total).min())}"
+                )
+            kept[of_class] = c
+        valid = None if self.valid.y is None else torch.full_like(self.valid.y, -1)
+        return replace(self, train=replace(self.train, y=kept), valid=replace(self.valid, y=valid))
+
     def split(self, name: str) -> Split:
         """The split of that name.
 

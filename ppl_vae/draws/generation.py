@@ -74,6 +74,12 @@ def sample(pair: Any, n: int, y: Any = None, *, mean: bool = False, like: Any = 
     return joined(parts)
 
 
+def drawn_from(pair: Any) -> str | None:
+    """What z of a sample is drawn from, in words, where that is no prior of the model but was made after training."""
+    told: str | None = getattr(getattr(pair.model, "prior", None), "told", None)
+    return told
+
+
 def _cycled(pair: Any, like: Any, start: int, size: int) -> X:
     """Rows of data from ``start`` on, from the first again after the last."""
     x, _ = everything(pair, like)

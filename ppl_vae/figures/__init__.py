@@ -9,6 +9,7 @@ exported here; one that every run has is also called in ``write.py``.
 from .calibration import rank_ecdf as rank_ecdf
 from .gaps import gap_bars as gap_bars
 from .gradients import signal_to_noise_curves as signal_to_noise_curves
+from .graph import graph as graph
 from .images import reconstructions as reconstructions, samples as samples
 from .information import kl_bars as kl_bars
 from .latents import (

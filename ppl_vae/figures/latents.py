@@ -18,14 +18,16 @@ from ..draws import generation
 from ..pairs.base import Pair
 from ..scoring import programs, trace
 from ..scoring.inputs import device_and_dtype, evaluating, to_device
+from ..scoring.kinds import is_masked_out
 from ..scoring.support import holds
 from .likelihood import bins
 from .style import BLUE, SKY, canvas, need, plain, text, tiles
 
 
 def latent_grid(
-    pair: Pair, data_shape: Sequence[int], site: str | None = None, size: int = 15, y: Any = None, *, seed: int = 0
-) -> Figure:
+    pair: Pair, data_shape: Sequence[int], site: str | None = None, size: int = 15, y: Any = None, *,
+    codes: Tensor | None = None, seed: int = 0,
+) -> Figure:  # fmt: skip
     """E[x|z] on a grid over a 2-D latent, in equal steps of probability under a standard normal prior.
 
     Args:
@@ -34,6 +36,7 @@ def latent_grid(
         site: the latent site, where there are several; the others are then drawn given this one.
         size: cells a side.
         y: the label of every cell, for pairs that take labels.
+        codes: codes (N, 2) of data: the steps are then of equal shares of their first and second numbers.
         seed: seeds what is drawn.
 
     Raises:
@@ -55,13 +58,20 @@ def latent_grid(
         f"{', '.join(f'{k} {tuple(v[0].shape[1:])}' for k, v in found.items()) or 'no latents'}. "
         f"Train with --latent 2 (latent=2){', or name the site' if len(found) > 1 else ''}",
     )
-    quantiles = torch.special.ndtri((torch.arange(size) + 0.5) / size)
-    z = torch.stack([quantiles.repeat(size), quantiles.flip(0).repeat_interleave(size)], 1)
+    steps = (torch.arange(size) + 0.5) / size
+    if codes is None:
+        across = up = torch.special.ndtri(steps)
+    else:
+        across, up = plain(codes).quantile(steps.to(codes.dtype), 0).T
+    z = torch.stack([across.repeat(size), up.flip(0).repeat_interleave(size)], 1)
     with forked(device_and_dtype(pair)[0], seed_for(seed, "latent_grid")):
         x = generation.decode(pair, {name: z}, _repeat(label, size * size))
     every = max(1, size // 7)
-    ticks = [text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(quantiles)]
-    return tiles(x.reshape(size, size, *x.shape[1:]), ticks[::-1], ticks, f"{name}[0]", f"{name}[1]")
+    rows, columns = (
+        [text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(values)]
+        for values in (up, across)
+    )
+    return tiles(x.reshape(size, size, *x.shape[1:]), rows[::-1], columns, f"{name}[0]", f"{name}[1]")
 
 
 def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") -> Figure:
@@ -154,6 +164,9 @@ def traversal(
 ) -> Figure:
     """E[x|z] with one coordinate a row varied over [-span, span], the others at the posterior mean of x[0].
 
+    Where the prior counts nowhere, as that of an autoencoder, values are standard deviations of the codes from their
+    mean, coordinate by coordinate.
+
     The coordinates are those of the latent site that the model draws last, next to the data. Where there are more
     than ``coordinates``, those whose posterior mean has the largest variance over x are shown, the largest first.
 
@@ -185,15 +198,19 @@ def traversal(
     by_activity = variance.argsort(descending=True, stable=True)[:coordinates].tolist()
     chosen = by_activity if flat.shape[1] > coordinates else range(flat.shape[1])
     values = torch.linspace(-span, span, steps)
+    centre, unit = torch.zeros_like(variance), torch.ones_like(variance)
+    if is_coded := is_masked_out(last[1]):
+        centre, unit = flat.mean(0), variance.sqrt()
     z = flat[0].repeat(len(chosen), steps, 1)
     for row, i in enumerate(chosen):
-        z[row, :, i] = values
+        z[row, :, i] = centre[i] + unit[i] * values.to(flat)
     codes = {name: mean[:1].expand(len(chosen) * steps, *mean.shape[1:]) for name, (mean, _) in found.items()}
     decoded = generation.decode(pair, codes | {site: z.reshape(codes[site].shape)}, _repeat(y, len(chosen) * steps))
     rows = [f"{site}[{i}], variance {variance[i]:.2f}" for i in chosen]
     columns = [text(float(v), ".3g") for v in values]
     cells = decoded.reshape(len(chosen), steps, *decoded.shape[1:])
-    return tiles(cells, rows, columns, "value of one coordinate, the others at the posterior mean")
+    value = "standard deviations of one code from its mean" if is_coded else "value of one coordinate"
+    return tiles(cells, rows, columns, f"{value}, the others at the posterior mean")
 
 
 def _repeat(y: Tensor | None, n: int) -> Tensor | None:

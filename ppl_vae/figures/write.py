@@ -17,6 +17,7 @@ from ..draws import generation
 from ..likelihood.result import Estimate
 from ..pairs.base import Pair
 from ..scoring import trace
+from ..scoring.kinds import is_masked_out
 from .images import reconstructions, samples
 from .latents import interpolation, is_free, latent_grid, latent_scatter, latents_of, traversal
 from .likelihood import khat_scatter, log_px_histogram, loss_curves
@@ -73,10 +74,13 @@ def save_all(
         made["samples"] = samples(generation.sample(pair, 8 * columns, labels, mean=True, seed=seed), columns)
         if kinds is not None:
             name_cells(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
+        if told := generation.drawn_from(pair):
+            made["samples"].axes[0].set_title(f"z from {told}", fontsize=9, wrap=True)
     if found and all(mean.is_floating_point() for mean, _ in found.values()):
         site, last = list(found.items())[-1]
+        codes = last[0] if is_masked_out(last[1]) else None  # which a standard normal does not describe
         if drawable and len(found) == 1 and last[0].shape[1:] == (2,) and is_free(last, 3.0):
-            made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], seed=seed)
+            made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], codes=codes, seed=seed)
             if y is not None and kinds is not None:
                 made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
         if len(split) > 1:

@@ -1,4 +1,4 @@
-"""Distributions that torch lacks or has wrong: 8-bit pixels, the continuous Bernoulli, mixtures of Gaussians."""
+"""Distributions that torch or Pyro lacks or has wrong: of pixels, of numbers in [0, 1], mixtures, relaxed classes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from torch import Tensor
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 from torch.nn.functional import logsigmoid
 
 
 class Pixels(constraints.Constraint):
-    """The 256 values {0, 1/255, ..., 1}."""
+    """The values {0, 1/(levels - 1), ..., 1}, 256 of them by default."""
 
     is_discrete = True
 
+    def __init__(self, levels: int = 256) -> None:
+        self.levels = levels
+
     def check(self, value: Tensor) -> Tensor:
         """Which values lie on the grid."""
-        v = 255 * value
+        v = (self.levels - 1) * value
         return ((v - v.round()).abs() < 1e-3) & (value >= 0) & (value <= 1)
+
+
+def grid(levels: int) -> Any:
+    """The set {0, 1/(levels - 1), ..., 1}: of two levels that of binary data."""
+    return constraints.boolean if levels == 2 else Pixels(levels)
 
 
 class DiscretizedLogistic(TorchDistribution):
@@ -249,3 +258,26 @@ class GaussianMixture(TorchDistribution):
         moved = ((u - u.detach()) / density).unsqueeze(-1)
         step: Tensor = torch.linalg.solve_triangular(jacobian, moved, upper=False, unitriangular=True).squeeze(-1)
         return z - step
+
+
+class Concrete(ExpRelaxedCategorical, TorchDistributionMixin):
+    r"""The logarithms of a relaxed one-hot vector: torch's distribution, as Pyro takes it.
+
+    .. math:: z = \log \operatorname{softmax}((\log \alpha + g) / \tau), \qquad g_c \sim \operatorname{Gumbel}(0, 1)
+
+    The entry that is largest is c with probability in proportion to :math:`\alpha_c`, at any temperature. At a low one
+    exp(z) is rounded to 0 and 1, where a density of the vector itself, of which all are ratios, is not finite.
+
+    Args:
+        temperature: tau, a tensor; as it falls to 0, exp(z) becomes one-hot.
+        logits: log alpha, up to a constant, (*, C).
+
+    Source: Maddison, Mnih, Teh: The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables, 2016,
+    arXiv:1611.00712. Jang, Gu, Poole: Categorical Reparameterization with Gumbel-Softmax, 2016, arXiv:1611.01144.
+
+    Example:
+        >>> import torch
+        >>> p = Concrete(torch.tensor(0.5), logits=torch.zeros(4, 3))
+        >>> p.batch_shape, p.event_shape, p.rsample().exp().sum(-1).round().tolist()
+        (torch.Size([4]), torch.Size([3]), [1.0, 1.0, 1.0, 1.0])
+    """

@@ -9,6 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from ..common.choices import Choice, construct
 from ..common.errors import UserError
@@ -46,6 +47,24 @@ class Likelihood(nn.Module):
         """The output (multiple, *data_shape) whose distribution has this mean; other numbers start at zero."""
         return torch.stack([mean, *[torch.zeros_like(mean)] * (self.multiple - 1)])
 
+    def expected(self, p: Any) -> Tensor:
+        """E[x] under what this likelihood gave; nearly, where the exact mean is a long sum."""
+        mean: Tensor = p.mean
+        return mean
+
+    def seen(self, mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> Tensor:
+        """The output (multiple, *) for x of this mean and scale, of which value ~ N(x, noise^2) is known.
+
+        Here the mean is that of a Gaussian x; a likelihood with a better answer gives its own.
+        """
+        return self.start(posterior(mean, scale, value, noise)[0])
+
+
+def posterior(mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of x ~ N(mean, scale^2) given value ~ N(x, noise^2)."""
+    share = scale**2 / (scale**2 + noise**2)
+    return mean + share * (value - mean), share.sqrt() * noise
+
 
 class Bernoulli(Likelihood):
     """x in {0, 1}; the output is the logit of p(x = 1)."""
@@ -55,6 +74,10 @@ class Bernoulli(Likelihood):
 
     def start(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.clamp(1e-3, 1 - 1e-3)).unsqueeze(0)
+
+    def seen(self, mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> Tensor:
+        """Bayes' rule for a bit: the log odds grow by log N(value; 1, noise^2) - log N(value; 0, noise^2)."""
+        return self.start(mean) + (value - 0.5) / noise**2
 
 
 class Gaussian(Likelihood):
@@ -105,6 +128,10 @@ class GaussianNetwork(Likelihood):
     def per_coordinate(self, *h: Tensor) -> Any:
         return dist.Normal(h[0], 0.01 + h[1].exp())
 
+    def seen(self, mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> Tensor:
+        loc, width = posterior(mean, scale, value, noise)
+        return torch.stack([loc, width.log().expand_as(loc)])
+
 
 class ContinuousBernoulli(Likelihood):
     """x in [0, 1]; the output is the logit of the parameter.
@@ -130,6 +157,16 @@ class Discretized(Likelihood):
 
     def start(self, mean: Tensor) -> Tensor:
         return torch.stack([mean, torch.full_like(mean, -1.5)])
+
+    def expected(self, p: Any) -> Tensor:
+        """The integral for the sum over the 255 steps of the distribution function."""
+        p = getattr(p, "base_dist", p)
+        s: Tensor = p.log_scale.exp()
+        return 1 - s * (softplus((1 - p.loc) / s) - softplus(-p.loc / s))
+
+    def seen(self, mean: Tensor, scale: Tensor, value: Tensor, noise: Tensor) -> Tensor:
+        loc, width = posterior(mean, scale, value, noise)
+        return torch.stack([loc, (width * 3**0.5 / math.pi).log().expand_as(loc)])  # a logistic of this deviation
 
 
 class Poisson(Likelihood):

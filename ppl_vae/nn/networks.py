@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,42 @@ class MLP(nn.Sequential):
             layers += [construct("activation", act), nn.Linear(a, b)]
         super().__init__(*layers[1:])
         glorot(self)
+
+
+class Mirror(nn.Module):
+    """The layers of a coder backwards: its weights, transposed, under the biases of a decoder of the mirrored widths.
+
+    Args:
+        coder: linear layers from x to the code.
+        decoder: linear layers from the code to x, of which the biases are taken.
+        act: the activation between them.
+
+    Raises:
+        UserError: the two are not linear layers of mirrored widths.
+
+    Example:
+        >>> import torch
+        >>> coder = MLP((4, 8, 2))
+        >>> Mirror(coder, MLP((2, 8, 4)))(torch.zeros(5, 2)).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(self, coder: nn.Module, decoder: nn.Module, act: Choice = "tanh") -> None:
+        super().__init__()
+        there, back = ([m for m in net.modules() if isinstance(m, nn.Linear | _ConvNd)] for net in (coder, decoder))
+        if [m.weight.shape for m in there[::-1]] != [m.weight.shape[::-1] for m in back]:
+            raise UserError(
+                "tied weights: the decoder's layers are the encoder's, transposed, so they need the network mlp and "
+                "one output for each number of x; leave tied out, or choose another network or likelihood"
+            )
+        self.layers = nn.ModuleList(there[::-1])
+        self.biases = nn.ParameterList(m.bias for m in back)
+        self.act = construct("activation", act)
+
+    def forward(self, z: Tensor) -> Tensor:
+        for i, (layer, bias) in enumerate(zip(self.layers, self.biases, strict=True)):
+            z = nn.functional.linear(self.act(z) if i else z, cast(Tensor, layer.weight).T, bias)
+        return z
 
 
 def mlp(in_shape: Shape, out_shape: Shape | None, hidden: Shape, act: Choice) -> nn.Module:

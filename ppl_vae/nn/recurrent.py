@@ -42,7 +42,7 @@ class Words(nn.Module):
         self.gru = nn.GRU(embedding, units, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        states, _ = self.gru(self.embed(x.long()))  # (B, T, units)
+        states: Tensor = self.gru(self.embed(x.long()))[0]  # (B, T, units)
         last = (x != 0).sum(-1).clamp(min=1) - 1
         return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
 

@@ -79,10 +79,10 @@ class AnalyticKL(WithFreeBits):
         device = next((a.device for a in args if torch.is_tensor(a)), "cpu")
         with torch.no_grad(), forked(device), unmoved(model, guide):  # the check must not change the noise of the step
             one, two = (terms.terms_of(model, guide, args, args).sites for _ in range(2))
-            for site in one.values():
-                needs_rsample(site, "analytic_kl")
             order = list(one)
             above = parents(model, args, *({n: s.value for n, s in d.items()} for d in (one, two)))
+        for site in one.values():
+            needs_rsample(site, "analytic_kl")
         for child, its_parents in above.items():
             for parent in its_parents:
                 if order.index(child) < order.index(parent):

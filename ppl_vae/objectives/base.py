@@ -59,10 +59,12 @@ def less_factors(bound: Tensor, t: Terms) -> Tensor:
 def needs_rsample(site: Site, objective: str) -> None:
     """Refuse a site whose draws have no gradient, for an objective that differentiates through them.
 
+    Without gradients, as on validation data, the value is right all the same.
+
     Raises:
         PairError: names the site.
     """
-    if not site.has_rsample:
+    if not site.has_rsample and torch.is_grad_enabled():
         raise PairError(
             f"site {site.name!r}: the objective {objective!r} differentiates through the draws, and "
             + (

@@ -7,7 +7,18 @@ from torch import Tensor
 
 from ..common.errors import UserError
 from ..scoring.terms import Terms
-from .base import Beta, Objective, choose, choose_from, gradient_only, log_weights, one_scale, scored, times
+from .base import (
+    Beta,
+    Objective,
+    choose,
+    choose_from,
+    gradient_only,
+    less_factors,
+    needs_density,
+    one_scale,
+    scored,
+    times,
+)
 
 
 def score(t: Terms, beta: Beta = 1.0, baseline: str = "leave_one_out") -> Tensor:
@@ -17,12 +28,15 @@ def score(t: Terms, beta: Beta = 1.0, baseline: str = "leave_one_out") -> Tensor
 
     The baseline b_k depends on no draw of particle k, so that the gradient is unbiased.
     """
-    log_w = log_weights(t, beta, "score", reparameterised=False)
+    for site in t.sites.values():
+        needs_density(site, "score")
+    log_w = t.log_lik + beta * (t.log_prior - t.log_q)
     signal = log_w.detach() - BASELINES[baseline](log_w.detach())
     by_score, by_path = scored(t)
     surrogate = signal * by_score + t.log_lik + beta * (t.log_prior - by_path)
     bound = log_w.detach().mean(0) + gradient_only(surrogate.mean(0))
-    return times(bound, one_scale(t, "score"))
+    bound = times(bound, one_scale(t, "score"))
+    return less_factors(bound, t).mean(0) if t.factors else bound
 
 
 def _none(log_w: Tensor) -> Tensor:

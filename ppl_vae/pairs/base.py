@@ -102,6 +102,7 @@ class Pair(nn.Module):
                         pyro.param(f"{self.name}$$${name}", parameter)
                 return program(*args, **kwargs)
 
+            declared.__wrapped__ = program  # type: ignore[attr-defined]
             return declared
 
         return Stock(declare(self.model), declare(self.guide))

@@ -72,6 +72,9 @@ def cvae(networks: Networks, *, num_classes: int, latent: int = 20, guide: Choic
         num_classes: number of labels; y holds 0 ... num_classes - 1.
         latent: latent dimensions.
         guide: family of q(z|x, y): diagonal, full, flow or mixture.
+
+    Example:
+        $ ppl-vae train cvae --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent, extra=num_classes)
     head = construct("guide", guide, encoder.features, latent)

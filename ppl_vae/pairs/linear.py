@@ -105,6 +105,9 @@ def linear(
 
     Raises:
         UserError: an unknown guide.
+
+    Example:
+        $ ppl-vae train linear --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear --num-samples 1000
     """
     known = ("linear", "exact", *GUIDES)
     if isinstance(guide, str) and guide.partition(":")[0] not in known:

@@ -30,11 +30,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Builder:
-    """A builder of pairs: the name of its pair, the first line of its docstring, and its options by name."""
+    """A builder of pairs: the name of its pair, the first line of its docstring, and its options by name.
+
+    ``about`` is the docstring of its file, with formula and reference; ``command`` is the one of its example, or empty.
+    """
 
     name: str
     summary: str
     options: dict[str, Option]
+    about: str = ""
+    command: str = ""
 
 
 def read(pair: str) -> Builder:
@@ -65,9 +70,11 @@ def read(pair: str) -> Builder:
     options = {option.name: option for option in _options(*found)}
     if "data_shape" not in options:
         raise UserError(f"pair {pair!r}: its builder takes no data_shape; write def {name}(*, data_shape, ...)")
-    summary = (ast.get_docstring(found[1]) or "").split("\n")[0]
+    doc, about = (ast.get_docstring(node) or "" for node in (found[1], _parsed(found[0])))
+    example = re.search(r"^ *\$ (ppl-vae .+?)(?:\n *\n|\Z)", doc, re.MULTILINE | re.DOTALL)
+    command = " ".join(example[1].split()) if example else ""
     kept = {k: v for k, v in options.items() if k not in FROM_DATA}
-    return Builder(name if is_file else pair, summary, kept)
+    return Builder(name if is_file else pair, doc.split("\n")[0], kept, about, command)
 
 
 def _source_of(module: str) -> Path:
@@ -146,7 +153,7 @@ def help_of(others: Iterable[Builder]) -> dict[str, str]:
         for name, option in builder.options.items():
             helps[name] = helps.get(name) or option.help.replace("``", "").replace('"', "")
             custom |= {name} if takes_parts(option.annotation) else set()
-            defaults.setdefault(name, {}).setdefault(_shown(option.default), []).append(builder.name)
+            defaults.setdefault(name, {}).setdefault(shown(option.default), []).append(builder.name)
     return {
         name: f"{helps[name]}{', or FILE.py:NAME' if name in custom else ''} ["
         + "; ".join(f"{', '.join(p)}: {d}" for d, p in found.items())
@@ -220,7 +227,8 @@ def _read(text: str, kind: str) -> Any:
     return READERS[kind](text.lower()) if kind in READERS else text
 
 
-def _shown(default: Any) -> str:
+def shown(default: Any) -> str:
+    """A default as the command line writes it."""
     if default is ...:
         return "needed"
     return ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)

@@ -53,6 +53,9 @@ def vae(networks: Networks, *, latent: int = 50, guide: Choice = "diagonal", pri
         latent: latent dimensions.
         guide: family of q(z|x): diagonal, full, flow or mixture.
         prior: family of p(z): standard, mixture, vamp, flow or laplace.
+
+    Example:
+        $ ppl-vae train vae --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent)
     head = construct("guide", guide, encoder.features, latent)

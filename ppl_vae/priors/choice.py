@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..common.choices import Choice, construct
+from ..common.errors import UserError
 from .vamp import Vamp
 
 
 def make_prior(
-    given: Choice, latent: int, encode: nn.Module, data_shape: Sequence[int], data_mean: Tensor | None = None
+    given: Choice, latent: int, encode: nn.Module | None, data_shape: Sequence[int], data_mean: Tensor | None = None
 ) -> nn.Module:
     """The prior of z, (latent,).
 
@@ -19,14 +20,18 @@ def make_prior(
         given: a name of ``registry.PRIORS``, with options or without; a callable ``(latent) -> module``; or a module
             that returns a distribution.
         latent: width of z.
-        encode: the guide, a module from x to q(z|x), for ``vamp``.
+        encode: the guide, a module from x to q(z|x), for ``vamp``; None where the pair has no such module.
         data_shape: shape of one example.
         data_mean: mean of the training data.
 
     Raises:
-        UserError: no such name, or an option that it does not take.
+        UserError: no such name, or an option that it does not take, or ``vamp`` where the pair has no ``encode``.
     """
     prior: nn.Module = construct("prior", given, latent)
     if isinstance(prior, Vamp):
+        if encode is None:
+            raise UserError(
+                "prior='vamp' averages q(z|x), which this pair does not have in closed form: choose another"
+            )
         prior.attach(encode, data_shape, data_mean)
     return prior

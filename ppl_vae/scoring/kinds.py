@@ -51,6 +51,11 @@ def has_mask(distribution: Any) -> bool:
     return any(hasattr(layer, "_mask") for layer in layers(distribution))
 
 
+def is_masked_out(distribution: Any) -> bool:
+    """Whether a distribution counts nowhere, as the prior of a deterministic code."""
+    return any(getattr(layer, "_mask", None) is False for layer in layers(distribution))
+
+
 def bare(distribution: Any) -> Any:
     """A distribution without its masks."""
     if hasattr(distribution, "_mask"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -30,6 +31,17 @@ def first_outside(site: Site) -> int | None:
     while left_out.dim() > inside.dim():  # of an event that is partly left out
         left_out = left_out.any(-1)
     return _first(~(inside | left_out), 1)
+
+
+def alone(site: Site, x: Any) -> bool:
+    """Whether data can be judged without a run of the programs: the site observes all of x, on a fixed set."""
+    base = site.p
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    support = inspect.getattr_static(type(base), "support", None)
+    is_fixed = isinstance(support, constraints.Constraint) and not constraints.is_dependent(support)
+    is_whole = torch.is_tensor(x) and site.value.shape == x.shape and site.value.data_ptr() == x.data_ptr()
+    return is_fixed and is_whole and site.masks == (None, None)
 
 
 def first_missing(site: Site) -> int | None:

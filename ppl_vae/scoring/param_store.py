@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..common.errors import PairError
 from ..common.fields import leaves
 
 Program = Callable[..., Any]
@@ -66,6 +67,19 @@ def owner(program: Program) -> nn.Module | None:
     """The module whose parameters a program uses: itself, or the object that it is a method of."""
     holder = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
     return holder if isinstance(holder, nn.Module) else None
+
+
+def part_of(program: Program, name: str, role: str, objective: str) -> Any:
+    """An attribute of a program that an objective needs; a callable declares its parameters where the program does.
+
+    Raises:
+        PairError: there is none; names the objective.
+    """
+    inner = getattr(program, "__wrapped__", program)
+    found = getattr(inner, name, None)
+    if found is None:
+        raise PairError(f"{objective}: {role} has no {name!r}, which this objective calls; use the objective 'elbo'")
+    return with_params(found, role) if callable(found) and inner is not program else found
 
 
 def modules_of(*programs: Any) -> list[nn.Module]:

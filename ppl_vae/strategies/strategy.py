@@ -16,7 +16,7 @@ from ..common.choices import checked, record
 from ..common.custom import origin
 from ..common.errors import UserError
 from ..common.identity import describe
-from ..common.registry import pairs, resolve
+from ..common.registry import objective_of, pairs, resolve
 from ..common.rng import DrawsByShape, forked, seed_for
 from ..objectives.base import Objective
 from ..objectives.names import objective as make_objective
@@ -78,7 +78,7 @@ class Strategy:
     @property
     def objective(self) -> Objective:
         """The objective, made anew."""
-        return make_objective("elbo" if self.config.objective is None else self.config.objective, **self.loss)
+        return make_objective(self.config.objective or objective_of(self.pair), **self.loss)
 
     @property
     def given(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -19,9 +20,9 @@ from ..objectives.base import Objective
 from ..objectives.elbo import Elbo
 from ..objectives.names import ours
 from ..pairs.base import Pair
-from ..scoring import programs, terms
+from ..scoring import observed, programs, terms
 from ..scoring.coverage import refuse_foreign
-from ..scoring.inputs import as_pair, evaluating, everything, to_device
+from ..scoring.inputs import as_pair, evaluating, everything, modes_kept, to_device
 from ..scoring.kinds import kind, title
 from ..scoring.param_store import Program, own_store, unmoved
 from ..scoring.programs import TracedSite
@@ -105,16 +106,22 @@ def check_data(pair: Pair, source: Feed, loss: Any, device: torch.device) -> Non
         if batch is None:
             raise DataError("the loader gave no batch")
         x, y = batch.rows()
-    with evaluating(pair):
+    with modes_kept(pair):
+        pair.train()  # a pair may draw by another distribution in training, such as one that has rsample
         check_pair(pair.model, pair.guide, x, y, objective=loss)
-        with pyro.validation_enabled(False):
-            t = terms.terms(pair.model, pair.guide, x, y)
-            refuse_outside(t)
-            remember(pair, x, t.observed, y)
-            if isinstance(source, TensorFeed) and source.binarize == "none":
-                for start in range(0, len(split), 4096):
-                    part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
-                    labels = None if split.y is None else split.y[start : start + 4096].to(device)
+    with evaluating(pair), pyro.validation_enabled(False):
+        t = terms.terms(pair.model, pair.guide, x, y)
+        refuse_outside(t)
+        remember(pair, x, t.observed, y)
+        if isinstance(source, TensorFeed) and source.binarize == "none":
+            alone = all(observed.alone(site, x) for site in t.observed.values())
+            for start in range(0, len(split), 4096):
+                part = each(lambda t: t.to(device), rows(split.x, slice(start, start + 4096)))
+                labels = None if split.y is None else split.y[start : start + 4096].to(device)
+                if alone and not bool(part.isnan().any()):
+                    found = {name: replace(site, value=part) for name, site in t.observed.items()}
+                    refuse_outside(replace(t, observed=found), start)
+                else:
                     refuse_outside(terms.terms(pair.model, pair.guide, part, labels), start)
 
 
@@ -181,5 +188,5 @@ def _check_plates(sites: Mapping[str, TracedSite], num_data: int) -> None:
 
 
 def _check_objective(loss: Objective, model: Program, guide: Program, x: Tensor, y: Tensor | None) -> None:
-    with unmoved(model, guide), forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.no_grad():
+    with unmoved(model, guide), forked(device_of(x)), own_store(), pyro.validation_enabled(False), torch.enable_grad():
         loss.differentiable_loss(model, guide, *call_args(model, x, y))

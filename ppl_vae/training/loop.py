@@ -22,6 +22,7 @@ from ..common.entry import entry_point
 from ..common.errors import DataError, NonFiniteError, RankError, UserError
 from ..common.memory import keep_freed
 from ..common.numbers import plain
+from ..common.registry import TRAINED_BY
 from ..common.rng import forked
 from ..compile.products import fast_products
 from ..data.batches import Batch, feed
@@ -32,6 +33,7 @@ from ..scoring.inputs import Needs, device_and_dtype, modes_kept
 from ..scoring.param_store import unmoved
 from .check import check_data
 from .config import FitConfig, names, refuse_unknown
+from .ex_post import fit_prior
 from .history import History
 from .progress import Display, deferred_interrupt
 from .replay import explain
@@ -69,7 +71,8 @@ def fit(
     Args:
         pair: the pair; trained in place and moved to the device.
         data: what ``load_data`` returns, one of its splits, x, ``(x, y)``, a ``Dataset``, or a ``DataLoader``.
-        objective: a ``pyro.infer.ELBO``, or a name; None is that of ``config``, by default ``Trace_ELBO()``.
+        objective: a ``pyro.infer.ELBO``, or a name; None is that of ``config``, by default ``Trace_ELBO()``;
+            of the pairs diffusion and gan, what trains them.
         config: how to train; None takes the defaults of :class:`FitConfig`.
         valid: validation data; None takes those of ``data`` where it has any.
         callbacks: called after each epoch with its row and the pair; a true value stops the fit.
@@ -105,6 +108,8 @@ def fit(
     config = resolve_config(config or FitConfig(), objective, options, run_dir if resume else None)
     device = resolve_device(config.device)
     loss = config.objective
+    if loss is None and pair.source is None:  # a custom builder may have the name of one of ours
+        loss = TRAINED_BY.get(pair.name)
     loss = loss if loss is None or isinstance(loss, ELBO) else make_objective(loss)
     pair.to(device)
     source = feed(data, config.batch_size, config.seed, device, device_and_dtype(pair)[1], Needs(pair))
@@ -178,6 +183,8 @@ class Loop:
                 ranks.broadcast_object(functools.partial(self.save, done=True))
             if self.best:
                 set_state(trainer.pair, self.best)
+            if fit_prior(trainer, state) and self.checkpoints is not None:
+                ranks.broadcast_object(functools.partial(self.checkpoints.write_weights, trainer.pair))
 
     def epoch(self, display: Display, interrupt: Event) -> bool:
         """Take the steps that are left of an epoch, and return whether it was the last."""

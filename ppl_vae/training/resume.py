@@ -128,6 +128,10 @@ class Checkpoints:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in map(_jsonable, state.history))
         files.write_text(self.folder / "history.jsonl", lines)
 
+    def write_weights(self, pair: Pair) -> None:
+        """Write the weights as they are now, after the last checkpoint."""
+        files.write_tensors(self.folder / WEIGHTS, state_tensors(pair), {})
+
     def read(self, pair: Pair, optim: Any, device: torch.device) -> tuple[State, dict[str, Tensor], Tensor | None]:
         """Restore pair and optimiser from the last checkpoint; returns state, best weights and the epoch's loss."""
         self._check_settings()

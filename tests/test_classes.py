@@ -1,0 +1,214 @@
+"""Classes: a label that is not known is summed out, and Bayes' rule gives p(y | x)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+from typer.testing import CliRunner
+
+import ppl_vae as pv
+from ppl_vae.cli.app import app
+
+SMALL = {"data_shape": (4,), "num_classes": 3, "hidden": (5,)}
+
+
+def made(name: str, seed: int = 0, **options: object) -> pv.Pair:
+    """A pair in float64 and evaluation mode, whose class probabilities are not uniform."""
+    torch.manual_seed(seed)
+    pair = pv.build(name, **{**SMALL, **options}).double().eval()
+    for parameter in pair.model.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return pair
+
+
+def by_hand(pair: pv.Pair, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x, z, c) of each class, (K, B, C), from the formula in the pair's docstring."""
+    model, log_p = pair.model, []
+    for c in range(3):
+        log_c = model.logits.log_softmax(-1)[c]
+        if pair.name == "m2":
+            log_z = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+            code = model.codes[c].expand(*z.shape[:-1], 3)
+            logits = model.decoder(torch.cat([z, code], -1)).squeeze(-2)
+        else:
+            log_z = torch.distributions.Normal(model.loc[c], model.log_scale[c].exp()).log_prob(z).sum(-1)
+            logits = model.decoder(z).squeeze(-2)
+        log_x = torch.distributions.Bernoulli(logits=logits).log_prob(x).sum(-1)
+        log_p.append(log_c + log_z + log_x)
+    return torch.stack(log_p, -1).detach()
+
+
+@pytest.mark.parametrize("name", ["m2", "clusters"])
+def test_a_class_that_is_not_known_is_summed_out_and_a_known_one_is_not(name: str) -> None:
+    """sum_c p(x, z, c) where y is -1, and p(x, z, y) elsewhere: the values of a plain loop over the classes."""
+    pair = made(name, latent=2)
+    x = (torch.rand(5, 4) > 0.5).double()
+    y = torch.tensor([-1, 0, 2, -1, 1])
+    t = pv.terms(pair.model, pair.guide, x, y, num_samples=6)
+    assert set(t.sites) == {"z"}
+    assert t.summed == ("c",)
+    joint = by_hand(pair, x, t.sites["z"].value)  # (6, 5, 3)
+    known = joint.gather(-1, y.clamp(min=0).expand(6, 5)[..., None])[..., 0]
+    expected = torch.where(y < 0, joint.logsumexp(-1), known)
+    torch.testing.assert_close((t.log_lik + t.log_prior).detach(), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["m2", "clusters"])
+def test_the_probabilities_of_classes_are_those_of_quadrature(name: str) -> None:
+    """p(c | x) by summing p(x, z, c) over a grid of z; `classify` and `posterior` estimate the same."""
+    pair = made(name, latent=1)
+    x = (torch.rand(4, 4) > 0.5).double()
+    grid = torch.linspace(-12, 12, 2401, dtype=torch.float64)
+    exact = by_hand(pair, x, grid[:, None, None].expand(-1, 4, 1)).logsumexp(0).softmax(-1)  # (4, 3)
+    found = pv.classify(pair, x, num_samples=4_000, proposal="prior", capture=False)
+    torch.testing.assert_close(found.log_probs.exp(), exact, rtol=0, atol=0.04)
+    probs = pv.posterior(pair, x, num_samples=4_000).probs["c"]
+    torch.testing.assert_close(probs, exact, rtol=0, atol=0.04)
+    step = grid[1] - grid[0]
+    log_px = by_hand(pair, x, grid[:, None, None].expand(-1, 4, 1)).logsumexp((0, 2)) + step.log()
+    torch.testing.assert_close(found.log_px, log_px, rtol=0, atol=0.04)
+
+
+def test_bayes_rule_of_a_linear_conditional_model_is_exact() -> None:
+    """x = W (z, code of y) + b + noise: p(x | y) is Gaussian, so p(y | x) has a closed form for any prior."""
+    pair = made("cvae", latent=2, hidden=(), likelihood="gaussian:sigma=1")
+    x = torch.randn(6, 4, dtype=torch.float64)
+    codes = torch.eye(5, dtype=torch.float64)
+    with torch.no_grad():
+        offset = pair.model.decoder(torch.zeros(5, dtype=torch.float64)).flatten()
+        columns = pair.model.decoder(codes).squeeze(-2) - offset  # (5, 4): of z1, z2, and of the three labels
+    covariance = columns[:2].T @ columns[:2] + torch.eye(4, dtype=torch.float64)
+    log_px = torch.stack([MultivariateNormal(offset + columns[2 + c], covariance).log_prob(x) for c in range(3)], -1)
+    prior = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    found = pv.classify(pair, x, prior=prior, num_samples=4_000, proposal="prior", capture=False)
+    torch.testing.assert_close(found.log_probs.exp(), (log_px + prior.log()).softmax(-1), rtol=0, atol=0.04)
+    uniform = pv.classify(pair, x, num_samples=4_000, proposal="prior", capture=False)
+    torch.testing.assert_close(uniform.log_probs.exp(), log_px.softmax(-1), rtol=0, atol=0.04)
+
+
+def test_a_classifier_gives_its_softmax_exactly() -> None:
+    pair = made("classifier")
+    x = torch.rand(6, 4).double()
+    found = pv.classify(pair, x, num_samples=1)
+    exact = pair.model.logits(pair.model.encoder(x)).log_softmax(-1)
+    torch.testing.assert_close(found.log_probs, exact.detach())
+    assert found.kind == "log p(y | x)"
+    with pytest.raises(pv.UserError, match=r"has no p\(x\)"):
+        _ = found.log_px
+    with pytest.raises(pv.UserError, match="draws no x"):
+        pv.sample(pair, 3)
+    with pytest.raises(pv.UserError, match="leave the prior out"):
+        pv.classify(pair, x, prior=[0.2, 0.3, 0.5], num_samples=1)
+
+
+def test_accuracy_loss_and_calibration_of_known_probabilities() -> None:
+    """Ten examples at confidence 0.8, eight of which are right: an error of 0; all right: of 0.2."""
+    p = torch.tensor([0.8, 0.2], dtype=torch.float64).log().expand(10, 2)
+    found = pv.Classes(p, p, p, "log p(x, y)", 1, 0)
+    y = torch.tensor([0] * 8 + [1] * 2)
+    assert found.accuracy(y) == 0.8
+    assert found.calibration_error(y) == pytest.approx(0, abs=1e-12)
+    assert found.calibration_error(torch.zeros(10)) == pytest.approx(0.2)
+    assert found.log_loss(y) == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2))
+    with pytest.raises(pv.UserError, match="no labels for 10 examples"):
+        found.accuracy()
+
+
+def test_hidden_labels_are_as_many_of_each_class() -> None:
+    data = pv.load_data("digits", binarize="static")
+    few = data.partly_labelled(53, seed=1)
+    y = few.train.y
+    assert y is not None
+    assert data.train.y is not None
+    assert sorted(torch.bincount(y[y >= 0]).tolist()) == [5] * 7 + [6] * 3
+    assert torch.equal(y[y >= 0], data.train.y[y >= 0])
+    assert few.valid.y is not None
+    assert bool((few.valid.y == -1).all())
+    assert torch.equal(few.test.y, data.test.y)
+    assert few.num_classes == 10
+    other = data.partly_labelled(53, seed=2).train.y
+    assert other is not None
+    assert not torch.equal(y, other)
+    with pytest.raises(pv.DataError, match="give from 10 to"):
+        data.partly_labelled(9)
+    with pytest.raises(pv.DataError, match="give from 10 to"):
+        data.partly_labelled(1_250)
+
+
+def test_a_pair_that_needs_every_label_refuses_one_that_is_not_known() -> None:
+    pair = made("cvae", latent=2)
+    with pytest.raises(pv.DataError, match="-1 at index 1 is no class"):
+        pv.log_likelihood(pair, torch.zeros(2, 4), torch.tensor([0, -1]), 10)
+    with pytest.raises(pv.DataError, match="-2 at index 1 is no class"):
+        pv.log_likelihood(made("m2", latent=2), torch.zeros(2, 4), torch.tensor([0, -2]), 10)
+
+
+def test_labels_teach_m2_what_the_data_alone_do_not() -> None:
+    """Two classes whose style hides them: with one label in ten, the classes of all are found."""
+    torch.manual_seed(0)
+    y = torch.arange(400) % 2
+    x = torch.bernoulli(torch.where(y[:, None] == 1, 0.9, 0.1).expand(400, 8).clone())
+    x[:, 4:] = (x[:, 4:] + (torch.rand(400, 1) > 0.5).float()) % 2  # a style that flips the other half
+    known = torch.where(torch.arange(400) % 10 < 2, y, -1)
+    pair = pv.build("m2", data_shape=(8,), num_classes=2, latent=1, hidden=(16,), alpha=5.0)
+    pv.fit(
+        pair, (x, known), epochs=30, batch_size=50, lr=1e-2, objective="score:gradient=path,num_particles=2",
+        progress=False, seed=0,
+    )  # fmt: skip
+    found = pv.classify(pair, x, num_samples=50)
+    assert found.accuracy(y) > 0.9
+
+
+def test_the_score_objective_subtracts_a_factor_of_the_guide() -> None:
+    """As the ELBO does: both objectives of one draw differ in no value."""
+    pair = made("m2", latent=2).train()
+    x, y = (torch.rand(5, 4) > 0.5).double(), torch.tensor([-1, 0, 2, -1, 1])
+    found = []
+    for objective in (pv.Score(num_particles=2, gradient="path"), pv.Elbo(num_particles=2)):
+        torch.manual_seed(3)
+        found.append(objective(pair.model, pair.guide)(x, y))
+    torch.testing.assert_close(*found)
+
+
+def test_the_command_writes_the_probabilities_of_each_class(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    options = [
+        "--latent",
+        "2",
+        "--hidden",
+        "8",
+        "--epochs",
+        "1",
+        "--no-figures",
+        "--num-samples",
+        "10",
+        "--labels",
+        "20",
+    ]
+    objective = ["--objective", "score:gradient=path,num_particles=2"]
+    trained = CliRunner().invoke(app, ["train", "m2", *options, *objective, "--out", run, "--limit", "5"])
+    assert trained.exit_code == 0, trained.output
+    done = CliRunner().invoke(app, ["classify", run, "--num-samples", "5", "--limit", "7", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert 0 <= found["accuracy"] <= 1
+    rows = Path(found["csv"]).read_text().splitlines()
+    assert len(rows) == 8
+    assert rows[0].startswith("index,label,predicted,log_p(0)")
+    assert sum(math.exp(float(v)) for v in rows[1].split(",")[3:]) == pytest.approx(1)
+
+
+def test_a_split_brings_its_labels_for_the_accuracy_alone() -> None:
+    pair = made("cvae", latent=2)
+    part = pv.Split(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
+    one, two = (pv.classify(pair, p, num_samples=20) for p in (part, replace(part, y=torch.tensor([2, 2, 2]))))
+    assert torch.equal(one.log_joint, two.log_joint)
+    assert "accuracy" in str(one)
+    assert "accuracy" not in str(pv.classify(pair, torch.zeros(3, 4), num_samples=20))
