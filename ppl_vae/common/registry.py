@@ -54,6 +54,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
     "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
     "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
+    "sentences": ("ppl_vae.pairs.sentences:sentences", "text as tokens: a recurrent network that is given z"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -65,7 +66,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "discrete latents": ("binary", "categorical", "vqvae"),
     "no latents": ("made", "pixelcnn", "transformer", "flow"),
     "no inference": ("gan",),
-    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics"),
+    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics", "sentences"),
 }
 
 TRAINED_BY = {  # where it is not the ELBO, unless one is given
