@@ -36,11 +36,10 @@ PAIRS: dict[str, tuple[str, str]] = {
     "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
     "categorical": (
-    "vqvae": ("ppl_vae.pairs.vqvae:vqvae", "codes of a book, with a learned prior: a bound, no log p(x)"),
         "ppl_vae.pairs.categorical:categorical",
         "latents that are classes, relaxed in training: Gumbel-softmax",
     ),
-    "autoencoder": ("ppl_vae.pairs.autoencoder:autoencoder", "a deterministic code: no density, no log p(x)"),
+    "vqvae": ("ppl_vae.pairs.vqvae:vqvae", "codes of a book, with a learned prior: a bound, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
     "transformer": ("ppl_vae.pairs.transformer:transformer", "the same by attention, over pixels or tiles"),

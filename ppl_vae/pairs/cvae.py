@@ -104,8 +104,8 @@ def cvae(
     """
     if (num_classes > 0) == (label_size > 0):
         raise UserError(
-            f"num_classes={num_classes}, label_size={label_size}: give one of them, from data with labels: classes 0, 1, "
-            f"2 ..., or vectors"
+            f"num_classes={num_classes}, label_size={label_size}: give one of them, from data with labels, "
+            f"classes 0, 1, 2 ... or vectors"
         )
     codes = Codes(num_classes, label_size)
     p, encoder, decoder = networks.make(latent, extra=num_classes + label_size)
