@@ -54,17 +54,6 @@ class Fitted(nn.Module):
         self.register_buffer("scale_tril", torch.eye(latent).repeat(components, 1, 1))
         self.register_buffer("num_codes", torch.tensor(0))
 
-    def attach(self, *_: Any) -> None:
-        """Refuse a guide that has a density.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            "prior 'fitted' is for a deterministic code: it counts nothing in training, so nothing would hold a guide "
-            "that has a density; choose another prior, or an autoencoder"
-        )
-
     def forward(self) -> Any:
         each = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), each).mask(False)
