@@ -18,8 +18,8 @@ class Fitted(nn.Module):
 
     .. math:: p(z) = \sum_c \pi_c N(z; \mu_c, \Sigma_c)
 
-    It is masked: it counts nothing in training, and gives no log p(x). ``fit`` ends by fitting it, and it is saved with
-    the weights. Until then it is N(0, I). By hand: ``pair.model.prior.fit_codes(pv.encode(pair, x).mean["z"])``.
+    It is masked, so it counts nothing in training. ``fit`` ends by fitting it, and it is saved with the weights. Until
+    then it is N(0, I). By hand: ``pair.model.prior.fit_codes(pv.encode(pair, x).mean["z"])``.
 
     Use for autoencoders, whose codes are free: draws of N(0, I) fall beside them.
 
