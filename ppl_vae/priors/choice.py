@@ -30,8 +30,6 @@ def make_prior(
     prior: nn.Module = construct("prior", given, latent)
     if isinstance(prior, Vamp):
         if encode is None:
-            raise UserError(
-                "prior='vamp' averages q(z|x), which this pair does not have in closed form: choose another"
-            )
+            raise UserError("prior='vamp' averages q(z|x), which this pair has in no closed form: choose another")
         prior.attach(encode, data_shape, data_mean)
     return prior
