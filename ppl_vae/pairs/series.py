@@ -121,6 +121,10 @@ def series(
 
     Raises:
         UserError: data without steps, or no such transition.
+
+    Example:
+        $ ppl-vae train series --data series --latent 3 --epochs 30 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 200
     """
     if len(networks.data_shape) < 1 or transition not in TRANSITIONS or units < 1:
         raise UserError(
