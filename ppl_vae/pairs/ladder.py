@@ -61,6 +61,8 @@ def ladder(
 ) -> Pair:
     """The model of ``hierarchical``, with a guide from the top down that shares its layers (ladder VAE).
 
+    Train it with a warm-up of the KL term, or layers collapse onto what the model predicts of them.
+
     Args:
         latent: dimensions of z1, z2, ..., from the data upwards.
         hidden2: widths between two layers of latents, from the data upwards.

@@ -23,6 +23,7 @@ from ..common.errors import UserError
 from ..nn.likelihoods import Likelihood, seen
 from ..nn.networks import MLP
 from ..nn.recurrent import FromTheEnd, running
+from ..priors.choice import make_prior
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
@@ -136,5 +137,5 @@ def series(
     p, encoder, decoder = one.make(latent)
     move = TRANSITIONS[transition](latent, units)
     head = construct("guide", guide, units, latent)
-    model = Model(construct("prior", prior, latent), move, decoder, p, steps)
+    model = Model(make_prior(prior, latent, None, step), move, decoder, p, steps)
     return Pair(model, Guide(FromTheEnd(encoder, units), nn.Linear(latent, units), head))

@@ -18,11 +18,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..common.choices import Choice, construct
+from ..common.choices import Choice
 from ..common.errors import UserError
 from ..nn.distributions import GaussianMixture
 from ..nn.likelihoods import seen
 from ..nn.networks import Encoder, flat, linears
+from ..priors.choice import make_prior
 from .base import Pair, data_plate
 from .networks import Networks
 
@@ -130,4 +131,4 @@ def views(
     decoders = nn.ModuleDict({name: decoder for name, (_, _, decoder) in made.items()})
     likelihoods = nn.ModuleDict({name: p for name, (p, _, _) in made.items()})
     said = nn.ModuleDict({name: Expert(encoder, latent) for name, (_, encoder, _) in made.items()})
-    return Pair(Model(construct("prior", prior, latent), decoders, likelihoods), Guide(said, experts))
+    return Pair(Model(make_prior(prior, latent, None, ()), decoders, likelihoods), Guide(said, experts))
