@@ -74,6 +74,9 @@ def vqvae(
         width: numbers in each code.
         commitment: weight of the loss that keeps the encoder near its codes.
         depth: blocks of the prior.
+
+    Example:
+        $ ppl-vae train vqvae --hidden 200 --tokens 4 --codes 32 --epochs 60 --lr 0.002
     """
     p, encoder, decoder = networks.make(tokens * width)
     book = Codebook(codes, width)
