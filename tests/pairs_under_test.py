@@ -140,4 +140,5 @@ CASES = {
         toy="views",
     ),
     "topics": Case("topics", SMALL, shape=(60,), toy="bags"),
+    "sentences": Case("sentences", {"latent": 3, "embedding": 5, "units": 6}, shape=(9,), toy="tokens"),
 }

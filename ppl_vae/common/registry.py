@@ -32,10 +32,13 @@ PAIRS: dict[str, tuple[str, str]] = {
     "m2": ("ppl_vae.pairs.m2:m2", "a class and a style, where few examples have labels"),
     "classifier": ("ppl_vae.pairs.classifier:classifier", "classes given data, to compare generative pairs with"),
     "hierarchical": ("ppl_vae.pairs.hierarchical:hierarchical", "layers of latents z3 -> z2 -> z1 -> x, any number"),
-    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: upper layers stay in use"),
+    "ladder": ("ppl_vae.pairs.ladder:ladder", "the same model, its guide from the top down: train it with a warm-up"),
     "diffusion": ("ppl_vae.pairs.diffusion:diffusion", "a chain that takes noise away, under a guide that adds it"),
     "binary": ("ppl_vae.pairs.binary:binary", "latents that are bits, in layers: train it by vimco, rws, score or tvo"),
-    "categorical": ("ppl_vae.pairs.categorical:categorical", "latents that are classes, relaxed: Gumbel-softmax"),
+    "categorical": (
+        "ppl_vae.pairs.categorical:categorical",
+        "latents that are classes, relaxed in training: Gumbel-softmax",
+    ),
     "vqvae": ("ppl_vae.pairs.vqvae:vqvae", "codes of a book, with a learned prior: a bound, no log p(x)"),
     "made": ("ppl_vae.pairs.made:made", "autoregressive, no latents: log p(x) is exact"),
     "pixelcnn": ("ppl_vae.pairs.pixelcnn:pixelcnn", "the same for images, by gated convolutions"),
@@ -50,6 +53,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "views": ("ppl_vae.pairs.views:views", "several views of one thing, some of them missing: x is a dictionary"),
     "series": ("ppl_vae.pairs.series:series", "series of different lengths: a deep Markov model, with a latent a step"),
     "topics": ("ppl_vae.pairs.topics:topics", "documents as counts of words: a topic model"),
+    "sentences": ("ppl_vae.pairs.sentences:sentences", "text as tokens: a recurrent network that is given z"),
 }
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -61,7 +65,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "discrete latents": ("binary", "categorical", "vqvae"),
     "no latents": ("made", "pixelcnn", "transformer", "flow"),
     "no inference": ("gan",),
-    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics"),
+    "counts, tables, views, series, text": ("counts", "table", "views", "series", "topics", "sentences"),
 }
 
 TRAINED_BY = {  # where it is not the ELBO, unless one is given
