@@ -338,8 +338,9 @@ def test_shape_classes_and_mean(rows):
     data = load_data(rows, binarize="none")
     assert (data.data_shape, data.num_classes) == ((2,), 100)
     assert torch.allclose(data.mean, data.train.x.sum(0) / 70)
-    for labels in (None, rows[1] - 1, rows[1].float()):
+    for labels in (None, rows[1] - 2, 2 * (rows[1] % 2) - 1, rows[1].float()):
         assert load_data((rows[0], labels)).num_classes is None
+    assert load_data((rows[0], rows[1] - 1)).num_classes == 99  # -1 is a label that is not known
 
 
 def test_a_record_is_json_and_its_fingerprint_sees_everything(rows):

@@ -40,7 +40,7 @@ def terms_at(pair: pv.Pair, x: Tensor, copies: int) -> Tensor:
 @torch.no_grad()
 def test_the_mean_term_is_the_elbo_of_the_chain(likelihood: str) -> None:
     """By the closed-form KLs of the whole chain, and by its plain log weights, within five standard errors."""
-    pair, copies = chain(likelihood=likelihood, snr=(1.0, -2.0)), 20_000
+    pair, copies = chain(likelihood=likelihood, snr=(1.0, -2.0)), 10_000
     x = (torch.rand(2, 3) > 0.5).double()
     each = terms_at(pair, x, copies).mean(0)  # (copies, B)
     t = pv.terms(pair.model, pair.guide, x, num_samples=copies)
@@ -63,7 +63,7 @@ def test_the_objective_is_an_unbiased_elbo() -> None:
 
 def test_its_gradient_is_that_of_the_whole_chain() -> None:
     """The mean of single terms has the gradient of the closed-form ELBO, on average."""
-    pair, copies = chain(levels=3, snr=(0.0, -2.0)), 20_000
+    pair, copies = chain(levels=3, snr=(0.0, -2.0)), 10_000
     x = torch.tensor([[1.0, 0.0, 1.0]]).repeat(copies, 1)
     weight = pair.model.decoder.net[-1].bias
 
@@ -121,7 +121,7 @@ def gap(levels: int, v: float, matched: bool) -> float:
     a2 = torch.sigmoid(torch.tensor(snr[0]))
     pair.model.likelihood = likelihoods.Gaussian((3,), sigma=float((v * (1 - a2) / (a2 * v + 1 - a2)).sqrt())).double()
     pair.model.decoder = Linear(pair, v, matched)
-    x = torch.randn(4000, 3) * math.sqrt(v)
+    x = torch.randn(2000, 3) * math.sqrt(v)
     with torch.no_grad():
         elbo = terms_at(pair, x, 1).mean()
     return float(dist.Normal(0.0, math.sqrt(v)).log_prob(x).sum(-1).mean() - elbo)
@@ -161,12 +161,12 @@ def test_it_learns() -> None:
     torch.manual_seed(0)
     x = (torch.rand(256, 1) > 0.5).float().expand(-1, 3).contiguous()
     pair = pv.build("diffusion", data_shape=(3,), hidden=(32,), levels=10)
-    options = {"epochs": 60, "batch_size": 64, "lr": 1e-2, "schedule": "linear", "device": "cpu", "progress": False}
+    options = {"epochs": 45, "batch_size": 64, "lr": 1e-2, "schedule": "linear", "device": "cpu", "progress": False}
     history = pv.fit(pair, x, capture=False, **options)
     assert history[0]["train_bound"] < -1.8
     log_px = pv.log_likelihood(pair, x[:20], num_samples=200).log_px.mean()
-    assert -0.85 < float(log_px) < -0.6
-    assert float((pv.sample(pair, 400, seed=0).std(-1) == 0).float().mean()) > 0.75  # by chance: 0.25
+    assert -0.95 < float(log_px) < -0.6  # that of independent bits is -2.08
+    assert float((pv.sample(pair, 400, seed=0).std(-1) == 0).float().mean()) > 0.6  # by chance: 0.25
 
 
 @pytest.mark.parametrize("options", [{"levels": 1}, {"snr": (-3.0, 5.0)}, {"snr": (1.0,)}, {"scale": 0.0}])

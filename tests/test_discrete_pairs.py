@@ -18,14 +18,15 @@ X = torch.tensor(list(product((0.0, 1.0), repeat=4)))  # all data of four bits
 
 def codes(pair: pv.Pair, n: int) -> dict[str, Tensor]:
     """All values of the latents, (codes, n, *event) for each site."""
+    config: Any = pair.config
     if pair.name == "binary":
-        latent = pair.config["latent"]
+        latent = config["latent"]
         sizes = latent if isinstance(latent, list) else [latent]
         every = torch.tensor(list(product((0.0, 1.0), repeat=sum(sizes)))).split(sizes, -1)
         names = ["z"] if len(sizes) == 1 else [f"z{i + 1}" for i in range(len(sizes))]
     else:
-        classes = range(pair.config["classes"])
-        every = (one_hot(torch.tensor(list(product(classes, repeat=pair.config["latent"])))).float(),)
+        classes = range(config["classes"])
+        every = (one_hot(torch.tensor(list(product(classes, repeat=config["latent"])))).float(),)
         names = ["z"]
     return {name: v.unsqueeze(1).expand(-1, n, *v.shape[1:]) for name, v in zip(names, every, strict=True)}
 
@@ -33,7 +34,7 @@ def codes(pair: pv.Pair, n: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def exact(pair: pv.Pair, x: Tensor) -> Tensor:
     was = pair.training
-    found = pv.log_joint(pair.eval().model, x, None, codes(pair, len(x))).logsumexp(0)
+    found: Tensor = pv.log_joint(pair.eval().model, x, None, codes(pair, len(x))).logsumexp(0)
     pair.train(was)
     return found
 

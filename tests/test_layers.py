@@ -66,7 +66,8 @@ class Chain:
 
     def log_px(self, x: Tensor) -> Tensor:
         loc, cov = self.moments[-1]
-        return dist.MultivariateNormal(loc, cov).log_prob(x)
+        found: Tensor = dist.MultivariateNormal(loc, cov).log_prob(x)
+        return found
 
     def given_below(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         """Gain, shift and covariance of the latent i from the top, given the variable right below it."""
@@ -78,7 +79,7 @@ class Chain:
 @pytest.mark.parametrize("latent", [(3, 2), (3, 2, 2), (3,)])
 def test_a_linear_chain_has_the_evidence_of_its_closed_form(latent: tuple[int, ...]) -> None:
     """Under the exact posterior, a chain from the data upwards, every weight is log p(x): of any number of layers."""
-    pair = pv.build(
+    pair: Any = pv.build(
         "hierarchical", data_shape=(6,), latent=latent, hidden=(), hidden2=(5,), activation=nn.Identity, guide="full",
         likelihood=f"gaussian:sigma={NOISE}",
     ).double()  # fmt: skip
@@ -94,7 +95,7 @@ def test_a_linear_chain_has_the_evidence_of_its_closed_form(latent: tuple[int, .
 
 def test_a_ladder_can_be_the_exact_posterior_of_a_linear_chain() -> None:
     """Where layers are orthogonal, p(z1|z2, x) is p(z1|z2) times a Gaussian with a diagonal covariance."""
-    pair = pv.build(
+    pair: Any = pv.build(
         "ladder", data_shape=(6,), latent=(4, 2), hidden=(), hidden2=(6,), activation=nn.Identity,
         likelihood=f"gaussian:sigma={NOISE}",
     ).double()  # fmt: skip
@@ -124,7 +125,7 @@ def test_the_product_of_gaussians_is_in_proportion_to_both() -> None:
 
 def test_a_ladder_whose_heads_know_nothing_follows_the_model() -> None:
     """q(z1|z2, x) becomes p(z1|z2), so that its KL is zero however far z2 is from the posterior."""
-    pair = pv.build("ladder", data_shape=(6,), latent=(4, 2), hidden=(8,), hidden2=(6,)).double()
+    pair: Any = pv.build("ladder", data_shape=(6,), latent=(4, 2), hidden=(8,), hidden2=(6,)).double()
     with torch.no_grad():
         pair.guide.heads[0].linear.bias[4:] = 12.0  # log sigma
     t = pv.terms(pair.model, pair.guide, (torch.rand(5, 6) > 0.5).double(), num_samples=3)
@@ -134,7 +135,7 @@ def test_a_ladder_whose_heads_know_nothing_follows_the_model() -> None:
 
 @pytest.mark.parametrize("prior", ["vamp:components=4", "mixture:components=3", "laplace"])
 def test_the_prior_is_that_of_the_top_layer(prior: str) -> None:
-    pair = pv.build("ladder", data_shape=(6,), latent=(4, 2), hidden=(8,), hidden2=(6,), prior=prior)
+    pair: Any = pv.build("ladder", data_shape=(6,), latent=(4, 2), hidden=(8,), hidden2=(6,), prior=prior)
     assert pair.model.prior().event_shape == (2,)
     t = pv.terms(pair.model, pair.guide, torch.zeros(5, 6), num_samples=3)
     torch.testing.assert_close(t.sites["z2"].log_p, pair.model.prior().log_prob(t.sites["z2"].value))
@@ -142,13 +143,13 @@ def test_the_prior_is_that_of_the_top_layer(prior: str) -> None:
 
 def test_the_graph_of_a_ladder_is_the_program() -> None:
     x = (torch.rand(16, 6) > 0.5).float()
-    pair = pv.build("ladder", data_shape=(6,), latent=(3, 2), hidden=(8,), hidden2=(6,), prior="vamp:components=4")
+    pair: Any = pv.build("ladder", data_shape=(6,), latent=(3, 2), hidden=(8,), hidden2=(6,), prior="vamp:components=4")
     assert_captured_weights_agree(pair, x)
 
 
 def test_a_chain_of_three_layers_trains() -> None:
     x = (torch.rand(64, 1) < torch.linspace(0.1, 0.9, 6)).float()
-    pair = pv.build("ladder", data_shape=(6,), latent=(3, 2, 2), hidden=(8,), hidden2=(6,))
+    pair: Any = pv.build("ladder", data_shape=(6,), latent=(3, 2, 2), hidden=(8,), hidden2=(6,))
     before = float(pv.log_likelihood(pair, x, num_samples=50).log_px.mean())
     pv.fit(pair, x, epochs=15, lr=1e-2, batch_size=16, capture=False, device="cpu", progress=False)
     assert float(pv.log_likelihood(pair, x, num_samples=50).log_px.mean()) > before + 0.3

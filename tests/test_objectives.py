@@ -16,6 +16,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 import ppl_vae as pv
+from ppl_vae.common.fields import each
 from ppl_vae.objectives.names import ours as objective_of
 
 
@@ -64,7 +65,8 @@ def cases() -> dict[str, Callable[[], tuple[Any, Any, list[nn.Parameter], tuple[
         def make() -> Any:
             pair = CASES[name].build().double()
             x, y = CASES[name].draw(5)
-            return pair.model, pair.guide, list(pair.parameters()), (x.double(),) if y is None else (x.double(), y)
+            x = each(Tensor.double, x)
+            return pair.model, pair.guide, list(pair.parameters()), (x,) if y is None else (x, y)
 
         return make
 
@@ -80,7 +82,7 @@ def cases() -> dict[str, Callable[[], tuple[Any, Any, list[nn.Parameter], tuple[
         pair = pv.Pair(Mixed(), MixedGuide()).double()
         return pair.model, pair.guide, list(pair.parameters()), (torch.randn(5, 2).double(),)
 
-    found = {name: registered(name) for name in CASES}
+    found = {name: registered(name) for name in CASES if name != "clusters"}  # Trace_ELBO sums no class out
     found["mixed discrete and continuous"] = mixed
     found["masked"] = wrapped(masked)
     found["scaled"] = wrapped(lambda pair: scaled(pair, 0.3))
@@ -115,7 +117,9 @@ def test_the_elbo_and_its_gradient_are_pyros(name: str, particles: int, vectoriz
     )
 
 
-REFUSED = ("hierarchical", "binary")  # by the closed form of the KL: in the wrong order, without rsample
+# by the closed form of the KL: in the wrong order, without rsample. Steps of series that are over are masked, in model
+# and guide by different tensors, which are not compared: their KL is that of draws
+REFUSED = ("hierarchical", "binary", "m2", "clusters", "series")
 
 
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field")

@@ -82,9 +82,29 @@ def test_the_prior_learns_the_tokens_and_leaves_the_encoder() -> None:
     assert all(p.grad is None or not bool(p.grad.any()) for p in pair.guide.parameters())
 
 
-def test_there_is_no_estimate_of_log_px() -> None:
-    with pytest.raises(pv.PairError, match="deterministic"):
-        pv.log_likelihood(build(), images(), num_samples=10)
+def test_the_guide_gives_no_log_px_and_the_prior_does() -> None:
+    pair, x = build(), images()[:5]
+    for estimate in (pv.log_likelihood, pv.compress):
+        with pytest.raises(pv.PairError, match="deterministic"):
+            estimate(pair, x)
+    with pytest.raises(pv.PairError, match="discrete"):
+        pv.ais(pair, x, num_chains=2, num_temperatures=5)  # which would move codes to where p(z) is zero
+    z = pair.guide.book.read(torch.tensor(list(itertools.product(range(4), repeat=3))))
+    with torch.no_grad():
+        p = pair.model.likelihood(pair.model.decoder(z))
+        exact = (p.log_prob(x.unsqueeze(1)) + pair.model.prior().log_prob(z)).logsumexp(1)
+    found = pv.log_likelihood(pair, x, num_samples=1000, proposal="prior")
+    assert bool(((found.log_px - exact).abs() < 5 * found.std_error + 1e-3).all())
+
+
+def test_draws_are_rows_of_codes() -> None:
+    p = build().model.prior()
+    z = p.sample((50,))
+    assert bool(p.support.check(z).all())
+    assert not bool(p.support.check(z + 0.1).any())
+
+
+def test_wrong_options_are_refused_in_one_line() -> None:
     for options, message in (({"codes": 1}, "at least two codes"), ({"tokens": 0}, "at least one")):
         with pytest.raises(pv.UserError, match=message):
             pv.build("vqvae", data_shape=(4,), **options)

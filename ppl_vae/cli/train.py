@@ -68,7 +68,8 @@ class TrainCommand(TyperCommand):
             if clash := sorted(taken & set(builder.options)):
                 what = f"{flag(clash[0])} is an option of train"
                 raise UserError(f"pair {builder.name!r}: {what}; rename {clash[0]!r} in the builder")
-        helps = help_of(builders)
+        one = [read(word) for word in words if word in PAIRS] or builders if "--help" in args else []
+        helps = help_of(one or [*builders, *map(read, PAIRS)])
         self.params = [*self.params, *_click_options(helps)]
         rest = super().parse_args(ctx, args)
         ctx.obj = {name: text for name in helps if (text := ctx.params.pop(name, None)) is not None}

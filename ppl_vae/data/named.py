@@ -16,6 +16,7 @@ import torch
 from ..common.errors import DataError
 from ..common.files import reason
 from ..common.rng import quiet_import
+from .canonical import binarized_mnist, omniglot_burda, silhouettes
 from .convert import WHOLE, Parts, labelled
 from .factors import factors
 from .images import pixels, read_image
@@ -117,6 +118,9 @@ READERS: dict[str, Callable[[Path, bool], Parts]] = {
     "fashion_mnist": functools.partial(_idx_dataset, "fashion_mnist", "FashionMNIST"),
     "kmnist": functools.partial(_idx_dataset, "kmnist", "KMNIST"),
     "omniglot": _omniglot,
+    "binarized_mnist": binarized_mnist,
+    "omniglot_burda": omniglot_burda,
+    "silhouettes": silhouettes,
     "cifar10": _cifar10,
     **{name: functools.partial(_toy, name) for name in TOYS},
 }  # by the names of ``common.registry.DATASETS``; pixels in [0, 1], but for toys

@@ -251,6 +251,12 @@ class Data:
             return None  # -1 and 1, and not -1 for a label that is not known
         return 1 + max(int(high) for _, high in spans)
 
+    @property
+    def label_size(self) -> int | None:
+        """Numbers of a label that is a vector, or one number that is no class; None where it is a class, or absent."""
+        y = self.train.y
+        return None if y is None or not y.is_floating_point() else y[0].numel()
+
     def record(self) -> dict[str, Any]:
         """What identifies the data, for JSON: name, binarize, seed, sizes, shape, and sha256 over every tensor."""
         digest = hashlib.sha256()

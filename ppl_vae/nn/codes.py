@@ -51,8 +51,23 @@ class Codebook(nn.Module):
         return h + (e - h).detach(), loss
 
 
+class Rows(constraints.Constraint):
+    """Rows (T * D,) of codes of a book."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, book: Codebook) -> None:
+        self.book = book
+
+    def check(self, value: Tensor) -> Tensor:
+        """Which values (*, T * D) are rows of codes, up to rounding."""
+        off = (value - self.book.read(self.book.nearest(value))).abs()
+        return (off <= 1e-4 * (1 + value.abs())).all(-1)
+
+
 class Codes(TorchDistribution):
-    """Codes in a row, (T * D,), whose tokens have a distribution; a value is scored as the codes nearest to it.
+    """Codes in a row, (T * D,), whose tokens have a distribution.
 
     Args:
         book: a book of codes.
@@ -66,13 +81,17 @@ class Codes(TorchDistribution):
     """
 
     arg_constraints = {}  # noqa: RUF012
-    support = constraints.real_vector
     has_rsample = False
 
     def __init__(self, book: Codebook, tokens: Tokens) -> None:
         self.book, self.tokens = book, tokens
         event = torch.Size((tokens.event_shape[0] * book.table.shape[1],))
         super().__init__(tokens.batch_shape, event, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The rows of codes."""
+        return Rows(self.book)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
         return Codes(self.book, self.tokens.expand(batch_shape))

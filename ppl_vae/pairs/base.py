@@ -23,7 +23,7 @@ from ..common.shown import table
 
 OF_DATA = {  # options of a builder that the data give: their name, and the attribute of the data
     "data_shape": "data_shape", "data_mean": "mean", "data_scale": "scale", "num_classes": "num_classes",
-    "column_classes": "column_classes", "vocabulary": "vocabulary",
+    "column_classes": "column_classes", "label_size": "label_size", "vocabulary": "vocabulary",
 }  # fmt: skip
 NOT_KEPT = ("data_mean", "data_scale")  # they set weights or buffers: a run is rebuilt without them
 

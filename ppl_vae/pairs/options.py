@@ -13,9 +13,16 @@ from typing import Any
 
 from ..common.custom import FILE, as_given, kind_of, parts
 from ..common.errors import UserError
-from ..common.registry import PAIRS, pairs
+from ..common.registry import pairs
 
-FROM_DATA = ("data_shape", "data_mean", "data_scale", "num_classes", "vocabulary")  # so not on the command line
+FROM_DATA = (
+    "data_shape",
+    "data_mean",
+    "data_scale",
+    "num_classes",
+    "label_size",
+    "vocabulary",
+)  # so not on the command line
 
 
 @dataclass(frozen=True)
@@ -144,12 +151,12 @@ def _options(path: Path, node: ast.FunctionDef | ast.ClassDef) -> Iterator[Optio
         yield Option(name, ast.unparse(annotation) if annotation else kind_of(value), value, lines.get(name, ""))
 
 
-def help_of(others: Iterable[Builder]) -> dict[str, str]:
-    """Every option of the registered pairs and of others: name to help, with its default in each pair that takes it."""
+def help_of(builders: Iterable[Builder]) -> dict[str, str]:
+    """Every option of some builders: name to help, with its default in each pair that takes it."""
     helps: dict[str, str] = {}
     defaults: dict[str, dict[str, list[str]]] = {}
     custom: set[str] = set()
-    for builder in (*others, *map(read, PAIRS)):
+    for builder in builders:
         for name, option in builder.options.items():
             helps[name] = helps.get(name) or option.help.replace("``", "").replace('"', "")
             custom |= {name} if takes_parts(option.annotation) else set()

@@ -3,7 +3,8 @@ r"""VQ-VAE: x has a row of codes, each the nearest of a book, whose tokens have 
 .. math:: p(x, t) = p(x \mid e_{t_1}, ..., e_{t_T}) \prod_i p(t_i \mid t_1, ..., t_{i-1})
 
 The guide gives the nearest codes, with certainty: log p(x | t) + log p(t) is a lower bound of log p(x), which is a sum
-over C^T rows of codes. There is no estimate of log p(x), as the guide never draws another code.
+over C^T rows of codes. The guide never draws another row, so there is no estimate of log p(x) from it; draws of the
+prior (``proposal="prior"``) give one.
 
 van den Oord, Vinyals, Kavukcuoglu: Neural Discrete Representation Learning, 2017, arXiv:1711.00937.
 """
@@ -65,7 +66,7 @@ def vqvae(
     commitment: float = 0.25,
     depth: int = 2,
 ) -> Pair:
-    """Rows of codes of a book, with a Transformer as their prior: a bound, no estimate of log p(x).
+    """Rows of codes of a book, with a Transformer as their prior: the ELBO is a bound, and the guide gives no log p(x).
 
     Args:
         tokens: codes for each example.
@@ -73,6 +74,10 @@ def vqvae(
         width: numbers in each code.
         commitment: weight of the loss that keeps the encoder near its codes.
         depth: blocks of the prior.
+
+    Example:
+        $ ppl-vae train vqvae --tokens 6 --codes 32 --width 8 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear
     """
     p, encoder, decoder = networks.make(tokens * width)
     book = Codebook(codes, width)
