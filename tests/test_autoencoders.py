@@ -182,8 +182,9 @@ def test_a_loader_gives_codes_too() -> None:
 
 
 def test_a_prior_that_does_not_fit_the_pair_is_refused() -> None:
-    with pytest.raises(pv.UserError, match="deterministic code"):
-        build("vae", prior="fitted")
+    for name, shape in {"vae": (6,), "series": (4, 6)}.items():
+        with pytest.raises(pv.UserError, match="deterministic code"):
+            pv.build(name, data_shape=shape, latent=3, prior="fitted")
     for prior in ("mixture", "flow"):
         with pytest.raises(pv.UserError, match="one that learns"):
             build(prior=prior)

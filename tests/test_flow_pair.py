@@ -100,3 +100,10 @@ def test_wrong_options_are_refused_in_one_line() -> None:
     for options, message in (({"levels": 1}, "0 for continuous"), ({"kind": "glow"}, "one of nsf, maf")):
         with pytest.raises(pv.UserError, match=message):
             pv.build("flow", data_shape=(4,), **options)
+
+
+def test_data_of_another_number_of_levels_are_refused_with_the_option() -> None:
+    pair = pv.build("flow", data_shape=(4,), hidden=(8,))
+    message = r"outside the support of site 'x' \(Cells\): scale or round the data to 0, 1/255, ..., 1, give the number"
+    with pytest.raises(pv.DataError, match=message):
+        pv.log_likelihood(pair, torch.full((3, 4), 0.1), num_samples=2)

@@ -124,7 +124,8 @@ def test_made_looks_at_every_input_but_the_last() -> None:
         pair.model.net(x).sum().backward()
         seen = int((x.grad != 0).any(0).sum())  # type: ignore[union-attr]
         assert seen >= min(hidden[0], x.shape[1] - 1) * 0.9, (hidden, seen)
-        weight = pair.model.net[0].weight * pair.model.net[0].mask
+        first = pair.model.net.layers[0]
+        weight = first.weight * first.masks[0]
         assert int((weight != 0).any(0).sum()) >= x.shape[1] - max(2, -(-x.shape[1] // hidden[0]))
 
 

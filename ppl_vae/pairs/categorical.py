@@ -75,6 +75,10 @@ def categorical(networks: Networks, *, latent: int = 20, classes: int = 10, temp
         classes: classes in each group.
         temperature: of the relaxation; a lower one is nearer to classes, with noisier gradients. At 0 training draws
             classes: by vimco, rws, score or tvo.
+
+    Example:
+        $ ppl-vae train categorical --latent 10 --classes 8 --warmup 20 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear --num-samples 1000
     """
     if latent < 1 or classes < 2 or not 0 <= temperature < float("inf"):
         raise UserError(

@@ -43,6 +43,9 @@ def classifier(networks: Networks, *, num_classes: int) -> Pair:
 
     Args:
         num_classes: number of labels; y holds 0 ... num_classes - 1.
+
+    Example:
+        $ ppl-vae train classifier --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
     """
     _, encoder, _ = networks.make(1)
     return Pair(Model(encoder, encoder.features, num_classes), Guide())

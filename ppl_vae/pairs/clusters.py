@@ -52,6 +52,10 @@ def clusters(networks: Networks, *, num_classes: int, latent: int = 10, guide: C
         num_classes: clusters, or labels 0 ... num_classes - 1; y is -1 where the label is not known.
         latent: latent dimensions.
         guide: family of q(z|x): diagonal, full, flow or mixture.
+
+    Example:
+        $ ppl-vae train clusters --labels 50 --latent 5 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent)
     head = construct("guide", guide, encoder.features, latent)

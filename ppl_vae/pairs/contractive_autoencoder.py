@@ -72,6 +72,10 @@ def contractive_autoencoder(
     Raises:
         UserError: a negative weight; a prior that learns; tied weights with other networks, or two outputs for a
             number.
+
+    Example:
+        $ ppl-vae train contractive_autoencoder --latent 10 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear
     """
     if not weight >= 0:
         raise UserError(f"weight={weight}: the price of the Jacobian is at least 0 nats")

@@ -92,6 +92,10 @@ def counts(
 
     Raises:
         UserError: data of another shape than (genes,), or no such library.
+
+    Example:
+        $ ppl-vae train counts --data counts --latent 5 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 1000
     """
     shape, mean = networks.data_shape, networks.data_mean
     if len(shape) != 1 or library not in ("observed", "latent"):

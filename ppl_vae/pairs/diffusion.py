@@ -116,6 +116,10 @@ def diffusion(networks: Networks, *, levels: int = 50, snr: Sequence[float] = (3
 
     Raises:
         UserError: fewer than two levels, a ratio that does not fall, or a scale that is not positive.
+
+    Example:
+        $ ppl-vae train diffusion --levels 20 --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 50
     """
     if levels < 2 or len(snr) != 2 or not snr[0] > snr[1]:
         raise UserError(f"levels={levels}, snr={tuple(snr)}: give two levels or more, and a ratio that falls: (3, -5)")

@@ -99,6 +99,10 @@ def flow(
 
     Raises:
         UserError: one level, another kind, or zuko is not installed.
+
+    Example:
+        $ ppl-vae train flow --levels 17 --binarize none --epochs 15 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 100
     """
     if levels < 0 or levels == 1:
         raise UserError(f"levels={levels}: give the number of values of one number, or 0 for continuous data")

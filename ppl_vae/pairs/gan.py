@@ -40,6 +40,10 @@ def gan(networks: Networks, *, latent: int = 50) -> Pair:
 
     Args:
         latent: latent dimensions.
+
+    Example:
+        $ ppl-vae train gan --latent 20 --epochs 60 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent)
     critic = nn.Sequential(encoder, MLP((encoder.features, 1)), nn.Flatten(0))

@@ -67,6 +67,10 @@ def ladder(
         latent: dimensions of z1, z2, ..., from the data upwards.
         hidden2: widths between two layers of latents, from the data upwards.
         prior: family of p(z) of the top layer: standard, mixture, vamp, flow or laplace.
+
+    Example:
+        $ ppl-vae train ladder --latent 20,10 --hidden2 50 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear --num-samples 1000
     """
     refuse_sizes(latent, hidden2)
     act = networks.activation

@@ -85,6 +85,10 @@ def m2(networks: Networks, *, num_classes: int, latent: int = 10, alpha: float =
         num_classes: labels 0 ... num_classes - 1; y is -1 where the label is not known.
         latent: latent dimensions of the style.
         alpha: weight of the log probability that the guide's classifier gives to a known label.
+
+    Example:
+        $ ppl-vae train m2 --labels 100 --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent, extra=num_classes, encodes=False)
     return Pair(Model(num_classes, latent, decoder, p), Guide(encoder, encoder.features, num_classes, latent, alpha))

@@ -23,6 +23,7 @@ from ..common.errors import UserError
 from ..nn.likelihoods import Likelihood, seen
 from ..nn.networks import MLP
 from ..nn.recurrent import FromTheEnd, running
+from ..priors.choice import make_prior
 from .base import Pair, data_plate
 from .networks import Networks, with_networks
 
@@ -120,6 +121,10 @@ def series(
 
     Raises:
         UserError: data without steps, or no such transition.
+
+    Example:
+        $ ppl-vae train series --data series --latent 3 --epochs 30 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 200
     """
     if len(networks.data_shape) < 1 or transition not in TRANSITIONS or units < 1:
         raise UserError(
@@ -132,5 +137,5 @@ def series(
     p, encoder, decoder = one.make(latent)
     move = TRANSITIONS[transition](latent, units)
     head = construct("guide", guide, units, latent)
-    model = Model(construct("prior", prior, latent), move, decoder, p, steps)
+    model = Model(make_prior(prior, latent, None, step), move, decoder, p, steps)
     return Pair(model, Guide(FromTheEnd(encoder, units), nn.Linear(latent, units), head))

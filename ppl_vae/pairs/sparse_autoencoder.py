@@ -73,6 +73,10 @@ def sparse_autoencoder(networks: Networks, *, latent: int = 50, weight: float = 
 
     Raises:
         UserError: a negative weight, or a prior that learns.
+
+    Example:
+        $ ppl-vae train sparse_autoencoder --latent 30 --weight 0.1 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear
     """
     if not weight >= 0:
         raise UserError(f"weight={weight}: the price of an open gate is at least 0 nats")

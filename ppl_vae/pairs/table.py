@@ -47,6 +47,10 @@ def table(
 
     Raises:
         UserError: data of another shape than (columns,), or numbers of classes that do not fit.
+
+    Example:
+        $ ppl-vae train table --data table --latent 3 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 1000
     """
     classes = (0,) * data_shape[0] if column_classes is None and len(data_shape) == 1 else tuple(column_classes or ())
     if tuple(data_shape) != (len(classes),) or min(classes) < 0:

@@ -86,6 +86,10 @@ def topics(
 
     Raises:
         UserError: data of another shape than (words,), fewer than two topics, or no such way to draw words.
+
+    Example:
+        $ ppl-vae train topics --data bags --latent 5 --epochs 30 --batch-size 64 --lr 2e-3 --schedule linear
+            --num-samples 500
     """
     if len(data_shape) != 1 or latent < 2 or not alpha > 0 or words not in WORDS:
         raise UserError(

@@ -74,6 +74,10 @@ def vqvae(
         width: numbers in each code.
         commitment: weight of the loss that keeps the encoder near its codes.
         depth: blocks of the prior.
+
+    Example:
+        $ ppl-vae train vqvae --tokens 6 --codes 32 --width 8 --epochs 50 --batch-size 64 --lr 2e-3
+            --schedule linear
     """
     p, encoder, decoder = networks.make(tokens * width)
     book = Codebook(codes, width)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..common.choices import Choice, construct
 from ..common.errors import UserError
+from .fitted import Fitted
 from .vamp import Vamp
 
 
@@ -25,9 +26,15 @@ def make_prior(
         data_mean: mean of the training data.
 
     Raises:
-        UserError: no such name, or an option that it does not take, or ``vamp`` where the pair has no ``encode``.
+        UserError: no such name, or an option that it does not take, ``vamp`` where the pair has no ``encode``, or
+            ``fitted``.
     """
     prior: nn.Module = construct("prior", given, latent)
+    if isinstance(prior, Fitted):
+        raise UserError(
+            "prior='fitted' is for a deterministic code: it counts nothing in training, so nothing would hold a guide "
+            "that has a density; choose another prior, or an autoencoder"
+        )
     if isinstance(prior, Vamp):
         if encode is None:
             raise UserError("prior='vamp' averages q(z|x), which this pair has in no closed form: choose another")

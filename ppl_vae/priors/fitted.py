@@ -18,8 +18,8 @@ class Fitted(nn.Module):
 
     .. math:: p(z) = \sum_c \pi_c N(z; \mu_c, \Sigma_c)
 
-    It is masked: it counts nothing in training, and gives no log p(x). ``fit`` ends by fitting it, and it is saved with
-    the weights. Until then it is N(0, I). By hand: ``pair.model.prior.fit_codes(pv.encode(pair, x).mean["z"])``.
+    It is masked, so it counts nothing in training. ``fit`` ends by fitting it, and it is saved with the weights. Until
+    then it is N(0, I). By hand: ``pair.model.prior.fit_codes(pv.encode(pair, x).mean["z"])``.
 
     Use for autoencoders, whose codes are free: draws of N(0, I) fall beside them.
 
@@ -53,17 +53,6 @@ class Fitted(nn.Module):
         self.register_buffer("loc", torch.zeros(components, latent))
         self.register_buffer("scale_tril", torch.eye(latent).repeat(components, 1, 1))
         self.register_buffer("num_codes", torch.tensor(0))
-
-    def attach(self, *_: Any) -> None:
-        """Refuse a guide that has a density.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            "prior 'fitted' is for a deterministic code: it counts nothing in training, so nothing would hold a guide "
-            "that has a density; choose another prior, or an autoencoder"
-        )
 
     def forward(self) -> Any:
         each = dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)

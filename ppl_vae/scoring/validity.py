@@ -11,7 +11,9 @@ from ..common.errors import DataError, NoWeightError
 from . import observed, terms
 from .coverage import refuse_foreign
 from .densities import masked_at
+from .domains import core_of
 from .kinds import is_factor, kind, no_density, title
+from .support import support_of
 
 
 def refuse_unweighable(t: terms.Terms, cover: bool = True) -> None:
@@ -102,6 +104,8 @@ def refuse_outside(t: terms.Terms, first: int = 0) -> None:
         if i is not None:
             binarise = "binarise it (load_data(..., binarize='static'), split.fixed(seed))"
             fix = binarise if kind(site.p) == "Bernoulli" else "scale or round the data"
+            if levels := getattr(core_of(support_of(site.p)), "levels", None):
+                fix += f" to 0, 1/{levels - 1}, ..., 1, give the number of their levels where that is an option"
             raise DataError(
                 f"example {first + i} lies outside the support of site {name!r} ({title(site.p)}): {fix}, or choose "
                 f"another likelihood"
