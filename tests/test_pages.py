@@ -193,6 +193,14 @@ def test_the_graph_shows_every_site_once_in_each_program() -> None:
     assert named == [["x", "y", "z"], ["x", "y", "z"]]
 
 
+def test_a_pair_that_draws_no_data_has_the_other_figures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pair = pv.build("classifier", data_shape=(1, 4, 4), num_classes=2, hidden=(5,))
+    split = pv.Split(torch.rand(6, 1, 4, 4), torch.tensor([0, 1] * 3))
+    estimate = pv.log_likelihood(pair, split.x, split.y, num_samples=2)
+    assert [path.stem for path in figures.save_all(pair, tmp_path, data=split, estimate=estimate)] == ["log_px"]
+
+
 @pytest.mark.parametrize(
     ("tex", "holds"),
     [

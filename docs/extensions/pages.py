@@ -118,19 +118,22 @@ def _cell(text: str) -> str:
     return re.sub(r"[|*]", r"\\\g<0>", text.replace("``", "`"))
 
 
-def measured(name: str) -> str:
-    """What the command of a pair gave, in a sentence."""
-    record = json.loads(RECORD.read_text())[name]
+def measured(name: str, shown_as: str) -> str:
+    """What the command of a pair gave: a sentence, and a picture."""
+    record = json.loads(RECORD.read_text()).get(name)
+    if record is None:
+        return "It was not run yet: `make pairs` does."
+    figure = f"an ELBO of {record['elbo']:.2f} nats, and no log p(x)"
     if record["log_px"] is not None:
-        what = "log p(x | y)" if record["quantity"] == "log p(x | y)" else "log p(x)"
-        figure = f"{what} = {record['log_px']:.2f} ± {record['log_px_se']:.2f} nats"
-    else:
-        figure = f"an ELBO of {record['elbo']:.2f} nats, and no log p(x)"
+        figure = f"{record['quantity'] or 'log p(x)'} = {record['log_px']:.2f} ± {record['log_px_se']:.2f} nats"
     processor = record["processor"].removeprefix("AuthenticAMD ")
-    return (
-        f"On the {record['n']} test examples this gives **{figure}**. It takes {record['seconds']} s of processor time "
-        f"on an {processor} (torch {record['torch']}, commit {record['commit']})."
-    )
+    return f"""\
+On the {record["n"]} test examples this gives **{figure}**. It takes {record["seconds"]} s of processor time on an
+{processor} (torch {record["torch"]}, commit {record["commit"]}).
+
+![{shown_as} of {name}](../images/pairs/{name}.png)
+
+The picture is `{shown_as}.png` of the run."""
 
 
 def page(name: str, text: str) -> str:
@@ -164,11 +167,7 @@ def page(name: str, text: str) -> str:
 {wrapped(builder.command)}
 ```
 
-{measured(name)}
-
-![{shown_as} of {name}](../images/pairs/{name}.png)
-
-The picture is `{shown_as}.png` of the run.
+{measured(name, shown_as)}
 """
 
 
@@ -185,8 +184,9 @@ def gallery() -> str:
     for family, names in FAMILIES.items():
         parts += [f"## {family[0].upper()}{family[1:]}\n", "````{container} gallery"]
         for name in names:
-            link = f"[![{name}](images/pairs/{name}.png)](pairs/{name}.md)"
-            parts.append(f"```{{container}} cell\n{link}\n\n[{name}](pairs/{name}.md): {read(name).summary}\n```")
+            there = (DOCS / "images" / "pairs" / f"{name}.png").exists()
+            link = f"[![{name}](images/pairs/{name}.png)](pairs/{name}.md)\n\n" if there else ""
+            parts.append(f"```{{container}} cell\n{link}[{name}](pairs/{name}.md): {read(name).summary}\n```")
         parts.append("````\n")
     return "\n".join(parts)
 

@@ -62,7 +62,11 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as place:
             found = measured(command, Path(place) / "run")
             which = settings((ROOT / "docs" / "pairs" / f"{name}.md").read_text()).get("picture", "samples")
-            shrink(Path(place) / "run" / "figures" / f"{which}.png", ROOT / "docs" / "images" / "pairs" / f"{name}.png")
+            drawn = {path.stem: path for path in (Path(place) / "run" / "figures").glob("*.png")}
+            if which not in drawn:
+                print(f"{name}: its run has no {which}; name another picture: {', '.join(drawn)}", flush=True)
+                continue
+            shrink(drawn[which], ROOT / "docs" / "images" / "pairs" / f"{name}.png")
         record[name] = {
             "command": command, "quantity": found.get("quantity"), "n": found["n"], "log_px": found["log_px_mean"],
             "log_px_se": found["log_px_se"], "elbo": found["elbo_mean"], "seconds": round(found["seconds"]),

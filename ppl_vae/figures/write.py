@@ -59,7 +59,7 @@ def save_all(
     folder = writable(Path(out))
     split = data.limit(2000).fixed(seed)
     x, y = split.x, split.y
-    drawable = torch.is_tensor(x) and is_drawable(x.shape[1:])
+    drawable = torch.is_tensor(x) and is_drawable(x.shape[1:]) and getattr(pair.model, "draws", True)
     found = latents_of(pair, x, y, seed)
     made: dict[str, Figure] = {}
     if history:

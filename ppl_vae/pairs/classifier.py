@@ -21,6 +21,8 @@ from .networks import Networks, with_networks
 class Model(nn.Module):
     """y ~ Categorical(logits(x))."""
 
+    draws = False  # x is only given, so there are no samples to show
+
     def __init__(self, encoder: nn.Module, features: int, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes

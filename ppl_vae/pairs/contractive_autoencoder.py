@@ -74,7 +74,7 @@ def contractive_autoencoder(
             number.
 
     Example:
-        $ ppl-vae train contractive_autoencoder --latent 10 --epochs 50 --batch-size 64 --lr 2e-3
+        $ ppl-vae train contractive_autoencoder --latent 10 --epochs 30 --batch-size 64 --lr 2e-3
             --schedule linear
     """
     if not weight >= 0:

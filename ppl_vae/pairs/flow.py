@@ -101,8 +101,8 @@ def flow(
         UserError: one level, another kind, or zuko is not installed.
 
     Example:
-        $ ppl-vae train flow --levels 17 --binarize none --epochs 15 --batch-size 64 --lr 2e-3 --schedule linear
-            --num-samples 100
+        $ ppl-vae train flow --levels 17 --binarize none --kind maf --epochs 20 --batch-size 64 --lr 2e-3
+            --schedule linear --num-samples 100
     """
     if levels < 0 or levels == 1:
         raise UserError(f"levels={levels}: give the number of values of one number, or 0 for continuous data")

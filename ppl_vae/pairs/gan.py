@@ -42,8 +42,8 @@ def gan(networks: Networks, *, latent: int = 50) -> Pair:
         latent: latent dimensions.
 
     Example:
-        $ ppl-vae train gan --latent 20 --epochs 60 --batch-size 64 --lr 2e-3 --schedule linear
-            --num-samples 1000
+        $ ppl-vae train gan --latent 10 --likelihood gaussian:sigma=0.1 --activation leaky_relu
+            --binarize none --epochs 150 --batch-size 64 --schedule linear --num-samples 500
     """
     p, encoder, decoder = networks.make(latent)
     critic = nn.Sequential(encoder, MLP((encoder.features, 1)), nn.Flatten(0))

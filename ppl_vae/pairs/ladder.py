@@ -69,8 +69,8 @@ def ladder(
         prior: family of p(z) of the top layer: standard, mixture, vamp, flow or laplace.
 
     Example:
-        $ ppl-vae train ladder --latent 20,10 --hidden2 50 --epochs 50 --batch-size 64 --lr 2e-3
-            --schedule linear --num-samples 1000
+        $ ppl-vae train ladder --latent 20,10 --hidden2 50 --warmup 15 --epochs 40 --batch-size 64 --lr 2e-3
+            --schedule linear --num-samples 500
     """
     refuse_sizes(latent, hidden2)
     act = networks.activation

@@ -75,7 +75,7 @@ def sparse_autoencoder(networks: Networks, *, latent: int = 50, weight: float = 
         UserError: a negative weight, or a prior that learns.
 
     Example:
-        $ ppl-vae train sparse_autoencoder --latent 30 --weight 0.1 --epochs 50 --batch-size 64 --lr 2e-3
+        $ ppl-vae train sparse_autoencoder --latent 50 --weight 0.4 --epochs 40 --batch-size 64 --lr 2e-3
             --schedule linear
     """
     if not weight >= 0:

@@ -37,7 +37,7 @@ def transformer(
         UserError: tiles that do not fill the image or have too many classes, or a width that the heads do not divide.
 
     Example:
-        $ ppl-vae train transformer --width 32 --tile 2 --epochs 20 --batch-size 64 --lr 2e-3 --schedule linear
+        $ ppl-vae train transformer --width 32 --tile 2 --epochs 30 --lr 3e-3 --schedule linear
     """
     if levels**tile**2 > 65536:
         raise UserError(f"tile={tile}: with levels={levels} a token has {levels}^{tile**2} classes; use smaller tiles")

@@ -116,8 +116,7 @@ def views(
         UserError: a view with the name of a latent, another number of likelihoods, or no such way to join experts.
 
     Example:
-        $ ppl-vae train views --data views --latent 3 --epochs 30 --batch-size 64 --lr 2e-3 --schedule linear
-            --num-samples 500
+        $ ppl-vae train views --data views --latent 3 --epochs 30 --lr 3e-3 --num-samples 500
     """
     each = tuple(likelihood) * (len(data_shape) if len(likelihood) == 1 else 1)
     if "z" in data_shape or len(each) != len(data_shape) or experts not in EXPERTS:

@@ -76,7 +76,7 @@ def vqvae(
         depth: blocks of the prior.
 
     Example:
-        $ ppl-vae train vqvae --tokens 6 --codes 32 --width 8 --epochs 50 --batch-size 64 --lr 2e-3
+        $ ppl-vae train vqvae --hidden 200 --tokens 4 --codes 32 --epochs 40 --batch-size 64 --lr 2e-3
             --schedule linear
     """
     p, encoder, decoder = networks.make(tokens * width)
