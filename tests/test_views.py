@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from commands import call, read
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
@@ -119,3 +123,13 @@ def test_what_it_does_not_take() -> None:
         pv.build("views", data_shape=(3,))
     with pytest.raises(pv.UserError, match="has no option guide"):
         linear().with_guide("full")
+
+
+def test_the_command_line_trains_draws_and_reconstructs_several_fields(tmp_path: Path) -> None:
+    run, quick = tmp_path / "run", ("--epochs", "1", "--latent", "2", "--hidden", "4", "--device", "cpu")
+    call("train", "views", "--data", "views", *quick, "--num-samples", "5", "--limit", "20", "--out", run)
+    for command in ("sample", "reconstruct"):
+        [file] = read(command, run, "-n", "3")["files"]
+        with np.load(file, allow_pickle=False) as found:
+            assert {name: found[name].shape for name in found} == {"one": (3, 10), "two": (3, 6)}
+    assert "latent_scatter.png" in {path.name for path in (run / "figures").iterdir()}

@@ -1,5 +1,7 @@
 """Counts of genes in cells: z ~ N(0, I), x_g ~ p(mean l rho_g), rho = softmax(decoder(z)), l the size of the cell.
 
+Where l is the total of x, p(x | z, l) has no sum of one over x: compare such numbers with one another alone.
+
 Lopez, Regier, Cole, Jordan, Yosef: Deep generative modeling for single-cell transcriptomics, 2018.
 """
 

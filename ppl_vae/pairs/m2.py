@@ -28,16 +28,17 @@ NEVER = -100.0  # a log weight whose exp is nothing beside 1
 
 
 class Model(nn.Module):
-    """c ~ Categorical(pi); z ~ N(0, I); x ~ likelihood(decoder(z, c))."""
+    """c ~ uniform; z ~ N(0, I); x ~ likelihood(decoder(z, c))."""
 
     missing_labels = True  # -1: the class is summed out
     codes: Tensor
+    logits: Tensor
 
     def __init__(self, num_classes: int, latent: int, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.register_buffer("codes", torch.eye(num_classes), persistent=False)
-        self.logits = nn.Parameter(torch.zeros(num_classes))
+        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)  # learned, they end in one class
         self.prior = StandardNormal(latent)
         self.decoder = decoder
         self.likelihood = likelihood

@@ -101,6 +101,10 @@ def sentences(
 
     Raises:
         UserError: data of another shape than (steps,), or a share or a size that is none.
+
+    Example:
+        $ ppl-vae train sentences --data tokens --latent 4 --epochs 30 --batch-size 64 --lr 5e-3 --schedule cosine
+            --num-samples 200
     """
     if len(data_shape) != 1 or min(vocabulary - 1, latent, embedding, units) < 1 or not 0 <= word_dropout < 1:
         raise UserError(

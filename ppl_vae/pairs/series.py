@@ -123,7 +123,7 @@ def series(
         UserError: data without steps, or no such transition.
 
     Example:
-        $ ppl-vae train series --data series --latent 3 --epochs 30 --batch-size 64 --lr 2e-3 --schedule linear
+        $ ppl-vae train series --data series --latent 4 --epochs 30 --batch-size 64 --lr 1e-2 --schedule cosine
             --num-samples 200
     """
     if len(networks.data_shape) < 1 or transition not in TRANSITIONS or units < 1:

@@ -88,7 +88,7 @@ def topics(
         UserError: data of another shape than (words,), fewer than two topics, or no such way to draw words.
 
     Example:
-        $ ppl-vae train topics --data bags --latent 5 --epochs 30 --lr 1e-2 --schedule cosine
+        $ ppl-vae train topics --data bags --latent 5 --epochs 30 --batch-size 64 --lr 1e-2 --schedule cosine
             --num-samples 500
     """
     if len(data_shape) != 1 or latent < 2 or not alpha > 0 or words not in WORDS:
