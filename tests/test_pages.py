@@ -63,7 +63,7 @@ def test_every_pair_has_a_page(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_pair_names_its_source(name: str) -> None:
-    assert re.search(r"\w+.*?: .+?, (19|20)\d\d", read(name).about, re.DOTALL)
+    assert re.search(r"\w+.*?: .+?,\s(19|20)\d\d", read(name).about, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", PAIRS)
