@@ -45,6 +45,7 @@ _NAMES = {
     "objectives.ciwae": ("CIWAE",),
     "objectives.cubo": ("CUBO",),
     "objectives.elbo": ("Elbo",),
+    "objectives.enumerated": ("Enumerated",),
     "objectives.groups": ("MIWAE", "PIWAE"),
     "objectives.iwae": ("IWAE",),
     "objectives.names": ("objective",),
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from .objectives.ciwae import CIWAE as CIWAE
     from .objectives.cubo import CUBO as CUBO
     from .objectives.elbo import Elbo as Elbo
+    from .objectives.enumerated import Enumerated as Enumerated
     from .objectives.groups import MIWAE as MIWAE, PIWAE as PIWAE
     from .objectives.iwae import IWAE as IWAE
     from .objectives.names import objective as objective

@@ -148,7 +148,9 @@ def test_the_fitted_density_is_that_of_scikit_learn() -> None:
     assert bool((prior().log_prob(z) == 0).all())  # it counts nothing
 
 
-@pytest.mark.parametrize("z", [torch.ones(20, 2), torch.rand(3, 2), torch.rand(2, 2) * 1e-12], ids=str)
+@pytest.mark.parametrize(
+    "z", [torch.ones(20, 2), torch.rand(3, 2), torch.rand(2, 2) * 1e-12], ids=["equal", "few", "near"]
+)
 def test_any_codes_can_be_fitted(z: Tensor) -> None:
     """Constant codes, and fewer codes than components: draws are near a code."""
     prior = Fitted(2, components=5)

@@ -7,6 +7,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 import ppl_vae as pv
 from ppl_vae.cli.app import app
+from ppl_vae.objectives.enumerated import enumerated
 
 SMALL = {"data_shape": (4,), "num_classes": 3, "hidden": (5,)}
 
@@ -158,10 +161,7 @@ def test_labels_teach_m2_what_the_data_alone_do_not() -> None:
     x[:, 4:] = (x[:, 4:] + (torch.rand(400, 1) > 0.5).float()) % 2  # a style that flips the other half
     known = torch.where(torch.arange(400) % 10 < 2, y, -1)
     pair = pv.build("m2", data_shape=(8,), num_classes=2, latent=1, hidden=(16,), alpha=5.0)
-    pv.fit(
-        pair, (x, known), epochs=30, batch_size=50, lr=1e-2, objective="score:gradient=path,num_particles=2",
-        progress=False, seed=0,
-    )  # fmt: skip
+    pv.fit(pair, (x, known), epochs=30, batch_size=50, lr=1e-2, progress=False, seed=0)
     found = pv.classify(pair, x, num_samples=50)
     assert found.accuracy(y) > 0.9
 
@@ -175,6 +175,66 @@ def test_the_score_objective_subtracts_a_factor_of_the_guide() -> None:
         torch.manual_seed(3)
         found.append(objective(pair.model, pair.guide)(x, y))
     torch.testing.assert_close(*found)
+
+
+class Classes(torch.nn.Module):
+    """c ~ Categorical, x ~ N(mu_c, 1), of dimension 1; and its guide, whose logits are linear in x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.randn(3).double())
+        self.mu = torch.nn.Parameter(torch.randn(3).double())
+        self.slope = torch.nn.Parameter(torch.randn(3).double())
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            c = pyro.sample("c", dist.Categorical(logits=self.logits))
+            pyro.sample("x", dist.Normal(self.mu[c].unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("c", dist.Categorical(logits=x * self.slope))
+
+
+def test_a_class_of_the_guide_is_summed_out_in_value_and_gradient() -> None:
+    """sum_c q(c|x) (log p(x, c) - log q(c|x)) by its formula, and its gradient by differentiating that."""
+    torch.manual_seed(0)
+    pair = Classes()
+    x = torch.randn(5, 1, dtype=torch.float64)
+    log_q = (x * pair.slope).log_softmax(-1)
+    log_p = pair.logits.log_softmax(-1) + dist.Normal(pair.mu, 1.0).log_prob(x)
+    exact = -(log_q.exp() * (log_p - log_q)).sum()
+    for particles in (1, 3):
+        loss = pv.Enumerated(particles).differentiable_loss(pair.model, pair.guide, x)
+        torch.testing.assert_close(loss, exact)
+        for one, two in zip(
+            *(torch.autograd.grad(v, list(pair.parameters()), retain_graph=True) for v in (loss, exact)), strict=True
+        ):
+            torch.testing.assert_close(one, two)
+
+
+def test_a_known_label_leaves_the_other_classes_out() -> None:
+    """p(x, y, z) is zero for them: the bound and its gradient are finite, and the label's own."""
+    pair = made("m2", latent=2, alpha=0.0).train()
+    x, y = (torch.rand(5, 4) > 0.5).double(), torch.tensor([1, 0, 2, 0, 1])
+    torch.manual_seed(0)
+    loss = pv.Enumerated(2000).differentiable_loss(pair.model, pair.guide, x, y)
+    loss.backward()
+    for name, parameter in pair.named_parameters():
+        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
+    torch.manual_seed(1)
+    elbo = pv.Elbo(6000).differentiable_loss(pair.model, pair.guide, x, y)  # whose c is the label
+    assert float((loss - elbo).detach().abs()) < 0.3
+
+
+def test_what_can_not_be_summed_over_is_named() -> None:
+    bits = pv.build("binary", data_shape=(4,), latent=3, hidden=(5,))
+    with pytest.raises(pv.PairError, match=r"values of site 'z' .* can't be listed"):
+        pv.Enumerated().differentiable_loss(bits.model, bits.guide, torch.zeros(2, 4))
+    plain = pv.build("vae", data_shape=(4,), latent=3, hidden=(5,))  # no class: the ELBO
+    t = pv.terms(plain.model, plain.guide, torch.zeros(2, 4), num_samples=3)
+    torch.testing.assert_close(enumerated(t), t.log_w.mean(0))
+    assert pv.Enumerated(3).differentiable_loss(plain.model, plain.guide, torch.zeros(2, 4)).isfinite()
 
 
 def test_the_command_writes_the_probabilities_of_each_class(tmp_path: Path) -> None:
@@ -192,8 +252,7 @@ def test_the_command_writes_the_probabilities_of_each_class(tmp_path: Path) -> N
         "--labels",
         "20",
     ]
-    objective = ["--objective", "score:gradient=path,num_particles=2"]
-    trained = CliRunner().invoke(app, ["train", "m2", *options, *objective, "--out", run, "--limit", "5"])
+    trained = CliRunner().invoke(app, ["train", "m2", *options, "--out", run, "--limit", "5"])
     assert trained.exit_code == 0, trained.output
     done = CliRunner().invoke(app, ["classify", run, "--num-samples", "5", "--limit", "7", "--json"])
     assert done.exit_code == 0, done.output

@@ -69,7 +69,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 TRAINED_BY = {  # where it is not the ELBO, unless one is given
-    "m2": "score:gradient=path,num_particles=2",
+    "m2": "enumerated",
     "diffusion": "one_term",
     "gan": "adversarial",
 }
@@ -144,6 +144,10 @@ OBJECTIVES: dict[str, tuple[str, str]] = {
     "vimco": ("ppl_vae.objectives.vimco:VIMCO", "discrete latents: the bound of iwae"),
     "rws": ("ppl_vae.objectives.rws:RWS", "discrete latents, or a guide that covers the posterior: wake-sleep"),
     "tvo": ("ppl_vae.objectives.tvo:TVO", "discrete latents: the path from the guide to the posterior"),
+    "enumerated": (
+        "ppl_vae.objectives.enumerated:Enumerated",
+        "a guide with one class of few values: summed out exactly",
+    ),
     "beta_tc": ("ppl_vae.objectives.beta_tc:BetaTC", "one factor a latent: more weight on the total correlation"),
     "one_term": ("ppl_vae.objectives.one_term:OneTerm", "diffusion: one random term of the ELBO for each example"),
     "adversarial": ("ppl_vae.objectives.adversarial:Adversarial", "gan: a decoder against a critic of its samples"),

@@ -2,8 +2,8 @@ r"""M2: a class c and a style z, independent a priori; labels are known for some
 
 .. math:: p(x, z) = p(z) \sum_c p(c) \, p(x|z, c), \qquad q(z|x) = \sum_c q(c|x) \, q(z|x, c)
 
-While it is trained, the guide draws c, so that the model is told the class that z was drawn for: objective
-``score:gradient=path``. In evaluation it is the mixture over c, a density of z alone, and the model sums c out.
+While it is trained, the guide draws c, so that the model is told the class that z was drawn for; the objective
+``enumerated`` sums over that draw. In evaluation it is the mixture over c, a density of z alone; the model sums c out.
 
 Kingma, Rezende, Mohamed, Welling: Semi-Supervised Learning with Deep Generative Models, 2014, arXiv:1406.5298.
 """
@@ -38,7 +38,7 @@ class Model(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.register_buffer("codes", torch.eye(num_classes), persistent=False)
-        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)  # learned, they end in one class
+        self.register_buffer("logits", torch.zeros(num_classes), persistent=False)  # uniform
         self.prior = StandardNormal(latent)
         self.decoder = decoder
         self.likelihood = likelihood
@@ -79,7 +79,7 @@ class Guide(nn.Module):
 
 
 @with_networks
-def m2(networks: Networks, *, num_classes: int, latent: int = 10, alpha: float = 1.0) -> Pair:
+def m2(networks: Networks, *, num_classes: int, latent: int = 10, alpha: float = 50.0) -> Pair:
     """A VAE with a class and a style, for data of which some have labels; ``pv.classify`` gives p(c | x).
 
     Args:
