@@ -11,6 +11,7 @@ import xarray as xr
 from commands import FEW, call, read
 
 import ppl_vae as pv
+from ppl_vae.likelihood.gaps import is_diagonal
 
 
 def test_each_gap_is_its_closed_form_where_the_posterior_is_a_gaussian() -> None:
@@ -83,3 +84,11 @@ def test_a_refined_guide_is_no_encoder() -> None:
     pair, x = pv.build("linear", data_shape=(5,), latent=2), torch.randn(4, 5)
     with pytest.raises(pv.UserError, match="this guide was refined, and no encoder is behind it"):
         pv.gaps(pair.with_guide(pv.refine(pair, x, steps=2)), x)
+
+
+@pytest.mark.parametrize(("name", "diagonal"), [("vae", True), ("hierarchical", False), ("ladder", False)])
+def test_a_guide_whose_latents_depend_on_one_another_is_not_diagonal(name: str, diagonal: bool) -> None:
+    """Its best diagonal Gaussian may be worse than it is: amortisation would be negative."""
+    options = {} if name == "vae" else {"latent": (3, 2), "hidden2": (4,)}
+    pair = pv.build(name, data_shape=(6,), hidden=(5,), **options)
+    assert is_diagonal(pair, (torch.rand(2, 6) > 0.5).float(), None) == diagonal

@@ -19,7 +19,7 @@ from ..guides.refined import Refined
 from ..scoring.inputs import as_data, device_and_dtype, evaluating, everything, to_device
 from ..scoring.kinds import kind, layers
 from ..scoring.quantity import refuse_binarised
-from ..scoring.trace import call_args, changed
+from ..scoring.trace import call_args, sample_sites, trace_program
 from .estimate import log_likelihood
 from .refine import refine
 from .result import Estimate
@@ -142,7 +142,7 @@ def gaps(
 
     fit: dict[str, Any] = {"widen": 1.0, "df": math.inf, "steps": 200, "rounds": 1, **how}
     diagonal, full = (elbo(pair.with_guide(refine(pair, x, y, family=f, **fit))) for f in ("diagonal", "full"))
-    family = "diagonal" if _is_diagonal(pair, x, y) else "full"
+    family = "diagonal" if is_diagonal(pair, x, y) else "full"
     refined = diagonal if family == "diagonal" else full
     best = log_likelihood(pair, x, y, num_samples, proposal="auto", **how)
     bounds = {"elbo": elbo(pair), "elbo_refined": refined, "elbo_diagonal": diagonal, "elbo_full": full, "log_px": best}
@@ -167,15 +167,15 @@ def _between(low: Estimate, high: Estimate) -> tuple[Tensor, Tensor]:
     return high.log_px - low.log_px, torch.hypot(low.std_error, high.std_error)
 
 
-def _is_diagonal(pair: Any, x: Any, y: Tensor | None) -> bool:
-    """Whether every site of a guide is a diagonal Gaussian."""
-    kinds: list[bool] = []
-
-    def seen(name: str, fn: Any) -> Any:
-        kinds.append(kind(fn) == "Normal" and not any(hasattr(layer, "transforms") for layer in layers(fn)))
-        return fn
-
+def is_diagonal(pair: Any, x: Any, y: Tensor | None) -> bool:
+    """Whether a guide is a diagonal Gaussian: no covariances, and no latent that depends on another one."""
     first = to_device(pair, x, y, slice(1))
     with evaluating(pair), forked(device_and_dtype(pair)[0]), torch.no_grad():
-        changed(pair.guide, seen)(*call_args(pair.guide, *first))
-    return all(kinds)
+        found = sample_sites(trace_program(pair.guide, call_args(pair.guide, *first), {}, 2))
+    return all(_is_free(site["fn"]) for site in found.values() if not site["is_observed"])
+
+
+def _is_free(fn: Any) -> bool:
+    """Whether a site is a diagonal Gaussian that is the same for both of two particles."""
+    plain = kind(fn) == "Normal" and not any(hasattr(layer, "transforms") for layer in layers(fn))
+    return plain and all(bool((v == v[:1]).all()) for v in (fn.mean, fn.variance))
