@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import ppl_vae as pv
 from ppl_vae.common.errors import PairError
+from ppl_vae.common.fields import each
 from ppl_vae.compile import capture, decompositions
 from ppl_vae.compile.capture import Captured, worthwhile
 from ppl_vae.compile.guards import UncapturableError
@@ -68,9 +69,11 @@ def close(one: Tensor, other: Tensor, relative: float = 1e-5) -> None:
 
 # every pair under the objectives that ask the most of it, and every objective with each kind of pair
 MANY, FEW = ("elbo", "iwae-dreg"), ("vae", "cvae", "hierarchical", "linear-exact", "made")
+FIRST = {case.name: name for name, case in reversed(CASES.items())}  # of each pair; a chain of 20 latents compiles long
 OWN = {"gan": "adversarial", "diffusion": "one_term"}  # a pair whose objective is for it alone
 MATRIX = [
-    *itertools.product([name for name in CASES if not name.startswith(tuple(OWN))], MANY),
+    *((name, "elbo") for name, case in CASES.items() if case.name not in (*OWN, "sentences")),
+    *((name, "iwae-dreg") for pair, name in FIRST.items() if pair not in (*OWN, "series", "sentences")),
     *itertools.product(FEW, [loss for loss in OBJECTIVES if loss not in (*MANY, *OWN.values())]),
     *OWN.items(),
 ]
@@ -82,7 +85,8 @@ def test_every_pair_and_objective(name: str, loss: str) -> None:
     case, objective = CASES[name], OBJECTIVES[loss]()
     pair = case.build().double()
     x, y = case.draw(5)
-    args = (x.double(),) if y is None else (x.double(), y)
+    x = each(Tensor.double, x)
+    args = (x,) if y is None else (x, y)
     try:
         eager(objective, pair, args, 1.0)
     except PairError:

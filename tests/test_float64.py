@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 import ppl_vae as pv
+from ppl_vae.common.fields import each
 from ppl_vae.training.step_graph import StepGraphs
 
 
@@ -103,7 +104,7 @@ def test_every_pair_trains_and_is_judged(name: str) -> None:
     torch.manual_seed(0)
     pair = case.build()
     x, y = case.draw(12)
-    x = x.double()
+    x = each(Tensor.double, x)
     assert fit(pair, x if y is None else (x, y), batch_size=6)[-1]["step"] == 4
     if not case.delta:
         assert pv.log_likelihood(pair, x, y, num_samples=10, seed=0).log_px.isfinite().all()

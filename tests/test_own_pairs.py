@@ -238,7 +238,7 @@ def test_a_bad_file_is_one_line(place: Path, tmp_path: Path) -> None:
     raising = error("import no_such_module\n\n\ndef f(*, data_shape): ...\n")
     assert "bad.py, line 1: ModuleNotFoundError: No module named 'no_such_module'" in raising
     assert "there is no file" in call("train", f"{tmp_path}/absent.py:f", code=2).stderr
-    assert "choose one of vae" in call("train", "mine.counts", code=2).stderr
+    assert "choose one of autoencoder" in call("train", "mine.counts", code=2).stderr
 
 
 def test_a_pair_that_no_run_needs_is_refused(place: Path, mine: list[str], tmp_path: Path) -> None:

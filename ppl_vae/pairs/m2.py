@@ -85,7 +85,8 @@ def m2(networks: Networks, *, num_classes: int, latent: int = 10, alpha: float =
     Args:
         num_classes: labels 0 ... num_classes - 1; y is -1 where the label is not known.
         latent: latent dimensions of the style.
-        alpha: weight of the log probability that the guide's classifier gives to a known label.
+        alpha: weight of the log probability that the guide's classifier gives to a known label; about
+            the number of examples for each label.
 
     Example:
         $ ppl-vae train m2 --labels 100 --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear

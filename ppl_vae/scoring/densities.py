@@ -43,6 +43,12 @@ def log_prob_of(site: Any, shape: tuple[int, int]) -> Tensor:
     """
     fn, value = site["fn"], site["value"]
     wanted = (shape[1], *fn.event_shape)
+    if not torch.is_tensor(value):
+        fields = f" of {', '.join(map(str, value))}" if isinstance(value, dict) else ""
+        raise PairError(
+            f"site {site['name']!r} observes a {type(value).__name__}{fields}, and needs one tensor: give "
+            f"the data as one, or a pair that observes each field at a site of its own"
+        )
     if site["is_observed"] and kind(fn) != "Unit" and tuple(value.shape[-len(wanted) :]) != wanted:
         raise PairError(
             f"site {site['name']!r} observes data of shape {tuple(value.shape)} where (data, *event) = {wanted} is "
