@@ -211,7 +211,7 @@ def test_labels_that_are_none_are_one_line(labels: Any, message: str, entry: str
         (torch.full((2, D), math.nan), r"example 0 has a missing entry|NaN"),
         (torch.zeros(4, D + 1), r"fails on x of shape \(4, 4\)|of shape"),
         ({"values": torch.zeros(4, D), "mask": torch.ones(3, D)}, "different numbers of data"),
-        ({"values": torch.zeros(4, D), "mask": torch.ones(4, D)}, "fails on x of (shapes values|type)|observes a dict of values, mask"),
+        ({"values": torch.zeros(4, D), "mask": torch.ones(4, D)}, "fails on x of (shapes values|type)|observes a dict"),
         ({}, "holds no data"),
         ((torch.zeros(4, D), torch.ones(4, D)), "several fields of .* are one dictionary"),
     ],
