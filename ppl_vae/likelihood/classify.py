@@ -155,8 +155,9 @@ def classify(
     Example:
         >>> import torch, ppl_vae as pv
         >>> pair = pv.build("cvae", data_shape=(6,), num_classes=3, latent=2, hidden=(4,))
-        >>> pv.classify(pair, torch.zeros(2, 6), num_samples=10).log_probs.exp().sum(-1)
-        tensor([1.0000, 1.0000], dtype=torch.float64)
+        >>> found = pv.classify(pair, torch.zeros(2, 6), num_samples=10)
+        >>> found.log_probs.shape, found.log_probs.exp().sum(-1).round(decimals=5).tolist()
+        (torch.Size([2, 3]), [1.0, 1.0])
     """
     count = num_classes or getattr(getattr(pair, "model", None), "num_classes", None)
     if not isinstance(count, int):
