@@ -69,11 +69,15 @@ def close(one: Tensor, other: Tensor, relative: float = 1e-5) -> None:
 
 # every pair under the objectives that ask the most of it, and every objective with each kind of pair
 MANY, FEW = ("elbo", "iwae-dreg"), ("vae", "cvae", "hierarchical", "linear-exact", "made")
-FIRST = {case.name: name for name, case in reversed(CASES.items())}  # of each pair; a chain of 20 latents compiles long
 OWN = {"gan": "adversarial", "diffusion": "one_term"}  # a pair whose objective is for it alone
+# a fault that is known: a step of sentences has no graph, and fit runs it as it is
+KNOWN = pytest.mark.xfail(raises=UncapturableError, strict=True, reason="a step of sentences can not be captured yet")
 MATRIX = [
-    *((name, "elbo") for name, case in CASES.items() if case.name not in (*OWN, "sentences")),
-    *((name, "iwae-dreg") for pair, name in FIRST.items() if pair not in (*OWN, "series", "sentences")),
+    *(
+        pytest.param(name, loss, marks=KNOWN if case.name == "sentences" else ())
+        for (name, case), loss in itertools.product(CASES.items(), MANY)
+        if case.name not in OWN
+    ),
     *itertools.product(FEW, [loss for loss in OBJECTIVES if loss not in (*MANY, *OWN.values())]),
     *OWN.items(),
 ]

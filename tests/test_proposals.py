@@ -91,10 +91,14 @@ def test_every_part_of_the_mixtures_particles_is_unbiased() -> None:
 def test_every_pair_takes_every_proposal(name: str, proposal: str) -> None:
     if CASES[name].name in ("binary", "categorical") and proposal == "qmc":
         pytest.skip("bits and classes have no inverse distribution function: refused by name")
-    if name == "flow" and proposal in ("prior", "tempered", "qmc"):
-        pytest.skip("a uniform cell: no draw of the prior falls in it, and the others are refused by name")
     pair = CASES[name].build()
     x, y = CASES[name].draw(4)
+    if name == "flow" and proposal in ("tempered", "qmc"):
+        with pytest.raises(pv.PairError, match=r"site 'z': Dequantised .*use another proposal"):
+            pv.log_likelihood(pair, x, y, num_samples=30, proposal=proposal)
+        return
+    if (name, proposal) == ("flow", "prior"):
+        pytest.xfail("a fault that is known: no draw of the prior falls in a cell, and -inf is given for log p(x)")
     est = pv.log_likelihood(pair, x, y, num_samples=30, proposal=proposal)
     assert bool(est.log_px.isfinite().all())
     if not CASES[name].latents:
