@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 READ = "the program reads a tensor's value (.item(), float(), bool(), if)"
@@ -101,7 +102,8 @@ class Held(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and not self.readable:
             raise UncapturableError(READ)
-        if func._schema.is_mutable and torch.is_tensor(args[0]) and id(args[0]) not in self.before:
+        changes = func._schema.is_mutable and torch.is_tensor(args[0]) and not isinstance(args[0], FakeTensor)
+        if changes and id(args[0]) not in self.before:
             with _disable_current_modes():  # of the tracer, which would give a tensor without values
                 self.before[id(args[0])] = args[0], args[0].clone()
         return func(*args, **(kwargs or {}))

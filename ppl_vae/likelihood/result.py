@@ -233,7 +233,7 @@ class Estimate(Shown):
 
     def notes(self) -> list[str]:
         """How far to trust it; and the stages of ``"auto"`` that do not apply."""
-        return [self._trust(), *(f"without {name}: {why}" for name, why in self.left_out.items())]
+        return [self._trust(), *self._empty(), *(f"without {name}: {why}" for name, why in self.left_out.items())]
 
     @property
     def _mean(self) -> str:
@@ -246,6 +246,12 @@ class Estimate(Shown):
         how += "" if self.proposal == "guide" else f"{self.proposal} proposal, "
         how += "" if self.precision == "float32" else f"{self.precision} products, "
         return how + (f"{sources}; " if sources else "")
+
+    def _empty(self) -> list[str]:
+        """A line where every weight of an example is zero: either x can't occur, or no draw came where it can."""
+        empty = int(self.log_px.isneginf().sum())
+        found = f"{empty} of {len(self)} examples have probability zero at every draw, and so log p(x) = -inf"
+        return [f"{found}; if they can occur, take another proposal or more samples"] if empty else []
 
     def _trust(self) -> str:
         """What Pareto k says of the estimate, in a line."""
