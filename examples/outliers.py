@@ -1,7 +1,7 @@
 """Bayes' rule against a discriminative network: accuracy, calibration, and letters that are no digits.
 
 p(y | x) of a conditional VAE comes from p(x | y) p(y), and its sum over y is p(x), which rejects outliers. A classifier
-has its confidence alone. Run it: python examples/outliers.py [DATA]
+has its confidence alone. Run it: python examples/outliers.py [DATA EPOCHS]
 """
 
 from __future__ import annotations
@@ -65,4 +65,5 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], epochs=60, limit=None, num_samples=100)
+    name, epochs = sys.argv[1:] or ("digits", 60)
+    main(name, int(epochs), limit=None, num_samples=100)

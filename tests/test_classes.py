@@ -141,6 +141,8 @@ def test_hidden_labels_are_as_many_of_each_class() -> None:
     assert not torch.equal(y, other)
     with pytest.raises(pv.DataError, match="give from 10 to"):
         data.partly_labelled(9)
+    with pytest.raises(pv.DataError, match="repeat=0: each example is there once at least"):
+        data.partly_labelled(50, repeat=0)
     with pytest.raises(pv.DataError, match="give from 10 to"):
         data.partly_labelled(1_250)
 
@@ -271,3 +273,18 @@ def test_a_split_brings_its_labels_for_the_accuracy_alone() -> None:
     assert torch.equal(one.log_joint, two.log_joint)
     assert "accuracy" in str(one)
     assert "accuracy" not in str(pv.classify(pair, torch.zeros(3, 4), num_samples=20))
+
+
+def test_examples_with_a_label_are_repeated_with_their_rows() -> None:
+    data = pv.load_data("digits", seed=0)
+    once, often = (data.partly_labelled(50, seed=3, repeat=n) for n in (1, 4))
+    known = often.train.y >= 0
+    assert len(often.train) == len(once.train) + 3 * 50
+    assert int(known.sum()) == 4 * 50
+    rows, counts = often.train.rows[known].unique(return_counts=True)
+    assert torch.equal(rows, once.train.rows[once.train.y >= 0].sort().values)
+    assert bool((counts == 4).all())
+    place = {int(row): i for i, row in enumerate(once.train.rows)}
+    where = torch.tensor([place[int(row)] for row in often.train.rows])
+    assert torch.equal(often.train.x, once.train.x[where])
+    assert torch.equal(often.train.y, once.train.y[where])

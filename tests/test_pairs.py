@@ -162,7 +162,7 @@ def test_the_encoder_runs_once_not_k_times(case: Case) -> None:
     pair = case.build()
     x, y = case.draw(5)
     seen: list[tuple[int, ...]] = []
-    encoder = getattr(pair.guide, "encoder", None)
+    encoder = getattr(pair.guide, "encoder", getattr(pair.guide, "styles", None))
     if encoder is not None:
         encoder.register_forward_hook(lambda module, args, out: seen.append(tuple(args[0].shape)))
         pv.terms(pair.model, pair.guide, x, y, num_samples=50)

@@ -73,8 +73,12 @@ class Split:
         n = needed("limit", n, "int")
         if n < 1:
             raise DataError(f"a limit of {n} leaves no data of {self.name}: give 1 or more")
-        index = None if self.index is None else self.index[:n]
-        return replace(self, x=rows(self.x, slice(n)), y=None if self.y is None else self.y[:n], index=index)
+        return self._at(slice(n))
+
+    def _at(self, where: slice | Tensor) -> Split:
+        """The data at some places."""
+        y, index = (None if t is None else t[where] for t in (self.y, self.index))
+        return replace(self, x=rows(self.x, where), y=y, index=index)
 
     def to(self, device: torch.device | str) -> Split:
         """The same split on ``device``."""
@@ -144,7 +148,7 @@ class Data:
         drawn |= {n: s.fixed(self.seed) for n, s in drawn.items() if (how, n) != ("dynamic", "train")}
         return replace(self, **drawn, binarize=how)  # type: ignore[arg-type]
 
-    def partly_labelled(self, count: int, seed: int | None = None) -> Data:
+    def partly_labelled(self, count: int, seed: int | None = None, repeat: int = 1) -> Data:
         """The same data with ``count`` labels of the training data, as many of each class; others are -1, not known.
 
         Labels of the validation data are hidden too, so that nothing is chosen by them. Those of the test data stay.
@@ -152,6 +156,8 @@ class Data:
         Args:
             count: how many labels are kept.
             seed: which ones; None takes the seed of the data.
+            repeat: how often the training data have each example with a label, so that every batch has some. Each
+                counts so often in the objective too.
 
         Raises:
             DataError: the labels are no classes, or a class has too few examples.
@@ -161,7 +167,12 @@ class Data:
             >>> data = load_data("digits").partly_labelled(50)
             >>> int((data.train.y >= 0).sum()), int((data.valid.y >= 0).sum()), data.num_classes
             (50, 0, 10)
+            >>> often = load_data("digits").partly_labelled(50, repeat=3)
+            >>> len(often.train) - len(data.train), int((often.train.y >= 0).sum())
+            (100, 150)
         """
+        if needed("repeat", repeat, "int") < 1:
+            raise DataError(f"repeat={repeat}: each example is there once at least; give 1 or more")
         total, y = self.num_classes, self.train.y
         if total is None or y is None:
             raise DataError(
@@ -180,7 +191,10 @@ class Data:
                 )
             kept[of_class] = c
         valid = None if self.valid.y is None else torch.full_like(self.valid.y, -1)
-        return replace(self, train=replace(self.train, y=kept), valid=replace(self.valid, y=valid))
+        train, labelled = replace(self.train, y=kept), torch.nonzero(kept >= 0)[:, 0]
+        if repeat > 1:
+            train = train._at(torch.cat([torch.arange(len(y), device=y.device), labelled.repeat(repeat - 1)]))
+        return replace(self, train=train, valid=replace(self.valid, y=valid))
 
     def split(self, name: str) -> Split:
         """The split of that name.

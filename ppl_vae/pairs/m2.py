@@ -55,18 +55,16 @@ class Guide(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, encoder: nn.Module, features: int, num_classes: int, latent: int, alpha: float) -> None:
+    def __init__(self, classifier: nn.Module, styles: nn.Module, num_classes: int, latent: int, alpha: float) -> None:
         super().__init__()
         self.alpha, self.shape = alpha, (num_classes, latent)
         self.register_buffer("codes", torch.eye(num_classes), persistent=False)
-        self.encoder = encoder
-        self.classifier = linears(features, num_classes)
-        self.styles = linears(features, *[latent] * (2 * num_classes))
+        self.classifier = classifier  # x to logits (B, C)
+        self.styles = styles  # x to (B, 2 * C * latent)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
-        h = self.encoder(x)
-        log_q = self.classifier(h).log_softmax(-1)  # (B, C)
-        loc, log_scale = (part.unflatten(-1, self.shape) for part in self.styles(h).chunk(2, -1))  # (B, C, latent)
+        log_q = self.classifier(x).log_softmax(-1)
+        loc, log_scale = (part.unflatten(-1, self.shape) for part in self.styles(x).chunk(2, -1))  # (B, C, latent)
         with data_plate(x, 1):
             if y is not None:
                 code, known = self.codes[y.clamp(min=0)], (y >= 0).unsqueeze(-1)
@@ -93,4 +91,7 @@ def m2(networks: Networks, *, num_classes: int, latent: int = 10, alpha: float =
             --num-samples 1000
     """
     p, encoder, decoder = networks.make(latent, extra=num_classes, encodes=False)
-    return Pair(Model(num_classes, latent, decoder, p), Guide(encoder, encoder.features, num_classes, latent, alpha))
+    _, encoder_of_class, _ = networks.make(latent, encodes=False)
+    styles = nn.Sequential(encoder, linears(encoder.features, *[latent] * (2 * num_classes)))
+    classifier = nn.Sequential(encoder_of_class, linears(encoder.features, num_classes))
+    return Pair(Model(num_classes, latent, decoder, p), Guide(classifier, styles, num_classes, latent, alpha))
