@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pytest
@@ -12,6 +13,7 @@ from pairs_under_test import CASES, Case
 import ppl_vae as pv
 from ppl_vae.common.fields import each, leaves, num_data, rows, shape_of, shapes
 from ppl_vae.common.registry import FAMILIES, PAIRS
+from ppl_vae.runs.state import state_tensors
 
 pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -122,6 +124,35 @@ def test_a_step_moves_every_parameter(case: Case) -> None:
         svi.step(*((x,) if y is None else (x, y)))
     for name, parameter in pair.named_parameters():
         assert not torch.equal(parameter, before[name]), name
+
+
+def test_stopped_and_resumed_it_ends_as_it_would_have(case: Case, tmp_path: Path) -> None:
+    """Bit for bit, from the folder alone; also where an objective has an optimiser of its own, or a prior is fitted."""
+    x, y = case.draw(20)
+
+    def stop(row: dict[str, Any], pair: pv.Pair) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    def run(folder: str, **options: Any) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        pair = case.build()
+        if "resume" in options:
+            with torch.no_grad():
+                for t in pair.parameters():
+                    t.fill_(3)
+        pv.fit(
+            pair, pv.Split(x, y), run_dir=tmp_path / folder, epochs=3, batch_size=8, lr=1e-2, device="cpu",
+            progress=False, **options,
+        )  # fmt: skip
+        return state_tensors(pair)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", callbacks=[stop])
+    again = run("stopped", resume=True)
+    assert whole.keys() == again.keys()
+    assert [name for name in whole if not torch.equal(whole[name], again[name])] == []
 
 
 def test_stock_svi_moves_every_parameter_of_as_pyro(case: Case) -> None:
