@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Annotated
 
 import typer
 
 from ..common.custom import as_given
-from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source, positive
+from .options import Common, Estimating, JsonOpt, OutOpt, ProposalOpt, RunArg, Source, positive
 from .output import print_json
 from .runs import open_runs, suffix
 
@@ -17,7 +16,7 @@ from .runs import open_runs, suffix
 def classify(
     run: RunArg,
     *,
-    proposal: Annotated[str, typer.Option("--proposal", help=PROPOSAL_HELP)] = "guide",
+    proposal: ProposalOpt = "guide",
     estimating: Estimating,
     source: Source,
     common: Common,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..common.custom import as_given
 from ..common.errors import UserError
-from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, Source
+from .options import Common, Estimating, JsonOpt, ProposalOpt, Source
 from .output import print_json, screen
 from .runs import open_runs
 
@@ -23,7 +23,7 @@ NUMBERS = ("elbo", "elbo_se", "log_px", "log_px_se", "ess", "khat", "unreliable"
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
     *,
-    proposal: Annotated[str, typer.Option("--proposal", help=PROPOSAL_HELP)] = "guide",
+    proposal: ProposalOpt = "guide",
     estimating: Estimating,
     source: Source,
     common: Common,

@@ -11,7 +11,7 @@ from rich.table import Table
 from ..common.custom import as_given
 from ..common.errors import UserError
 from ..common.registry import AXES, PROPOSALS
-from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, RunArg, Source
+from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, ProposalOpt, RunArg, Source
 from .output import label_of, log, print_json, resumable, screen, write_figure
 from .runs import Opened, open_runs, suffix
 
@@ -80,7 +80,7 @@ def evaluate(
 def score(
     run: RunArg,
     *,
-    proposal: Annotated[str, typer.Option("--proposal", help=PROPOSAL_HELP)] = "guide",
+    proposal: ProposalOpt = "guide",
     estimating: Estimating,
     source: Source,
     common: Common,

@@ -67,6 +67,7 @@ class Estimating:
 PROPOSAL_HELP = (
     f"Where samples come from: {', '.join(PROPOSALS)}, or FILE.py:NAME; options follow: refined:family=diagonal."
 )
+ProposalOpt = Annotated[str, typer.Option("--proposal", help=PROPOSAL_HELP)]
 SWITCH: dict[Any, bool | str] = {"auto": "auto", "on": True, "off": False, True: True, False: False}
 
 
