@@ -288,3 +288,21 @@ def test_examples_with_a_label_are_repeated_with_their_rows() -> None:
     where = torch.tensor([place[int(row)] for row in often.train.rows])
     assert torch.equal(often.train.x, once.train.x[where])
     assert torch.equal(often.train.y, once.train.y[where])
+
+
+def test_what_monte_carlo_leaves_open_is_said() -> None:
+    """The gap of the two best, against its error: 0.1 of 0.05 and 0.05, and 1 of the same."""
+    joint, error = torch.tensor([[0.0, -0.1, -9.0], [0.0, -1.0, -9.0]]), torch.tensor([[0.05, 0.05, 9.0]] * 2)
+    found = pv.Classes(joint, error, error, "log p(x, y)", 20, 0, torch.tensor([0, 1]))
+    assert found.close.tolist() == [True, False]
+    assert "1 of 2 examples have two classes within two standard errors" in str(found)
+    exact = pv.Classes(joint, torch.zeros(2, 3), error, "log p(y | x)", 1, 0)
+    assert not bool(exact.close.any())
+
+
+@pytest.mark.parametrize("figure", ["accuracy", "log_loss", "calibration_error"])
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_not_counted_as_wrong(figure: str, label: int) -> None:
+    found = pv.Classes(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), "log p(x, y)", 20, 0)
+    with pytest.raises(pv.UserError, match=f"label {label} at index 1 is no class"):
+        getattr(found, figure)(torch.tensor([0, label]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import ppl_vae as pv
 from ppl_vae.nn.bags import Bag
+from ppl_vae.pairs.topics import WORDS
 
 
 def quadrature(pair: pv.Pair, x: Tensor, nodes: int) -> Tensor:
@@ -53,3 +55,15 @@ def test_what_it_does_not_take() -> None:
     for options in ({"data_shape": (2, 3)}, {"latent": 1}, {"alpha": 0.0}, {"words": "sum"}):
         with pytest.raises(pv.UserError, match="at least two topics"):
             pv.build("topics", **{"data_shape": (6,), **options})
+
+
+def test_a_word_that_is_rare_in_every_topic_has_a_log_probability() -> None:
+    """log(sum_k s_k beta_kv) where the softmax of beta underflows: -200 - log 3 here, and finite gradients."""
+    beta = torch.zeros(2, 4)
+    beta[:, 0] = -200.0
+    beta.requires_grad_()
+    log_p = WORDS["mixture"](torch.tensor([[0.5, 0.5]]), beta)
+    assert float(log_p[0, 0].detach()) == pytest.approx(-200 - math.log(3), abs=1e-3)
+    assert float(log_p.detach().exp().sum()) == pytest.approx(1, abs=1e-6)
+    (torch.tensor([[0.0, 1.0, 1.0, 0.0]]) * log_p).sum().backward()
+    assert bool(beta.grad.isfinite().all())

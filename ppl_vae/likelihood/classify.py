@@ -66,6 +66,15 @@ class Classes(Shown):
         """The probability of the most probable class, (N,)."""
         return self.log_probs.exp().amax(-1)
 
+    @property
+    def close(self) -> Tensor:
+        """Whether the two most probable classes are within two standard errors, so that more samples may swap them."""
+        best, where = self.log_joint.topk(min(2, self.log_joint.shape[1]), -1)
+        if best.shape[1] < 2:
+            return torch.zeros(len(best), dtype=torch.bool)
+        error = self.std_error.gather(1, where).square().sum(-1).sqrt()
+        return ~(best[:, 0] - best[:, 1] >= 2 * error)
+
     def accuracy(self, y: Any = None) -> float:
         """The share of examples whose most probable class is their label."""
         return float((self.predicted == self._labels(y)).double().mean())
@@ -90,13 +99,17 @@ class Classes(Shown):
         """Labels (N,), those of the data where none are given.
 
         Raises:
-            UserError: there are none, or their number differs.
+            UserError: there are none, their number differs, or one is no class.
         """
         y = self.y if y is None else torch.as_tensor(y).cpu()
         if y is None or y.shape != self.predicted.shape:
             has = "no labels" if y is None else f"labels of shape {tuple(y.shape)}"
             raise UserError(f"{has} for {len(self.predicted)} examples: give y, a class of each")
         found: Tensor = y.long()
+        unknown = (found < 0) | (found >= self.log_joint.shape[1])
+        if bool(unknown.any()):
+            i = int(unknown.nonzero()[0])
+            raise UserError(f"label {int(found[i])} at index {i} is no class: take the examples whose label is known")
         return found
 
     def measured(self) -> dict[str, float]:
@@ -114,10 +127,14 @@ class Classes(Shown):
     def notes(self) -> list[str]:
         n, classes = self.log_joint.shape
         about = f"{classes} classes by {self.kind}; K = {self.num_samples}, seed {self.seed}, {n} examples"
+        close = int(self.close.sum())
+        swapped = f"{close} of {n} examples have two classes within two standard errors: more samples may swap them"
+        doubts = [swapped] if close else []
         if not (found := self.measured()):
-            return [about]
+            return [about, *doubts]
         return [
             about,
+            *doubts,
             f"accuracy {found['accuracy']:.4f} ± {found['accuracy_se']:.4f}, log loss {found['log_loss']:.4f} nats, "
             f"calibration error {found['calibration_error']:.4f}",
         ]
@@ -146,7 +163,9 @@ def classify(
         num_classes: C; None takes ``pair.model.num_classes``.
         prior: p(y), (C,), for a pair of p(x | y); None is uniform.
         num_samples: K, for each label.
-        seed: the same draws for each label, so that errors of the difference are smaller than those of the parts.
+        seed: the same noise for each label. Where the guide draws the same z for all labels, as that of ``clusters``
+            does, differences of labels have smaller errors than their parts; where each label has its own q(z|x, y),
+            they do not: see ``Classes.close``.
         options: of :func:`ppl_vae.log_likelihood`, such as ``proposal="refined"``.
 
     Raises:

@@ -20,7 +20,8 @@ def total_correlation(t: Terms) -> Tensor:
     .. math:: TC = E[\log q(z) - \sum_d \log q(z_d)], \qquad q(z) = \frac1B \sum_b q(z|x_b)
 
     Its mean over the batch is estimated at the draws of each example. The mixture is of the B examples of the batch
-    alone: a small one makes the estimate too large. The paper's weight, 1 / (N B) for N data, adds a constant.
+    alone: a small one makes the estimate too large, and one of a single example makes it zero. The paper's weight,
+    1 / (N B) for N data, adds a constant.
 
     Raises:
         PairError: a site whose coordinates are not independent given x.

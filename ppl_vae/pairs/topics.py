@@ -34,7 +34,9 @@ def product(shares: Tensor, beta: Tensor) -> Tensor:
 
 def mixture(shares: Tensor, beta: Tensor) -> Tensor:
     """The same where each word has one topic: latent Dirichlet allocation."""
-    return (shares @ beta.softmax(-1)).log()
+    log_beta = beta.log_softmax(-1)
+    top = log_beta.amax(0)  # of each word over the topics: a word that is rare in all of them does not underflow
+    return (shares @ (log_beta - top).exp()).log() + top
 
 
 WORDS = {"product": product, "mixture": mixture}
