@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -88,7 +89,9 @@ def test_training_raises_the_exact_likelihood(name: str, objective: str, options
 def test_a_fit_of_relaxed_classes_checks_what_it_trains() -> None:
     """The objective needs draws that have a gradient: those of training have, those of an estimate do not."""
     pair = built("classes")
-    pv.fit(pair, X, pv.IWAE(2, gradient="dreg"), valid=X, epochs=1, device="cpu", capture=False, progress=False)
+    loss = pv.IWAE(2, gradient="dreg")
+    rows = pv.fit(pair, X, loss, valid=X, epochs=1, device="cpu", capture=False, progress=False)
+    assert np.isfinite([rows[-1]["train_bound"], rows[-1]["valid_bound"]]).all()
 
 
 def test_codes_and_samples_are_classes_in_training_mode_too() -> None:

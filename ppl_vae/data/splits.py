@@ -160,7 +160,7 @@ class Data:
                 counts so often in the objective too.
 
         Raises:
-            DataError: the labels are no classes, or a class has too few examples.
+            DataError: the labels are no classes, a class has too few examples, or ``repeat`` is below 1.
 
         Example:
             >>> from ppl_vae import load_data
