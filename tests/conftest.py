@@ -16,6 +16,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small tensors, and processes side by side
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="of tests/on_device.py")
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays; looking through it for garbage again and again takes a tenth of the time."""
     gc.collect()

@@ -88,7 +88,7 @@ def uniform(like: Tensor, key: Tensor) -> Tensor:
                 [0.1142, 0.0857]])
     """
     n = like.numel()
-    count = torch.arange((n + 3) // 4, device=like.device)
+    count = torch.arange((n + 3) // 4, device=like.device) & _WORD  # Triton would multiply a bare index as an int32
     words = philox((count, *[torch.zeros_like(count)] * 3), (key, torch.zeros_like(key)))
     bits = torch.cat(words)[:n].reshape(like.shape) >> 8
     return bits.to(torch.float32) * 2.0**-24

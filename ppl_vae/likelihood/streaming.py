@@ -35,8 +35,10 @@ from .proposals import proposal as proposal_of
 from .quantiles import net_size
 from .records import Proposal, ProposalLike
 
-ROWS = 4096  # samples times examples that are scored at once, at most; part of a seed's meaning, so a constant
-NUMBERS = 2**22  # of x in these: above 32 MiB an allocator asks the system for fresh pages at every chunk
+# samples times examples that are scored at once, and numbers of x in these, at most; part of a seed's meaning on a kind
+# of device, so constants. Above 32 MiB a CPU's allocator asks the system for fresh pages at every chunk; a GPU is idle
+# while a chunk is launched unless there is much in it.
+SIZES = {"cpu": (4096, 2**22), "cuda": (65_536, 2**26)}
 CHUNK = 512  # samples at once, at most
 NET = 8192  # quasi-random points at once, at most
 PROBES = 32  # draws of the prior that confirm an exact guide
@@ -229,7 +231,8 @@ def plan(
         pair = pair.with_guide(found)
     even = math.ceil(num_samples / math.ceil(num_samples / CHUNK))  # no small rest, which would want its own graph
     chunk = min(num_samples, chunk or (net_size(num_samples, NET) if source.nets else even))
-    rows = min(ROWS, max(1, NUMBERS // max(1, numbers_of(x))))
+    most, numbers = SIZES.get(device_and_dtype(pair)[0].type, SIZES["cpu"])
+    rows = min(most, max(1, numbers // max(1, numbers_of(x))))
     block = min(num_rows(x), block or max(1, rows // chunk))
     chosen(capture)
     products(precision)  # refuse others now

@@ -1,0 +1,246 @@
+"""What runs on a CPU gives the same on a GPU: ``pytest tests/on_device.py --device cuda``, a part of ``make gpu``.
+
+On a CPU, where the suite runs a few of them, they hold trivially, and show that the file still runs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pairs_under_test import CASES, Case
+from test_capture import MATRIX, OBJECTIVES, eager
+from torch import Tensor
+
+import ppl_vae as pv
+from ppl_vae.common.errors import PairError
+from ppl_vae.common.fields import device_of, each, leaves
+from ppl_vae.common.rng import uniform
+from ppl_vae.compile.capture import Captured
+from ppl_vae.runs.state import state_tensors
+from ppl_vae.scoring import densities, trace
+from ppl_vae.training.step import Guard
+from ppl_vae.training.step_graph import StepGraphs
+
+Args = tuple[Any, ...]
+every_pair = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+with_density = pytest.mark.parametrize("case", [c for c in CASES.values() if not c.delta], ids=lambda c: c.name)
+REFUSED = (PairError, pv.UserError)
+
+
+@pytest.fixture
+def device(pytestconfig: pytest.Config) -> torch.device:
+    return torch.device(pytestconfig.getoption("--device"))
+
+
+def built(case: Case, device: torch.device, count: int = 5) -> tuple[pv.Pair, Args]:
+    """A pair and data (x,) or (x, y) on the device, made on the CPU."""
+    pair, (x, y) = case.build(), case.draw(count)
+    x = each(lambda t: t.to(device), x)
+    return pair.to(device), ((x,) if y is None else (x, y.to(device)))
+
+
+def near(one: Tensor, other: Tensor, relative: float) -> None:
+    """Equal to a share of the largest number."""
+    one, other = one.detach().double().cpu(), other.detach().double().cpu()
+    scale = float(other[other.isfinite()].abs().max()) if bool(other.isfinite().any()) else 0.0
+    torch.testing.assert_close(one, other, rtol=relative, atol=relative * (1 + scale), equal_nan=True)
+
+
+@every_pair
+def test_densities_are_those_of_a_cpu(case: Case, device: torch.device) -> None:
+    """log p(x, z) and log q(z | x) at the same latents."""
+    cpu = torch.device("cpu")
+    pair, args = built(case, cpu)
+    pair = pair.eval()
+    t = pv.terms(pair.model, pair.guide, *args, num_samples=4)
+    values = {name: site.value for name, site in t.sites.items()}
+
+    def scored(where: torch.device) -> list[Tensor]:
+        moved = pair.to(where)
+        x, y = (None if v is None else each(lambda t: t.to(where), v) for v in (*args, None)[:2])
+        at = {name: v.to(where) for name, v in values.items()}
+        joint = pv.log_joint(moved.model, x, y, at)
+        assert joint.device.type == where.type
+        if not at:
+            return [joint]
+        return [joint, densities.log_densities(moved.guide, trace.call_args(moved.guide, x, y), at)[1]]
+
+    for here, there in zip(scored(cpu), scored(device), strict=True):
+        near(there, here, 1e-4)
+
+
+@with_density
+def test_mean_log_weights_are_those_of_a_cpu(case: Case, device: torch.device) -> None:
+    """The ELBO of each example, by draws of the two generators, to its Monte Carlo error."""
+    pair, args = built(case, device, 8)
+    here = pv.log_weights(pair, *args, num_samples=400, seed=1, capture=False).double().cpu()
+    there = pv.log_weights(pair.cpu(), *each(Tensor.cpu, args), num_samples=400, seed=2, capture=False).double()
+    error = ((here.var(0) + there.var(0)) / 400).sqrt() + 1e-4 * (1 + there.mean(0).abs())
+    usable = (here.isfinite() & there.isfinite()).all(0)  # a pair may have weights of zero before it is trained
+    off = (here.mean(0) - there.mean(0)).abs() / error
+    assert bool((off[usable] < 5).all()), off
+
+
+@pytest.mark.parametrize(("name", "loss"), MATRIX)
+def test_a_captured_step_is_the_step(name: str, loss: str, device: torch.device) -> None:
+    """Compiled loss and gradients equal the eager ones on the same noise, at the third call as at the first."""
+    objective, (pair, args) = OBJECTIVES[loss](), built(CASES[name], device)
+    try:
+        eager(objective, pair, args, 1.0)
+    except PairError:
+        pytest.skip("refused: the objective does not apply to this pair")
+    graphs = StepGraphs(objective, (pair.model, pair.guide), Guard(device))
+    for seed in (1, 2, 3):
+        with pyro.validation_enabled(False):
+            pv.rng.reseed(seed, device)
+            wanted, gradients = eager(objective, pair, args, 1.0)
+        pv.rng.reseed(seed, device)
+        pair.zero_grad()
+        found, _, _ = graphs(list(pair.parameters()), args, {})
+        near(found, wanted, 1e-3)
+        for p, g in zip(pair.parameters(), gradients, strict=True):
+            assert (p.grad is None) == (g is None)
+            if g is not None and p.grad is not None:
+                near(p.grad, g, 3e-3)
+
+
+@every_pair
+@pytest.mark.parametrize("capture", [False, True], ids=["eager", "captured"])
+def test_it_trains_and_resumes_to_the_same_bits(
+    case: Case, capture: bool, device: torch.device, tmp_path: Path
+) -> None:
+    x, y = case.draw(24)
+
+    def stop(row: dict[str, Any], pair: pv.Pair) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    def run(folder: str, **options: Any) -> tuple[dict[str, Tensor], list[float]]:
+        torch.manual_seed(0)
+        pair = case.build()
+        history = pv.fit(
+            pair, pv.Split(x, y), run_dir=tmp_path / folder, epochs=3, batch_size=8, lr=1e-3, device=device,
+            progress=False, capture=capture, **options,
+        )  # fmt: skip
+        assert all(p.device.type == device.type for p in pair.parameters())
+        return state_tensors(pair), [row["train_bound"] for row in history]
+
+    whole, bounds = run("whole")
+    assert all(map(math.isfinite, bounds))
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", callbacks=[stop])
+    again, _ = run("stopped", resume=True)
+    assert [name for name in whole if not torch.equal(whole[name].cpu(), again[name].cpu())] == []
+
+
+@every_pair
+def test_samples_codes_and_files(case: Case, device: torch.device, tmp_path: Path) -> None:
+    pair, args = built(case, device)
+    if case.draws:
+        y = (args[1:] and (args[1],)) or ()
+        assert all(bool(v.isfinite().all()) for v in leaves(pv.sample(pair, 5, *y, seed=0)))
+    code = pv.encode(pair, *args, seed=0)
+    assert all(bool(v.isfinite().all()) for v in code.mean.values())
+    if case.latents:
+        pv.reconstruct(pair, *args, seed=0)
+    pv.save(tmp_path / "run", pair)
+    again = pv.load(tmp_path / "run")
+    mine, theirs = state_tensors(pair), state_tensors(again)
+    assert [k for k in mine if not torch.equal(mine[k].cpu(), theirs[k].cpu())] == []
+
+
+FEW = [
+    CASES[name] for name in ("vae", "cvae", "hierarchical", "vae-discretized-conv", "counts-latent-library", "table")
+]
+few = pytest.mark.parametrize("case", FEW, ids=lambda c: c.name)
+
+
+@few
+@pytest.mark.parametrize("proposal", [*sorted({*pv.proposals.PROPOSALS} - {"auto"}), "auto:num_temperatures=5"])
+def test_every_proposal(case: Case, proposal: str, device: torch.device) -> None:
+    pair, args = built(case, device)
+    try:
+        est = pv.log_likelihood(pair, *args, num_samples=300, proposal=proposal)
+    except REFUSED as why:
+        pytest.skip(str(why))
+    assert bool(est.log_px.isfinite().all())
+
+
+@few
+def test_estimates_captured_are_estimates(case: Case, device: torch.device) -> None:
+    pair, args = built(case, device)
+    eager, captured = (
+        pv.log_likelihood(pair, *args, num_samples=1000, capture=capture).log_px for capture in (False, True)
+    )
+    near(captured, eager, 1e-4)
+
+
+@few
+def test_the_rest_of_the_estimators(case: Case, device: torch.device) -> None:
+    pair, args = built(case, device)
+    small: dict[str, Any] = {"num_temperatures": 5, "num_chains": 4}
+    done = {
+        "ais": lambda: pv.ais(pair, *args, **small).log_px,
+        "ais, captured": lambda: pv.ais(pair, *args, **small, capture=True).log_px,
+        "refine": lambda: pv.refine(pair, *args, steps=5, rounds=1).khat,
+        "panel": lambda: pv.panel(pair, *args, num_samples=100, estimators=("iwae", "psis", "jvi1", "cubo")),
+        "hmc": lambda: pv.posterior(pair, *args, method="hmc", num_samples=8, warmup=10),
+        "sir": lambda: pv.posterior(pair, *args, method="sir", num_samples=8),
+        "information": lambda: pv.information(pair, *args),
+        "bound_curve": lambda: pv.bound_curve(pair, *args),
+    }
+    refused = {}
+    for name, work in done.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on few draws, mostly
+            try:
+                work()
+            except REFUSED as why:
+                refused[name] = str(why)
+    assert len(refused) <= 3, refused
+
+
+def test_noise_of_binarisation_is_that_of_a_cpu(device: torch.device) -> None:
+    """Bit for bit, also in a compiled graph."""
+    like, key = torch.empty(57, 1, 28, 28, device=device), torch.tensor(0xF0000007, device=device)
+    wanted = uniform(like.cpu(), key.cpu())
+    assert torch.equal(uniform(like, key).cpu(), wanted)
+    graph = Captured(lambda a, k: (uniform(a, k),))
+    for _ in range(3):
+        assert torch.equal(graph(like, key)[0].cpu(), wanted)
+
+
+@pytest.mark.parametrize("capture", [False, True], ids=["eager", "captured"])
+def test_no_step_waits_for_the_device(capture: bool, device: torch.device) -> None:
+    """After the first steps nothing is read from the device: the next step is launched while the last one runs."""
+    if device.type != "cuda":
+        pytest.skip("a CPU waits for itself")
+    pair, (x,) = built(CASES["vae"], device, 64)
+    adam = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
+    svi = pv.SVI(pair.model, pair.guide, adam, "iwae", capture=capture)
+    for _ in range(4):
+        svi.step(x)
+    assert svi.eager_because is None or not capture
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            svi.step(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_fit_on_binarised_images_is_captured(device: torch.device) -> None:
+    """Warnings are errors: no reason is given why it is not."""
+    x = torch.rand(64, 1, 8, 8)
+    pair = pv.build("vae", data_shape=(1, 8, 8), latent=2, hidden=(8,))
+    history = pv.fit(
+        pair, pv.Split(x, binarize="dynamic"), epochs=3, batch_size=16, device=device, progress=False, capture=True
+    )
+    assert math.isfinite(history[-1]["train_bound"])
+    assert device_of(next(pair.parameters())).type == device.type
