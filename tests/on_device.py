@@ -67,7 +67,7 @@ def test_densities_are_those_of_a_cpu(case: Case, device: torch.device) -> None:
         at = {name: v.to(where) for name, v in values.items()}
         joint = pv.log_joint(moved.model, x, y, at)
         assert joint.device.type == where.type
-        if not at:
+        if not at or case.delta:  # a Delta asks for its value to the bit
             return [joint]
         return [joint, densities.log_densities(moved.guide, trace.call_args(moved.guide, x, y), at)[1]]
 
@@ -79,8 +79,8 @@ def test_densities_are_those_of_a_cpu(case: Case, device: torch.device) -> None:
 def test_mean_log_weights_are_those_of_a_cpu(case: Case, device: torch.device) -> None:
     """The ELBO of each example, by draws of the two generators, to its Monte Carlo error."""
     pair, args = built(case, device, 8)
-    here = pv.log_weights(pair, *args, num_samples=400, seed=1, capture=False).double().cpu()
-    there = pv.log_weights(pair.cpu(), *each(Tensor.cpu, args), num_samples=400, seed=2, capture=False).double()
+    here = pv.log_weights(pair, *args, num_samples=400, seed=1).double().cpu()
+    there = pv.log_weights(pair.cpu(), *each(Tensor.cpu, args), num_samples=400, seed=2).double()
     error = ((here.var(0) + there.var(0)) / 400).sqrt() + 1e-4 * (1 + there.mean(0).abs())
     usable = (here.isfinite() & there.isfinite()).all(0)  # a pair may have weights of zero before it is trained
     off = (here.mean(0) - there.mean(0)).abs() / error
@@ -227,8 +227,10 @@ def test_no_step_waits_for_the_device(capture: bool, device: torch.device) -> No
     for _ in range(4):
         svi.step(x)
     assert svi.eager_because is None or not capture
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the mode is said to be a prototype
+            torch.cuda.set_sync_debug_mode("error")
         for _ in range(3):
             svi.step(x)
     finally:

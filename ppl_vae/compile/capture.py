@@ -326,14 +326,13 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of torch's builder: on CUDA where there is none, and on its deprecated parts."""
+    """Without what torch's compiler warns of: of itself, and of settings of the process, which are the user's."""
     log = logging.getLogger("torch.utils.cpp_extension")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for kind in (DeprecationWarning, FutureWarning):
-                warnings.simplefilter("ignore", kind)
+            warnings.simplefilter("ignore")
             yield
     finally:
         log.setLevel(level)
