@@ -1,6 +1,6 @@
-"""What runs on a CPU gives the same on a GPU: ``pytest tests/on_device.py --device cuda``, a part of ``make gpu``.
+"""What runs on a CPU gives the same on a GPU: ``pytest tests/on_device.py --device cuda``.
 
-On a CPU, where the suite runs a few of them, they hold trivially, and show that the file still runs.
+``make test`` does not run it. On a CPU it holds trivially, and shows that the file still runs.
 """
 
 from __future__ import annotations
@@ -82,9 +82,8 @@ def test_mean_log_weights_are_those_of_a_cpu(case: Case, device: torch.device) -
     here = pv.log_weights(pair, *args, num_samples=400, seed=1).double().cpu()
     there = pv.log_weights(pair.cpu(), *each(Tensor.cpu, args), num_samples=400, seed=2).double()
     error = ((here.var(0) + there.var(0)) / 400).sqrt() + 1e-4 * (1 + there.mean(0).abs())
-    usable = (here.isfinite() & there.isfinite()).all(0)  # a pair may have weights of zero before it is trained
     off = (here.mean(0) - there.mean(0)).abs() / error
-    assert bool((off[usable] < 5).all()), off
+    assert bool((off < 5).all()), off  # never with a NaN: all weights are finite
 
 
 @pytest.mark.parametrize(("name", "loss"), MATRIX)
