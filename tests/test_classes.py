@@ -155,6 +155,18 @@ def test_a_pair_that_needs_every_label_refuses_one_that_is_not_known() -> None:
         pv.log_likelihood(made("m2", latent=2), torch.zeros(2, 4), torch.tensor([0, -2]), 10)
 
 
+@pytest.mark.parametrize("name", ["m2", "clusters"])
+def test_an_example_is_not_drawn_for_a_class_that_is_not_known(name: str) -> None:
+    pair = made(name, latent=2)
+    for draw in (
+        lambda: pv.sample(pair, 2, torch.tensor([2, -1])),
+        lambda: pv.decode(pair, {"z": torch.zeros(2, 2)}, torch.tensor([2, -1])),
+    ):
+        with pytest.raises(pv.DataError, match=r"-1 at index 1 is no class of this pair.*from 0 to 2"):
+            draw()
+    assert pv.sample(pair, 2).shape == (2, 4)  # without labels the classes are drawn
+
+
 def test_labels_teach_m2_what_the_data_alone_do_not() -> None:
     """Two classes whose style hides them: with one label in ten, the classes of all are found."""
     torch.manual_seed(0)

@@ -45,6 +45,17 @@ def test_the_density_integrates_to_one(kind: str) -> None:
     torch.testing.assert_close(total, torch.ones_like(total), atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("levels", [0, 2, 17])
+def test_it_starts_at_the_mean_of_the_data(levels: int) -> None:
+    """The centre of the density is the mean of x, or that of z, which is uniform in the cell of x."""
+    mean = torch.tensor([[0.0, 0.3], [0.5, 1.0]])
+    density = pv.build("flow", data_shape=(2, 2), data_mean=mean, levels=levels, hidden=(8,)).model.density
+    centre = density.loc.detach().reshape(2, 2)
+    x = mean.repeat(4000, 1, 1) if levels == 0 else torch.bernoulli(mean.repeat(4000, 1, 1))
+    z = x if levels == 0 else Dequantised(x, levels, 2).sample()
+    torch.testing.assert_close(centre if levels == 0 else centre.sigmoid(), z.mean(0), atol=0.03, rtol=0)
+
+
 def test_draws_have_the_density() -> None:
     """In each cell of a grid, the share of the draws is the integral of the density."""
     pair = build((2,), levels=0)

@@ -257,6 +257,7 @@ def test_the_full_guide_reaches_the_exact_evidence_and_the_diagonal_one_its_own_
         pair = start.with_guide(family)
         nn.init.zeros_(pair.guide.head.linear.weight)  # the scales of random weights are far off for some data
         assert trained_gap(pair, x) == pytest.approx(gap, abs=1e-3 if family == "full" else 1e-2), family
+    assert trained_gap(start, x) == pytest.approx(wanted["diagonal"], abs=1e-2)  # linear: one scale for all x
 
 
 def trained_gap(pair: pv.Pair, x: Tensor) -> float:

@@ -165,6 +165,12 @@ def test_partly_observed_labels_are_part_of_the_density_and_its_value_is_exact()
     assert pv.log_likelihood(pair, X, torch.tensor([0, -1, 1, -1]), num_samples=5).name == "log p(x, y)"
 
 
+def test_labels_of_which_none_is_known_leave_the_density_of_the_data() -> None:
+    pair = pv.build("m2", data_shape=(2,), num_classes=CLASSES, latent=2, hidden=(4,), likelihood="gaussian")
+    names = [pv.log_likelihood(pair, X, y, num_samples=5).name for y in (torch.full((4,), -1), Y)]
+    assert names == ["log p(x)", "log p(x, y)"]
+
+
 def test_no_labels_no_condition() -> None:
     assert pv.log_likelihood(pair_of(nothing), X, num_samples=5).name == "log p(x)"
     assert pv.eubo(pair_of(nothing), 3, 5).name == "log p(x)"

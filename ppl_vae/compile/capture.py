@@ -26,7 +26,13 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 MIN_WORK = 3e12  # multiplications from which on compiling saves time
 CALL_WORK = 2e8  # multiplications in the time that the Python of a call takes
+CUDA_CALL_WORK = 5e8  # the same for a GPU, which waits for Python
 MOST = 32  # graphs of one function
+INDUCTOR = {
+    "fallback_random": True,  # noise by torch's kernels: the same numbers as in the program, and faster on a CPU
+    "reorder_for_locality": False,  # two draws would change places, and with them their numbers
+    "reorder_for_peak_memory": False,
+}
 
 
 class Captured:
@@ -104,7 +110,7 @@ def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
     """Whether ``calls`` on ``rows`` latents save more time than compiling takes, about ten seconds.
 
     Counted, not timed, so that a seed gives the same figures every time: a multiplication for each parameter and row,
-    a hundred for each number of an example, and for a call at least ``CALL_WORK``.
+    a hundred for each number of an example, and for a call at least ``CALL_WORK``. On a GPU calls alone are counted.
 
     Example:
         >>> import ppl_vae as pv
@@ -112,6 +118,8 @@ def worthwhile(calls: int, rows: int, pair: Any, num_dims: int) -> bool:
         >>> worthwhile(1_000, 128, pair, 784), worthwhile(20_000, 128, pair, 784)
         (False, True)
     """
+    if any(p.is_cuda for p in pair.parameters()):
+        return calls * CUDA_CALL_WORK >= MIN_WORK
     each = rows * (sum(p.numel() for p in pair.parameters()) + 100 * num_dims)
     return bool(calls * max(each, CALL_WORK) >= MIN_WORK)
 
@@ -292,8 +300,7 @@ def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> F
         with torch.no_grad(), _quiet(), _uninterrupted():
             from torch._inductor import compile as inductor
 
-            # noise by torch's kernels: the same numbers as in the program, and faster on a CPU
-            run: Function = inductor(_lowered(module, inputs), list(inputs), options={"fallback_random": True})
+            run: Function = inductor(_lowered(module, inputs), list(inputs), options=dict(INDUCTOR))
             return run
     except Exception as error:
         broken = re.search(r"(/\S+\.so): file too short", str(error))
@@ -343,13 +350,15 @@ class _Replayed:
 
     The first call runs the compiled graph, which warms the kernels up; the second is recorded. An argument whose
     address has changed is copied into a buffer from then on; one with a fixed address, such as all the data, is read in
-    place. The results are overwritten by the next call.
+    place. The results are overwritten by the next call. A graph with a kernel that waits for the device, as some
+    factorisations of matrices do, can't be recorded: it is launched kernel by kernel, and ``failure`` says why.
     """
 
     def __init__(self, run: Function, held: list[Tensor]) -> None:
         self.run = run
         self.held = held
         self.graph: Any = None
+        self.failure: str | None = None
         self.args: list[Tensor] = []  # those that the graph reads
         self.copied: set[int] = set()
 
@@ -359,14 +368,26 @@ class _Replayed:
             self.args = list(args)
             return tuple(self.run(*inputs))
         changed = {i for i, (a, b) in enumerate(zip(args, self.args, strict=True)) if a.data_ptr() != b.data_ptr()}
-        if self.graph is None or not changed <= self.copied:
+        if self.failure is None and (self.graph is None or not changed <= self.copied):
             self.copied |= changed
-            self.args = [a.clone() if i in self.copied else a for i, a in enumerate(args)]
-            torch.cuda.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.results = tuple(self.run(*self.held, *self.args))
+            self._record(args)
+        if self.failure is not None:
+            return tuple(self.run(*inputs))
         for i in self.copied:
             self.args[i].copy_(args[i])
         self.graph.replay()
         return self.results
+
+    def _record(self, args: Sequence[Tensor]) -> None:
+        self.args = [a.clone() if i in self.copied else a for i, a in enumerate(args)]
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self.graph):
+                self.results = tuple(self.run(*self.held, *self.args))
+        except RuntimeError as error:
+            self.failure = str(error.__context__ or error).splitlines()[0]
+            self.graph = None
+            # the generator would refuse every draw, still told to be in a recording: one that succeeds ends that
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                torch.zeros((), device=self.args[0].device)

@@ -167,6 +167,31 @@ class ContinuousBernoulli(TorchDistribution):
         return self.logits * (value - 0.5) - torch.where(small, series, sinh)
 
 
+def logit_of_mean(mean: Tensor) -> Tensor:
+    r"""The logit l of a continuous Bernoulli of this mean, to 1e-5 of it.
+
+    .. math:: l = 2 L^{-1}(2 m - 1), \qquad L(t) = \coth t - 1/t \quad \text{(of Langevin)}
+
+    From a rational approximation, which is off by 5 %, by two steps of Newton's method.
+
+    Source: Cohen: A Pade approximant to the inverse Langevin function, 1991.
+
+    Example:
+        >>> l = logit_of_mean(torch.tensor([0.02, 0.5, 0.7]))
+        >>> ContinuousBernoulli(l).mean.round(decimals=4)
+        tensor([0.0200, 0.5000, 0.7000])
+    """
+    m = 2 * mean - 1
+    t = m * (3 - m**2) / (1 - m**2)
+    for _ in range(2):
+        small = t.abs() < 0.1
+        u = torch.where(small, 1.0, t)
+        value = torch.where(small, t / 3 - t**3 / 45, 1 / torch.tanh(u) - 1 / u)
+        slope = torch.where(small, 1 / 3 - t**2 / 15, 1 / u**2 - 1 / torch.sinh(u.clamp(-40, 40)) ** 2)
+        t = t - (value - m) / slope
+    return 2 * t
+
+
 class GaussianMixture(TorchDistribution):
     r"""A mixture of diagonal Gaussians whose draws have exact pathwise gradients.
 

@@ -144,7 +144,7 @@ class ContinuousBernoulli(Likelihood):
         return distributions.ContinuousBernoulli(h[0])
 
     def start(self, mean: Tensor) -> Tensor:
-        return torch.logit(mean.clamp(1e-2, 1 - 1e-2)).unsqueeze(0)
+        return distributions.logit_of_mean(mean.clamp(1e-2, 1 - 1e-2)).unsqueeze(0)
 
 
 class Discretized(Likelihood):
@@ -156,7 +156,10 @@ class Discretized(Likelihood):
         return distributions.DiscretizedLogistic(h[0], h[1].clamp(-7.0, 3.0))
 
     def start(self, mean: Tensor) -> Tensor:
-        return torch.stack([mean, torch.full_like(mean, -1.5)])
+        log_scale = torch.full_like(mean, -1.5)
+        s, m = log_scale.exp(), mean.clamp(1e-3, 1 - 1e-3)
+        loc = 1 - m + s * (torch.expm1(m / s).log() - torch.expm1((1 - m) / s).log())  # solves expected = m
+        return torch.stack([loc, log_scale])
 
     def expected(self, p: Any) -> Tensor:
         """The integral for the sum over the 255 steps of the distribution function."""
@@ -211,7 +214,8 @@ class ZeroInflated(NegativeBinomial):
         return dist.ZeroInflatedDistribution(super().per_coordinate(h[0]), gate_logits=h[1])
 
     def start(self, mean: Tensor) -> Tensor:
-        return torch.cat([super().start(mean), torch.full_like(mean, -3.0).unsqueeze(0)])
+        gate = torch.full_like(mean, -3.0)
+        return torch.cat([super().start(mean) + softplus(gate), gate.unsqueeze(0)])  # E x = sigmoid(-gate) m
 
 
 def positive(name: str, value: float) -> float:

@@ -107,9 +107,9 @@ def flow(
     if levels < 0 or levels == 1:
         raise UserError(f"levels={levels}: give the number of values of one number, or 0 for continuous data")
     size = math.prod(data_shape)
-    loc = torch.zeros(size) if data_mean is None else data_mean.flatten().clone()
+    loc = torch.full((size,), 0.5 if levels else 0.0) if data_mean is None else data_mean.flatten().clone()
     if levels:
-        loc = torch.logit(loc.clamp(1 / levels, 1 - 1 / levels) if data_mean is not None else loc + 0.5)
+        loc = torch.logit(((levels - 1) * loc + 0.5) / levels)  # the mean of z, uniform in its cell
     layers = coupling("pair 'flow'", size, 0, kind, transforms, hidden)
     for weight in layers.parameters():  # at the identity most of the gradients are zero
         weight.data.add_(0.01 * torch.randn_like(weight))

@@ -24,6 +24,20 @@ from .base import Pair, data_plate
 from .vae import Guide
 
 
+class LinearGuide(nn.Module):
+    """z ~ N(V x + b, diag(s)^2): that of a linear model has a scale that does not depend on x."""
+
+    def __init__(self, data_shape: Sequence[int], latent: int) -> None:
+        super().__init__()
+        self.dims = len(data_shape)
+        self.loc = nn.Linear(math.prod(data_shape), latent)
+        self.log_s = nn.Parameter(torch.zeros(latent))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
+        with data_plate(x, 1):
+            return pyro.sample("z", dist.Normal(self.loc(flat(x, self.dims)), self.log_s.exp()).to_event(1))
+
+
 class Model(nn.Module):
     """z ~ N(0, I); x ~ N(W z + m, s^2 I)."""
 
@@ -101,7 +115,8 @@ def linear(
         data_mean: mean of the training data, where m starts.
         latent: latent dimensions.
         sigma: where s starts.
-        guide: linear (z ~ N(V x + b, diag)), exact (the posterior), or a family of x: diagonal, full, flow or mixture.
+        guide: linear (z ~ N(V x + b, diag(s)^2)), exact (the posterior), or a family whose parameters are linear in x:
+            diagonal, full, flow or mixture.
 
     Raises:
         UserError: an unknown guide.
@@ -117,8 +132,7 @@ def linear(
         model.m.data.copy_(data_mean.flatten())
     if guide == "exact":
         return Pair(model, ExactGuide(model))
-    encoder = Encoder(data_shape, ())
-    head = construct("guide", "diagonal" if guide == "linear" else guide, encoder.features, latent)
     if guide == "linear":
-        nn.init.zeros_(head.linear.weight[latent:])
-    return Pair(model, Guide(encoder, head))
+        return Pair(model, LinearGuide(data_shape, latent))
+    encoder = Encoder(data_shape, ())
+    return Pair(model, Guide(encoder, construct("guide", guide, encoder.features, latent)))

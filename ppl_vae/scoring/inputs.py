@@ -69,10 +69,11 @@ class Needs:
     where it does not, as a linear layer on counts. This is tried once, on the first data, or on two of many examples.
     """
 
-    def __init__(self, pair: Any) -> None:
+    def __init__(self, pair: Any, missing: bool = True) -> None:
         self.pair = pair
         self.num_classes = _num_classes(pair)
-        self.least = -1 if getattr(pair.model, "missing_labels", False) else 0  # -1 is a label that is not known
+        # -1 is a label that is not known, which data may have, and an example to draw may not
+        self.least = -1 if missing and getattr(pair.model, "missing_labels", False) else 0
         self.floating: bool | None = None  # whether whole numbers become floating ones; None before that was tried
         self.labels_checked = False  # whether fields were given in place of labels is checked once
 

@@ -63,6 +63,8 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
     """
     if not trace.takes_labels(pair.model) or to_device(pair, x, y, slice(2))[1] is None:
         return LOG_PX
+    if getattr(pair.model, "missing_labels", False) and y is not None and bool((y < 0).all()):  # none is known
+        return LOG_PX
     found, lineage = _followed(pair, x, y)
     observed = set().union(*(lineage.of(site.value) for site in found.observed.values()))
     scored = set().union(*(lineage.of(site.log_p) for site in (*found.observed.values(), *found.sites.values())))

@@ -234,6 +234,7 @@ def check_labels(pair: Any, n: int, y: Any, name: str = "n") -> Tensor | None:
     """Labels for n examples to draw, on the device of the pair.
 
     Raises:
+        DataError: a label that is not known, or no class of the pair.
         UserError: n is not a whole number of at least one.
     """
     if isinstance(n, bool) or int(n) != n or n < 1:
@@ -241,6 +242,6 @@ def check_labels(pair: Any, n: int, y: Any, name: str = "n") -> Tensor | None:
     if y is None:
         return None
     found = labels(y, int(n), device=device_and_dtype(pair)[0])
-    found = Needs(pair)(torch.zeros(int(n)), found)[1]
+    found = Needs(pair, missing=False)(torch.zeros(int(n)), found)[1]
     assert found is not None
     return found.to(device_and_dtype(pair)[1]) if found.is_floating_point() else found
