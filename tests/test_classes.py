@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -94,6 +95,32 @@ def test_bayes_rule_of_a_linear_conditional_model_is_exact() -> None:
     torch.testing.assert_close(found.log_probs.exp(), (log_px + prior.log()).softmax(-1), rtol=0, atol=0.02)
     uniform = pv.classify(pair, x, num_samples=20_000, proposal="prior", capture=False)
     torch.testing.assert_close(uniform.log_probs.exp(), log_px.softmax(-1), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["class", "vector"])
+def test_the_density_of_a_conditional_model_is_that_of_quadrature(kind: str) -> None:
+    """p(x | y) = int p(z) p(x | z, y) dz, whose sum over all x is one for each y."""
+    torch.manual_seed(0)
+    option = {"num_classes": 3} if kind == "class" else {"label_size": 2}
+    pair = pv.build("cvae", data_shape=(4,), hidden=(5,), latent=2, **option).double().eval()
+    for parameter in pair.model.parameters():
+        parameter.data.add_(0.5 * torch.randn_like(parameter))
+    pair.guide.head.linear.weight.data.mul_(0.2)  # near the prior, so that the weights are bounded
+    x = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4))).double().repeat(3, 1)  # each with three labels
+    y = torch.arange(3).repeat_interleave(16)
+    code = torch.eye(3).double()[y] if kind == "class" else torch.randn(3, 2).double()[y]
+    line = torch.linspace(-7, 7, 141, dtype=torch.float64)
+    z = torch.cartesian_prod(line, line)  # (M, 2)
+    log_z = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + 2 * (line[1] - line[0]).log()
+    columns = torch.cat([z[:, None].expand(-1, 48, 2), code.expand(len(z), 48, -1)], -1)
+    with torch.no_grad():
+        logits = pair.model.decoder(columns).squeeze(-2)
+    exact = (log_z[:, None] + torch.distributions.Bernoulli(logits=logits).log_prob(x).sum(-1)).logsumexp(0)
+    torch.testing.assert_close(exact.exp().reshape(3, 16).sum(-1), torch.ones(3).double(), atol=1e-6, rtol=0)
+    assert float((exact[:16] - exact[16:32]).abs().max()) > 0.1  # the label counts
+    est = pv.log_likelihood(pair, x, y if kind == "class" else code, num_samples=20_000)
+    assert bool(((est.log_px - exact).abs() < 5 * est.std_error).all())
+    assert float(est.std_error.max()) < 0.02
 
 
 def test_a_classifier_gives_its_softmax_exactly() -> None:
