@@ -466,3 +466,14 @@ def test_gradients_prints_the_exact_and_the_drawn_one() -> None:
     found = read("gradients", "vimco:num_particles=2", "--copies", 4000)
     assert [(row["of"], row["z"] < 5) for row in found["gradients"]] == [("model", True), ("guide", True)]
     assert "choose from elbo" in call("gradients", "none", code=2).stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in ``ppl-vae list | head -1``: the pipe closes while the command writes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppl_vae", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == b""
+    assert process.returncode == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 
 from ppl_vae.common.registry import FAMILIES, OBJECTIVES
 from ppl_vae.pairs.options import Builder, convert, flag, read, shown
@@ -97,15 +98,29 @@ def objectives(pair: Any, few: Any) -> str:
     """Which objectives train a pair, by trying each on a few data."""
     import ppl_vae as pv
 
-    taken, refused = [], []
+    taken, partly, refused = [], [], []
     for name in OBJECTIVES:
+        objective = pv.objective(name)
         try:
-            pv.check_pair(pair.model, pair.guide, few.x, few.y, objective=pv.objective(name))
-            taken.append(f"`{name}`")
+            pv.check_pair(pair.model, pair.guide, few.x, few.y, objective=objective)
+            (taken if _trains_all(pair, few, objective) else partly).append(f"`{name}`")
         except (pv.UserError, NotImplementedError):
             refused.append(f"`{name}`")
     says = f"[Objectives](../objectives.md) that train it: {', '.join(taken) or 'none of them'}."
+    says += f" Those that train a part of its parameters: {', '.join(partly)}." if partly else ""
     return says + (f" Those that refuse it: {', '.join(refused)}." if refused else "")
+
+
+def _trains_all(pair: Any, few: Any, objective: Any) -> bool:
+    """Whether every parameter has a gradient."""
+    from ppl_vae.common.rng import forked
+    from ppl_vae.scoring import trace
+
+    parameters = [p for p in pair.parameters() if p.requires_grad]
+    with forked():
+        loss = objective.differentiable_loss(pair.model, pair.guide, *trace.call_args(pair.model, few.x, few.y))
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return all(g is not None for g in found)
 
 
 def table(builder: Builder) -> str:

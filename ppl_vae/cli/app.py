@@ -62,6 +62,8 @@ def in_one_line() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it meanwhile, and would hide the exit code
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+    except BrokenPipeError:  # the reader has seen enough, as in ``ppl-vae list | head``: Typer ends in silence
+        raise
     except OSError as error:
         typer.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
         raise typer.Exit(2) from None
