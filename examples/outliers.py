@@ -1,7 +1,7 @@
 """Bayes' rule against a discriminative network: accuracy, calibration, and letters that are no digits.
 
 p(y | x) of a conditional VAE comes from p(x | y) p(y), and its sum over y is p(x), which rejects outliers. A classifier
-has its confidence alone. Run it: python examples/outliers.py [DATA EPOCHS]
+has its confidence alone. Run it: python examples/outliers.py [DATA EPOCHS WIDTH]
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def main(
-    name: str = "digits", epochs: int = 3, limit: int | None = 50, num_samples: int = 20, **options: Any
+    name: str = "digits",
+    epochs: int = 3,
+    width: int = 200,
+    limit: int | None = 50,
+    num_samples: int = 20,
+    **options: Any,
 ) -> dict[str, dict[str, float]]:
     """Train both pairs; returns accuracy, calibration error and AUROC of each."""
     data = pv.load_data(name, binarize="static", root=Path("data"))
@@ -52,7 +57,7 @@ def main(
     found = {}
     for pair_name, own in (("cvae", {"latent": 10}), ("classifier", {})):
         torch.manual_seed(0)
-        pair = pv.build(pair_name, data=data, hidden=(200,), **own)
+        pair = pv.build(pair_name, data=data, hidden=(width,), **own)
         pv.fit(pair, data, epochs=epochs, batch_size=64, lr=2e-3, schedule="linear", progress=False, seed=0, **options)
         inside, outside = (pv.classify(pair, part, num_samples=num_samples, capture=False) for part in (test, odd))
         scores = {"confidence": auroc(inside.confidence, outside.confidence)}
@@ -65,5 +70,5 @@ def main(
 
 
 if __name__ == "__main__":
-    name, epochs = sys.argv[1:] or ("digits", 60)
-    main(name, int(epochs), limit=None, num_samples=100)
+    name, epochs, width = sys.argv[1:] or ("digits", 60, 200)
+    main(name, int(epochs), int(width), limit=None, num_samples=100)

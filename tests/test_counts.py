@@ -70,3 +70,16 @@ def test_what_the_toys_say_of_themselves() -> None:
     assert bool((ended[:, 1:] >= ended[:, :-1]).all())
     torch.testing.assert_close(data["table"].scale[0], torch.tensor(10.0), rtol=0.1, atol=0)
     assert all(len(d.train) == 1400 for d in data.values())
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_draws_that_are_scored_by_another_density_are_refused(like: bool) -> None:
+    """With the total of x as a covariate, an example drawn for another total is scored given its own."""
+    observed, latent = (
+        pv.build("counts", data_shape=(6,), latent=2, hidden=(4,), library=name) for name in ("observed", "latent")
+    )
+    x = torch.poisson(torch.full((4, 6), 20.0)) if like else None
+    for check in (pv.eubo, pv.bdmc, pv.sbc):
+        with pytest.raises(pv.UserError, match="'x' scores an example by another density than that which it was drawn"):
+            check(observed, 4, like=x)
+    assert pv.eubo(latent, 4, 10, like=x).upper.shape == (4,)

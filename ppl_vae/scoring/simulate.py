@@ -223,11 +223,33 @@ def simulate(pair: Any, n: int, y: Tensor | None = None, like: Any = None) -> tu
     Given its x, each z is an exact draw from the posterior. Draws from torch's global generators.
 
     Raises:
-        UserError: the model does not draw all that the pair takes, and ``like`` does not give the rest.
+        UserError: the model does not draw all that the pair takes, and ``like`` does not give the rest; or it scores
+            an example by another density than that which it drew it from.
     """
     drawn = run(pair, n, y, None, like)
     x = assembled(drawn, value_of, whole=True)
+    _refuse_another_density(pair, drawn, x, y)
     return x, {name: d.value for name, d in drawn.sites.items() if name not in drawn.data and not d.is_observed}
+
+
+def _refuse_another_density(pair: Any, drawn: Simulation, x: X, y: Tensor | None) -> None:
+    """Refuse a model that takes something from the data that it scores, and something else where it draws them.
+
+    Raises:
+        UserError: names the site.
+    """
+    latents = {name: d.value for name, d in drawn.sites.items() if not d.is_observed and name not in drawn.data}
+    if len(latents) + len(drawn.data) < len(drawn.sites):  # a class that is given where data are drawn is a latent else
+        return
+    scored = programs.sites(pair.model, call_args(pair.model, x, y), values=latents)
+    for name in drawn.data.keys() & scored.keys():
+        value = scored[name].value  # with the gaps of x, where it has any
+        one, other = (site.fn.log_prob(value) for site in (drawn.data[name], scored[name]))
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise UserError(
+                f"site {name!r} scores an example by another density than that which it was drawn from: the model "
+                f"takes something from x itself, such as its total, so what it draws says nothing on this density"
+            )
 
 
 def check_labels(pair: Any, n: int, y: Any, name: str = "n") -> Tensor | None:
