@@ -77,7 +77,7 @@ def categorical(networks: Networks, *, latent: int = 20, classes: int = 10, temp
             classes: by vimco, rws, score or tvo.
 
     Example:
-        $ ppl-vae train categorical --latent 10 --classes 8 --warmup 10 --epochs 40 --batch-size 64 --lr 2e-3
+        $ ppl-vae train categorical --latent 10 --classes 8 --warmup 10 --epochs 100 --batch-size 64 --lr 2e-3
             --schedule linear --num-samples 500
     """
     if latent < 1 or classes < 2 or not 0 <= temperature < float("inf"):

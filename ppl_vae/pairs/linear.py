@@ -122,7 +122,7 @@ def linear(
         UserError: an unknown guide.
 
     Example:
-        $ ppl-vae train linear --latent 10 --epochs 50 --batch-size 64 --lr 2e-3 --schedule linear --num-samples 1000
+        $ ppl-vae train linear --latent 10 --epochs 100 --batch-size 64 --lr 1e-2 --schedule linear --num-samples 1000
     """
     known = ("linear", "exact", *GUIDES)
     if isinstance(guide, str) and guide.partition(":")[0] not in known:

@@ -31,7 +31,7 @@ def pixelcnn(
         UserError: data that are no images, or a size below 1.
 
     Example:
-        $ ppl-vae train pixelcnn --features 16 --layers 3 --epochs 15 --batch-size 64 --lr 2e-3
+        $ ppl-vae train pixelcnn --features 16 --layers 3 --epochs 40 --batch-size 64 --lr 2e-3
             --schedule linear
     """
     if len(data_shape) not in (2, 3) or min(features, layers, radius) < 1:
