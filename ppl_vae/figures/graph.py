@@ -49,7 +49,7 @@ def graph(pair: Pair, x: Any, y: Tensor | None = None) -> Figure:
     place = places(model["sample_sample"])
     below = min((v for _, v in place.values()), default=0.0)
     others = [name for name in guide["sample_sample"] if name not in place]
-    place |= {name: ((i + 1) * WIDE, below) for i, name in enumerate(others)}  # what the guide alone has
+    place |= {name: ((i - (len(others) - 1) / 2) * WIDE, below - HIGH) for i, name in enumerate(others)}
     across, down = (max(v) - min(v) for v in zip(*place.values(), strict=True))
     figure = NotebookFigure(figsize=(2 * (across + 2.2), down + 1.5), layout="constrained")
     for ax, title, found in zip(figure.subplots(1, 2), ("model", "guide"), (model, guide), strict=True):
@@ -136,12 +136,15 @@ def _draw(ax: Axes, place: Mapping[str, Place], found: Mapping[str, Any], observ
             Rectangle((a - side / 2, b - side / 2), side, side, **look) if square else Circle((a, b), RADIUS, **look)
         )
         ax.add_patch(shape)
-        ax.text(a, b, name, ha="center", va="center", fontsize=10 if len(name) < 5 else 7)
+        size = 10 if len(name) < 5 else 7 if len(name) < 8 else 5
+        ax.text(a, b, name, ha="center", va="center", fontsize=size)
         ax.text(a + RADIUS + 0.08, b, found["sample_dist"].get(name, ""), va="center", fontsize=8, color=GREY)
         for parent in parents:
             c, d = place[parent]
             rows = (d - b) / HIGH
             bend = 0.28 / rows + math.copysign(0.24, rows) if a == c and abs(rows) > 1 else 0  # around what is between
+            if rows == 0:  # over the name of a distribution
+                bend = math.copysign(0.35, c - a)
             ax.add_patch(FancyArrowPatch((c, d), (a, b), arrowstyle="-|>", connectionstyle=f"arc3,rad={bend}", **ends))
     if not before:
         ax.text(sum(across) / len(across), sum(down) / len(down), "no latents", ha="center", va="center", color=GREY)
