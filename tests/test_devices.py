@@ -8,8 +8,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pairs_under_test import CASES, Case
 from torch import Tensor, nn
 
+import ppl_vae as pv
+from ppl_vae.common.fields import each
+from ppl_vae.common.registry import OBJECTIVES
 from ppl_vae.scoring import terms, trace
 
 
@@ -56,3 +60,22 @@ def test_a_prior_without_a_device_is_scored_and_drawn_where_the_pair_is(prior: s
     assert {found.log_prior.device.type, found.log_w.device.type} == {"meta"}
     assert {drawn.nodes[name]["value"].device.type for name in ("z", "x")} == {"meta"}
     assert torch.zeros(1).device.type == "cpu"
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_loss_and_gradient_of_every_objective_stay_on_the_device(case: Case) -> None:
+    """On the meta device, which is another one and holds no values: no tensor of a CPU, and no read of a value."""
+    pair, data = case.build().to("meta"), case.draw(5)
+    args = tuple(each(lambda t: t.to("meta"), v) for v in data if v is not None)
+    parameters = [p for p in pair.parameters() if p.requires_grad]
+    trained = []
+    for name in OBJECTIVES:
+        with pyro.validation_enabled(False):
+            try:
+                loss = pv.objective(name).differentiable_loss(pair.model, pair.guide, *args)
+            except (pv.UserError, NotImplementedError):  # the objective does not apply
+                continue
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        assert {t.device.type for t in (loss, *gradients) if t is not None} == {"meta"}, name
+        trained.append(name)
+    assert "elbo" in trained
