@@ -79,3 +79,20 @@ def test_loss_and_gradient_of_every_objective_stay_on_the_device(case: Case) -> 
         assert {t.device.type for t in (loss, *gradients) if t is not None} == {"meta"}, name
         trained.append(name)
     assert "elbo" in trained
+
+
+@pytest.mark.parametrize("case", [c for c in CASES.values() if not c.delta], ids=lambda c: c.name)
+def test_terms_of_every_proposal_stay_on_the_device(case: Case) -> None:
+    pair, data = case.build().to("meta").eval(), case.draw(5)
+    x, y = (None if v is None else each(lambda t: t.to("meta"), v) for v in data)
+    scored = []
+    for name in sorted({*pv.proposals.PROPOSALS} - {"auto", "refined"}):  # these fit a guide to the values
+        with pyro.validation_enabled(False), torch.no_grad():
+            try:
+                found = pv.proposals.proposal(name)(pair.model, pair.guide, x, y, 7)
+            except (pv.UserError, NotImplementedError):
+                continue
+        assert found.log_w.device.type == "meta"
+        assert found.log_w.shape[-1] == 5
+        scored.append(name)
+    assert {"guide", "prior"} <= {*scored}
