@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 # when it has done its own
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test lint types doctest readme pages figures pairs docs notebooks check bench clean
+.PHONY: demo test lint types doctest readme pages figures pairs docs notebooks check bench gpu clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
@@ -54,6 +54,10 @@ check: test lint types pages docs
 # the peers have an environment of their own; make bench BENCH="--quick --only likelihood"
 bench: benchmarks/.venv/ready
 	benchmarks/.venv/bin/python -m benchmarks $(BENCH)
+
+# laws and times of a GPU; make gpu GPU="--data-root DIR", or GPU="--device cpu --quick" where there is none
+gpu: .venv/ready-dev
+	$(BIN)/python -m benchmarks.device $(GPU)
 
 clean:
 	rm -rf .venv benchmarks/.venv docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ppl_vae as pv
+from benchmarks import device
 from benchmarks.contenders import LIKELIHOOD, TRAINING
 from benchmarks.figure import draw
 from benchmarks.goals import GOALS, MEMORY, judge, verdicts
@@ -128,3 +129,15 @@ def test_a_unit_is_active_where_its_mean_varies() -> None:
                 pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     assert active(pv.Pair(torch.nn.Module(), Guide()), pv.Split(torch.randn(20, 1)), 0) == {"z": 1}
+
+
+def test_the_run_for_a_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every part says something but the memory of a device that does not count it, and so does the page."""
+    record = device.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    assert [part for part, found in record["parts"].items() if "failed" in found] == []
+    assert record["parts"]["laws"]["passed"] > 0
+    assert record["parts"]["step"]["why not, captured"] is None
+    assert record["parts"]["fit"]["captured"]["said"] == []
+    assert json.loads((tmp_path / "device-cpu.json").read_text()) == record
+    assert "the numbers mean nothing" in (tmp_path / "device-cpu.md").read_text()
+    assert capsys.readouterr().out
