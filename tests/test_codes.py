@@ -99,6 +99,23 @@ def test_the_scores_at_their_ends() -> None:
         pv.mig(y, torch.zeros(len(y), 2))
 
 
+def test_what_has_no_meaning_is_refused_in_one_line() -> None:
+    """Class numbers as a mask, a direction that is none, continuous factors, and codes that say nothing."""
+    pair, x = pv.build("vae", data_shape=(4,), latent=2, hidden=(3,)), torch.rand(6, 4).round()
+    factors = torch.tensor([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
+    z = torch.randn(6, 2)
+    for attempt, message in (
+        (lambda: pv.direction(pair, x, None, torch.arange(6) % 3), "booleans, such as y == 3"),
+        (lambda: pv.moved(pair, x, along=torch.zeros(2)), "a dictionary by site: z"),
+        (lambda: pv.mig(z, torch.randn(6, 2)), "factor 0 has 6 values in 6 examples: it is continuous"),
+        (lambda: pv.mig(z * torch.nan, factors), "example 0 has a code that is not finite"),
+        (lambda: pv.dci(torch.zeros(6, 2), factors), "every example has the same code"),
+    ):
+        with pytest.raises(pv.UserError, match=message):
+            attempt()
+    assert pv.direction(pair, x, None, torch.tensor([0, 1, 0, 1, 1, 0]))["z"].shape == (2,)
+
+
 def test_the_information_of_a_gap_is_exact() -> None:
     """Of a code that tells two of four values apart: log 2 of log 4 nats, and nothing in the other code."""
     v = torch.arange(4).repeat(25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ def direction(pair: Any, x: Any, y: Any, where: Any, *, seed: int = 0) -> dict[s
         seed: for sites whose mean has no closed form.
 
     Raises:
-        UserError: no latents, discrete ones, or no two groups.
+        UserError: no latents, discrete ones, no two groups, or numbers other than 0 and 1.
 
     Source: White: Sampling Generative Networks, 2016, arXiv:1609.04468.
 
@@ -74,7 +75,10 @@ def direction(pair: Any, x: Any, y: Any, where: Any, *, seed: int = 0) -> dict[s
         torch.Size([2])
     """
     means = _means(pair, x, y, seed, "direction")
-    has = tensor(where, "where").bool().reshape(-1)
+    marks = tensor(where, "where").reshape(-1)
+    has = marks.bool()
+    if not torch.equal(has.to(marks.dtype), marks):  # labels, as in where=y
+        raise UserError("direction: where says of each example whether it has the attribute: booleans, such as y == 3")
     for name, mean in means.items():
         if not mean.is_floating_point():
             raise UserError(f"direction: the latent site {name!r} is discrete; a continuous one is needed")
@@ -110,6 +114,8 @@ def moved(pair: Any, x: Any, y: Any = None, *, along: dict[str, Tensor], by: flo
         torch.Size([4, 5])
     """
     means = _means(pair, x, y, seed, "moved")
+    if not isinstance(along, Mapping):
+        raise UserError(f"moved: along is what pv.direction returns, a dictionary by site: {', '.join(means)}")
     if unknown := sorted(set(along) - set(means)):
         raise UserError(f"moved: the pair has no latent site {', '.join(unknown)}; its sites are {', '.join(means)}")
     for name, step in along.items():

@@ -17,16 +17,26 @@ def _columns(codes: Any, factors: Any, what: str) -> tuple[Tensor, Tensor]:
     """Codes (N, D) as floating numbers, and factors (N, F) as classes 0, 1, ...
 
     Raises:
-        UserError: other shapes, or a factor with one value.
+        UserError: other shapes, codes that are not finite or all constant, or a factor with one value or a
+            continuous one.
     """
     z, v = tensor(codes, "codes").cpu().double(), tensor(factors, "factors").cpu()
     v = v.unsqueeze(1) if v.dim() == 1 else v
     if z.dim() != 2 or v.dim() != 2 or len(z) != len(v):
         raise UserError(f"{what}: codes {tuple(z.shape)} and factors {tuple(v.shape)}; give (N, D) and (N, F)")
+    if not bool(z.isfinite().all()):
+        raise UserError(f"{what}: example {int((~z.isfinite()).any(1).nonzero()[0])} has a code that is not finite")
+    if bool((z == z[:1]).all()):
+        raise UserError(f"{what}: every example has the same code, which tells nothing of a factor")
     classes = torch.stack([column.unique(return_inverse=True)[1] for column in v.T], 1)
     for i, highest in enumerate(classes.amax(0).tolist()):
         if highest < 1:
             raise UserError(f"{what}: factor {i} has one value in these data, which no code can tell; leave it out")
+        if v.is_floating_point() and 2 * highest > len(v):
+            raise UserError(
+                f"{what}: factor {i} has {highest + 1} values in {len(v)} examples: it is continuous, and these "
+                f"scores are of factors with a few values; divide it into intervals"
+            )
     return z, classes
 
 

@@ -180,7 +180,10 @@ def classify(
     """
     count = num_classes or getattr(getattr(pair, "model", None), "num_classes", None)
     if not isinstance(count, int):
-        raise UserError("classify: the model has no num_classes; give num_classes, how many labels there are")
+        raise UserError(
+            "classify: this pair has no classes; classifier, cvae, clusters and m2 have some, and num_classes= says "
+            "how many a model of your own has"
+        )
     labels = getattr(x, "y", None)
     x = everything(pair, x)[0]
     each = [

@@ -241,10 +241,12 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
                 options[key] = value
     missing = [k for k, p in known.items() if p.default is p.empty and k not in options]
     if missing:
-        raise UserError(
-            f"pair {name!r} needs {', '.join(missing)}"
-            + ("; the data have no labels 0, 1, 2 ..." if "num_classes" in missing and data is not None else "")
-        )
+        lacks = {
+            "num_classes": "labels that are classes 0, 1, 2 ...",
+            "vocabulary": "words that are whole numbers 0, 1, 2 ...",
+        }
+        told = [f"; the data have no {lacks[k]}" for k in missing if k in lacks and data is not None]
+        raise UserError(f"pair {name!r} needs {', '.join(missing)}{''.join(told)}")
     shape = checked_shape(options["data_shape"], "Mapping" in str(known["data_shape"].annotation))
     if options.get("data_mean") is not None:
         try:
