@@ -265,7 +265,10 @@ def test_data_that_are_read_row_by_row_are_refined_too() -> None:
 
 
 def test_a_bad_guide_becomes_a_good_proposal() -> None:
+    """A guide with a fifth of the scale has tails that are too light: k is large until it is refined."""
     pair, x, _ = linear(n=40)
+    with torch.no_grad():
+        pair.guide.log_s -= math.log(5)  # type: ignore[operator, union-attr]
     bad = pv.log_likelihood(pair, x, num_samples=1000)
     good = pv.log_likelihood(pair, x, num_samples=1000, proposal="refined")
     assert float(bad.unreliable.double().mean()) > 0.5
