@@ -75,9 +75,9 @@ def test_silhouettes_have_the_object_as_one(tmp_path: Path, accept: None) -> Non
 
 @pytest.mark.parametrize("name", ["binarized_mnist", "omniglot_burda", "silhouettes"])
 def test_a_missing_file_and_another_one_are_refused_in_a_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(pv.DataError, match=r"cannot be read .*: fetch .* and put it there") as refused:
+    with pytest.raises(pv.DataError, match=r"is not there: fetch it from .* and put it there") as refused:
         pv.load_data(name, root=tmp_path)
-    path = Path(str(refused.value).split(" cannot")[0])
+    path = Path(str(refused.value).split(" is not there")[0])
     assert path.name in canonical.DIGESTS
     path.parent.mkdir()
     path.write_bytes(b"0 1\n")

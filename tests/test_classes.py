@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from commands import call
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 from typer.testing import CliRunner
@@ -340,8 +343,58 @@ def test_what_monte_carlo_leaves_open_is_said() -> None:
 
 
 @pytest.mark.parametrize("figure", ["accuracy", "log_loss", "calibration_error"])
-@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("label", [-2, 3])
 def test_a_label_that_is_no_class_is_not_counted_as_wrong(figure: str, label: int) -> None:
     found = pv.Classes(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), "log p(x, y)", 20, 0)
     with pytest.raises(pv.UserError, match=f"label {label} at index 1 is no class"):
         getattr(found, figure)(torch.tensor([0, label]))
+
+
+def test_data_with_some_labels_say_what_each_estimate_is_of(tmp_path: Path) -> None:
+    """With labels that are known and ones that are not, each row of log_px.csv names its own density."""
+    x, y = torch.rand(60, 6, generator=torch.Generator().manual_seed(0)).numpy(), np.arange(60) % 3
+    hidden = np.where(np.arange(60) % 2, y, -1)
+    np.savez(tmp_path / "some.npz", x=x.round(), y=hidden)
+    small = ("--latent", "2", "--hidden", "8", "--epochs", "1", "--num-samples", "20")
+    call("train", "m2", "--data", tmp_path / "some.npz", *small, "--out", tmp_path / "run")
+    assert (tmp_path / "run/figures/samples.png").exists()
+    text = call("evaluate", tmp_path / "run", "--num-samples", "20").stdout
+    assert "log p(x, y), or" in text
+    with (tmp_path / "run/log_px.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"] == "-1" for row in rows} == {True, False}
+    assert all(row["quantity"] == ("log p(x)" if row["label"] == "-1" else "log p(x, y)") for row in rows)
+    pair = pv.load(tmp_path / "run")
+    given = [torch.tensor(x[: len(y)].round()), torch.as_tensor(hidden)]
+    found = pv.log_likelihood(pair, *given, 20)
+    known = given[1] >= 0
+    assert found.name == "log p(x, y), or log p(x) where y is not known"
+    alone = pv.log_likelihood(pair, given[0], None, 20)
+    torch.testing.assert_close(found.log_px[~known], alone.log_px[~known])  # the same draws
+    assert alone.name == "log p(x)"
+
+
+def test_labels_that_are_no_classes_are_told(tmp_path: Path) -> None:
+    x, y = np.zeros((12, 4)), np.arange(12) % 3 - 2
+    np.savez(tmp_path / "two.npz", x=x, y=y)
+    np.savez(tmp_path / "one.npz", x=x, y=np.arange(12) % 4 - 1)
+    told = call("train", "cvae", "--data", tmp_path / "two.npz", "--out", tmp_path / "run", code=2).stderr
+    assert "labels run from -2 to 0 for 12 examples, so they are not classes 0, 1, 2 ..." in told
+    told = call("train", "cvae", "--data", tmp_path / "one.npz", "--out", tmp_path / "run", code=2).stderr
+    assert "m2 and clusters take -1 for a label that is not known" in told
+
+
+def test_accuracy_is_that_of_the_labels_that_are_known() -> None:
+    """-1 is a label that is not known: every figure is that of the other examples alone."""
+    joint = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.tensor([0, -1, 2, 1, -1, 0])
+    some = pv.Classes(joint, joint * 0, joint * 0, "log p(x, y)", 20, 0, y)
+    known = pv.Classes(*[joint[y >= 0] * f for f in (1, 0, 0)], "log p(x, y)", 20, 0, y[y >= 0])
+    assert some.measured() == known.measured()
+    assert some.measured()["n_labelled"] == 4
+    assert "of the 4 whose label is known" in str(some)
+    assert "whose label is known" not in str(known)
+    none = pv.Classes(joint, joint * 0, joint * 0, "log p(x, y)", 20, 0, torch.full((6,), -1))
+    assert none.measured() == {}
+    with pytest.raises(pv.UserError, match="no label is known"):
+        none.accuracy()

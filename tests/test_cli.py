@@ -412,11 +412,30 @@ def test_few_samples_are_not_called_exact(runs: Path) -> None:
         assert "exact" not in text
 
 
+def test_a_length_of_training_is_given_once(tmp_path: Path) -> None:
+    for more in (["--steps", "5"], ["--seconds", "1"]):
+        told = call("train", "vae", "--epochs", "2", *more, "--out", tmp_path / "run", code=2).stderr
+        assert f"--epochs and {more[0]}: each says how long to train; give one of them" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_codes_without_a_density_have_no_bound(tmp_path: Path) -> None:
+    """What an autoencoder is given is log p(x, z) at its codes, and not called an ELBO."""
+    run = tmp_path / "run"
+    small = ("--latent", "2", "--hidden", "8", "--epochs", "1", "--no-figures")
+    text = call("train", "autoencoder", *small, "--out", run, "--limit", "5")
+    assert "log p(x, z)" in text.stdout
+    assert "no bound on log p(x)" in text.stdout
+    assert "ELBO" not in text.stdout
+    assert "log p(x)" not in text.stderr  # no bar of an estimate that was refused
+
+
 def test_a_likelihood_given_labels_is_called_so(runs: Path) -> None:
     assert "log p(x | y)" in call("evaluate", runs / "cvae", "--num-samples", "50", "--limit", "20").stdout
     assert "log p(x|y)" not in call("evaluate", runs / "vae", "--num-samples", "50", "--limit", "20").stdout
     result = call("compare", runs / "vae", runs / "cvae", "--num-samples", "50", "--limit", "20", code=2)
     assert "compare like with like" in result.stderr
+    assert "log p(x)  " not in result.stderr  # no bar: nothing was estimated before
 
 
 def test_a_run_on_a_file_is_evaluated_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,8 +417,8 @@ def test_the_users_arrays_are_not_written_to():
         (np.ones((0, 3)), r"\(0, 3\)"),
         (np.ones((3, 0)), r"\(3, 0\)"),
         ((np.ones((5, 2)), np.ones(4)), r"4 labels for 5 data, of shape \(4,\)"),
-        ((np.ones((5, 2)), np.array([0, 1, np.nan, 0, 0])), r"\(labels\): a NaN.*index 2"),
-        ((np.ones((5, 2)), np.array(list("abcde"))), r"\(labels\) are text"),
+        ((np.ones((5, 2)), np.array([0, 1, np.nan, 0, 0])), r"array: labels: a NaN.*index 2"),
+        ((np.ones((5, 2)), np.array(list("abcde"))), r"array: labels are text"),
     ],
 )
 def test_arrays_that_are_no_data(x, message):
@@ -490,7 +490,7 @@ def test_npz_with_splits_of_its_own(tmp_path, rows):
     fails("no y_test: label", three)
     fails(r"one shape", {"x_train": x, "x_test": x[:, :1]})
     fails(r"array \(test\).*outside", {"x_train": x, "x_test": x + 1}, binarize="static")
-    fails(r"x_test \(labels\): 3 labels for 40 data", two | {"y_train": y[:60], "y_test": y[:3]})
+    fails(r"y_test: 3 labels for 40 data", two | {"y_train": y[:60], "y_test": y[:3]})
 
 
 @pytest.mark.parametrize("keys", [(), ("arr_0",), ("x_train",), ("x_train", "x_valid"), ("x", "x_train", "x_test")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 import ppl_vae as pv
 from ppl_vae import figures
 from ppl_vae.figures import write as writing
+from ppl_vae.figures.style import picture_of
 
 SHAPE = (1, 8, 8)
 
@@ -283,7 +285,9 @@ def test_traversal_takes_the_site_next_to_the_data() -> None:
     assert all(label.startswith("z1[") for label in words(figure.axes[0].get_yticklabels()))
 
 
-def pair_with(prior: Any, guide: Any) -> pv.Pair:
+def pair_with(prior: Any, guide: Callable[[Any], Any]) -> pv.Pair:
+    """z ~ prior; x ~ N(sum of z, 1); the guide is a distribution given x."""
+
     def model(x: Any = None, y: Any = None, n: int = 1) -> Any:
         with pyro.plate("data", n if x is None else len(x), dim=-1):
             z = pyro.sample("z", prior)
@@ -293,20 +297,22 @@ def pair_with(prior: Any, guide: Any) -> pv.Pair:
 
     def program(x: Any, y: Any = None) -> Any:
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", guide)
+            pyro.sample("z", guide(x))
 
     return pv.Pair(model, program, data_shape=(4,))
 
 
 def test_latents_that_cannot_move_are_refused(tmp_path: Path) -> None:
     gamma = dist.Gamma(torch.ones(2), torch.ones(2)).to_event(1)
-    positive = pair_with(gamma, gamma)
+    positive = pair_with(gamma, lambda x: dist.Gamma(1 + x[:, :2].square(), torch.ones(2)).to_event(1))
     with pytest.raises(pv.UserError, match="constrained"):
         figures.traversal(positive, draw(3, 4))
     with pytest.raises(pv.UserError, match="--latent 2"):
         figures.latent_grid(positive, (4,))
     which = dist.Categorical(torch.ones(2, 3)).to_event(1)
-    discrete = pair_with(which, which)
+    discrete = pair_with(
+        which, lambda x: dist.Categorical(logits=(x[:, :2, None] - 0.5) * torch.arange(3.0)).to_event(1)
+    )
     with pytest.raises(pv.UserError, match="discrete"):
         figures.interpolation(discrete, *draw(2, 4))
     with pytest.raises(pv.UserError, match="no latents"):
@@ -314,6 +320,42 @@ def test_latents_that_cannot_move_are_refused(tmp_path: Path) -> None:
     kept = [p.stem for p in figures.save_all(positive, tmp_path, data=pv.Split(draw(5, 4)))]
     assert kept == ["reconstructions", "samples", "latent_scatter", "interpolation"]
     assert [p.stem for p in figures.save_all(discrete, tmp_path, data=pv.Split(draw(5, 4)))] == kept[:2]
+
+
+def test_a_guide_that_knows_nothing_of_x_has_no_codes_to_show(tmp_path: Path) -> None:
+    normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    for pair in (pair_with(normal, lambda x: normal), build("gan", latent=3, hidden=(8,))):
+        shape = (4,) if pair.name is None else SHAPE
+        kept = {p.stem for p in figures.save_all(pair, tmp_path, data=pv.Split(draw(5, *shape)))}
+        assert {"samples", "traversal"} <= kept <= {"samples", "traversal", "latent_grid"}
+
+
+@pytest.mark.parametrize("name", ["series", "table", "counts", "bags"])
+def test_data_that_are_no_curve_are_drawn_as_what_they_are(name: str) -> None:
+    """A series is a line for each number of a step; rows of unlike numbers are bars, those of a table on own scales."""
+    data = pv.load_data(name)
+    pair = build({"bags": "topics"}.get(name, name), data=data, data_shape=data.data_shape, hidden=(8,))
+    x = data.test.x[:3].nan_to_num()
+    ax = figures.reconstructions(x, x, pictured=picture_of(pair)).axes[0]
+    segments = [s for c in ax.collections[:-2] for s in c.get_segments()]
+    if name == "series":
+        assert {len(s) for s in segments} == {x.shape[1]}
+        assert len(ax.collections) - 2 == 2 * x.shape[2]
+    else:
+        assert {len(s) for s in segments} == {2}
+        across = np.array(segments)[..., 0]
+        assert (across[:, 0] == across[:, 1]).all()
+        assert len(segments) == 2 * 2 * x.numel()
+    assert ("each on a scale of its own" in ax.get_title()) == (name == "table")
+
+
+def test_columns_of_a_table_fill_their_own_scale() -> None:
+    """The largest entry of each column reaches the top of its cell, however small the column is."""
+    x = torch.tensor([[1.0, 1000.0, 0.001], [0.5, 500.0, 0.0005]])
+    ax = figures.samples(x, 2, pictured="columns").axes[0]
+    ends = np.array(ax.collections[0].get_segments())[:, 1, 1].reshape(2, 3)
+    np.testing.assert_allclose(ends[0], 0.08, atol=1e-6)
+    np.testing.assert_allclose(ends[1], 0.5, atol=1e-6)
 
 
 # ---------------------------------------------------------------- estimates

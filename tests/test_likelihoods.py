@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -72,13 +73,19 @@ def test_the_discretized_logistic_draws_what_it_scores() -> None:
 @pytest.mark.parametrize("name", ["gaussian", "gaussian_learned", "gaussian_diagonal", "gaussian_network",
                                   "continuous_bernoulli"])  # fmt: skip
 def test_densities_integrate_to_one(name: str) -> None:
-    p = make(name, (1,), 0.7).double()
+    takes_sigma = "sigma" in inspect.signature(type(make(name, (1,)))).parameters
+    p = make(name, (1,), 0.7 if takes_sigma else None).double()
     grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     if name == "continuous_bernoulli":
         grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     h = torch.full((1, p.multiple, 1), 0.4, dtype=torch.float64)
     density = p(h).log_prob(grid[:, None]).exp().detach()
     assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-8)
+
+
+def test_a_sigma_that_has_no_effect_is_told() -> None:
+    with pytest.warns(UserWarning, match="sigma=0.3 has no effect: the likelihood bernoulli has none"):
+        pv.build("vae", data_shape=(3,), latent=1, hidden=(3,), sigma=0.3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -13,11 +13,13 @@ from rich.text import Text
 from ..common.errors import NoWeightError
 from ..common.files import writable, write_json, write_text
 from ..data.convert import WHOLE
+from ..likelihood.classify import JOINT
 from ..likelihood.estimate import log_likelihood
 from ..likelihood.result import SOURCES
 from ..objectives.elbo import Elbo
 from ..scoring.inputs import Needs, evaluating, to_device
 from ..scoring.param_store import own_store
+from ..scoring.quantity import LOG_PX, MIXED
 from ..scoring.trace import call_args
 from .output import label_of
 
@@ -76,12 +78,14 @@ def write_csv(folder: Path, estimate: Any, part: Any, suffix: str = "") -> Path:
     rows = ["index,label,log_px,std_error,ess,khat,elbo,reliable,quantity"]
     sources = None if estimate.source is None else [SOURCES[i] for i in estimate.source.tolist()]
     rows[0] += ",proposal" if sources else ""
-    quantity, index = f'"{estimate.name}"', part.rows.tolist()
+    index = part.rows.tolist()
     for i, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        label = label_of(part.y, i)
+        label, quantity = label_of(part.y, i), estimate.name
+        if quantity == MIXED:
+            quantity = LOG_PX if label == "-1" else JOINT
         reliable = "no" if unreliable[i] else "yes"
         last = [sources[i]] if sources else []
-        rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, quantity, *last]))
+        rows.append(",".join([str(index[i]), label, *map(repr, values), reliable, f'"{quantity}"', *last]))
     path = folder / f"log_px{suffix}.csv"
     write_text(path, "\n".join(rows) + "\n")
     return path
@@ -115,7 +119,11 @@ def table(result: dict[str, Any], figures: int = 0) -> Table:
     r, proposal = result, result.get("proposal", "guide")
     about = f"{which(r)}, K = {r['num_samples']}, seed {r['seed']}"
     about += "" if proposal == "guide" else f", {proposal} proposal"
-    shown.add_row("ELBO" if proposal == "guide" else "mean log weight", f"{r['elbo_mean']:.3f} nats", about)
+    name = "ELBO" if proposal == "guide" else "mean log weight"
+    if "(Delta)" in r.get("note", ""):
+        name, about = "log p(x, z)", f"at the code z of x, no bound on log p(x); {about}"
+    if r["elbo_mean"] is not None:
+        shown.add_row(name, f"{r['elbo_mean']:.3f} nats", about)
     if r["log_px_mean"] is None:
         shown.add_row("log p(x)", "none", Text(str(r["note"])))
     else:

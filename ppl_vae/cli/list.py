@@ -65,7 +65,8 @@ def one_pair(name: str, json_: bool) -> None:
         facts = {"name": name, "family": family, "summary": builder.summary, "about": builder.about}
         print_json({**facts, "options": options, "command": builder.command})
         return
-    typer.echo(f"{name}: {plain(builder.summary)}\n\n{indent(plain(builder.about), '  ')}\n")
+    about = indent(plain(builder.about), "  ").strip("\n")
+    typer.echo(f"{name}: {plain(builder.summary)}\n" + (f"\n{about}\n" if about.strip() else ""))
     typer.echo(f"family\n  {family or 'of its own'}\n\noptions")
     show({f"{flag(k)} {shown(o.default)}": o.help for k, o in builder.options.items()}, {}, width=34)
     if builder.command:

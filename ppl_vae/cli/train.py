@@ -110,6 +110,9 @@ def train(
 ) -> None:
     """Train a pair, evaluate it on the test data, and draw its figures."""
     positive(num_samples=num_samples, limit=limit)  # needed only after the training
+    for length in ("steps", "seconds"):
+        if _is_given(ctx, "epochs") and _is_given(ctx, length):
+            raise UserError(f"--epochs and --{length}: each says how long to train; give one of them")
     if proposal.partition(":")[0] not in PROPOSALS:
         raise UserError(f"--proposal {proposal}: choose one of {', '.join(PROPOSALS)}; evaluate takes FILE.py:NAME too")
     if ":" in proposal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import ranks
 from .rng import quiet_import
@@ -28,7 +28,15 @@ def bar(enabled: bool) -> Progress:
     quiet_import("rich.console")
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(
+    class Bar(Progress):
+        """Leaves no line where the work was refused before any of it was done."""
+
+        def __exit__(self, kind: Any, *rest: Any) -> None:
+            for task in self.tasks:
+                task.visible = kind is None or task.completed > 0
+            super().__exit__(kind, *rest)
+
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),

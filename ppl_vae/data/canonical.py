@@ -15,11 +15,15 @@ import numpy.typing as npt
 import torch
 
 from ..common.errors import DataError
-from ..common.files import reason
 from ..common.rng import quiet_import
 from .convert import Parts
 
 SIDE = 28
+SOURCES = {  # where each folder's files were published
+    "binarized_mnist": "www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
+    "omniglot_burda": "github.com/yburda/iwae, datasets/OMNIGLOT",
+    "silhouettes": "people.cs.umass.edu/~marlin/data",
+}
 DIGESTS = {  # sha256, or md5 where that is what is published
     "binarized_mnist_train.amat": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
     "binarized_mnist_valid.amat": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
@@ -66,7 +70,8 @@ def verified(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({reason(error)}): fetch {path.name} and put it there") from error
+        why = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise DataError(f"{path} {why}: fetch it from {SOURCES[path.parent.name]}, and put it there") from error
     digest = DIGESTS[path.name]
     kind = "sha256" if len(digest) == 64 else "md5"
     if (found := hashlib.new(kind, content, usedforsecurity=False).hexdigest()) != digest:

@@ -254,9 +254,10 @@ def classes(y: Tensor, num_classes: int, where: str = "labels", least: int = 0) 
     bad = (whole != y) | (whole < least) | (whole >= num_classes)
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
+        told = "; m2 and clusters take -1 for a label that is not known" if least == 0 and y[i] == -1 else ""
         raise DataError(
             f"{where}: {y[i].item():g} at index {i} is no class of this pair: labels must be whole numbers from "
-            f"{least} to {num_classes - 1}"
+            f"{least} to {num_classes - 1}{told}"
         )
     return whole
 
@@ -264,4 +265,6 @@ def classes(y: Tensor, num_classes: int, where: str = "labels", least: int = 0) 
 def labelled(x: Any, y: Any, where: str, scale: int | None = None) -> Labelled:
     """Data and labels as tensors, checked, of one length; bytes divided by ``scale``, or 255 unless bits."""
     found = data(x, where, scale)
-    return found, labels(y, num_data(found), f"{where} (labels)", device_of(found))
+    place, _, key = where.rpartition(": x")  # an array of a file, whose labels have the name of y in place of x
+    name = f"{place}: y{key}" if place else f"{where}: labels"
+    return found, labels(y, num_data(found), name, device_of(found))

@@ -73,9 +73,9 @@ class Split:
         n = needed("limit", n, "int")
         if n < 1:
             raise DataError(f"a limit of {n} leaves no data of {self.name}: give 1 or more")
-        return self._at(slice(n))
+        return self.at(slice(n))
 
-    def _at(self, where: slice | Tensor) -> Split:
+    def at(self, where: slice | Tensor) -> Split:
         """The data at some places."""
         y, index = (None if t is None else t[where] for t in (self.y, self.index))
         return replace(self, x=rows(self.x, where), y=y, index=index)
@@ -193,7 +193,7 @@ class Data:
         valid = None if self.valid.y is None else torch.full_like(self.valid.y, -1)
         train, labelled = replace(self.train, y=kept), torch.nonzero(kept >= 0)[:, 0]
         if repeat > 1:
-            train = train._at(torch.cat([torch.arange(len(y), device=y.device), labelled.repeat(repeat - 1)]))
+            train = train.at(torch.cat([torch.arange(len(y), device=y.device), labelled.repeat(repeat - 1)]))
         return replace(self, train=train, valid=replace(self.valid, y=valid))
 
     def split(self, name: str) -> Split:

@@ -21,7 +21,7 @@ from ..scoring.inputs import device_and_dtype, evaluating, to_device
 from ..scoring.kinds import is_masked_out
 from ..scoring.support import holds
 from .likelihood import bins
-from .style import BLUE, SKY, canvas, need, plain, text, tiles
+from .style import BLUE, SKY, canvas, need, picture_of, plain, text, tiles
 
 
 def latent_grid(
@@ -71,7 +71,9 @@ def latent_grid(
         [text(float(q), ".1f") if (i - size // 2) % every == 0 else "" for i, q in enumerate(values)]
         for values in (up, across)
     )
-    return tiles(x.reshape(size, size, *x.shape[1:]), rows[::-1], columns, f"{name}[0]", f"{name}[1]")
+    return tiles(
+        x.reshape(size, size, *x.shape[1:]), rows[::-1], columns, f"{name}[0]", f"{name}[1]", pictured=picture_of(pair)
+    )
 
 
 def latent_scatter(mean: Tensor, y: Tensor | None = None, *, site: str = "z") -> Figure:
@@ -149,7 +151,8 @@ def interpolation(
     cells[:, 1:-1] = torch.stack(lines)
     cells[0, 0], cells[-1, -1] = plain(x0), plain(x1)
     columns = ["data", *(f"{float(w):.2g}" for w in t), "data"]
-    return tiles(cells, [f"y = {k}" for k in labels], columns, "place on the line between the posterior means")
+    line = "place on the line between the posterior means"
+    return tiles(cells, [f"y = {k}" for k in labels], columns, line, pictured=picture_of(pair))
 
 
 def traversal(
@@ -210,7 +213,7 @@ def traversal(
     columns = [text(float(v), ".3g") for v in values]
     cells = decoded.reshape(len(chosen), steps, *decoded.shape[1:])
     value = "standard deviations of one code from its mean" if is_coded else "value of one coordinate"
-    return tiles(cells, rows, columns, f"{value}, the others at the posterior mean")
+    return tiles(cells, rows, columns, f"{value}, the others at the posterior mean", pictured=picture_of(pair))
 
 
 def _repeat(y: Tensor | None, n: int) -> Tensor | None:

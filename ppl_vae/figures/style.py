@@ -1,10 +1,11 @@
-"""The canvas: one axes in the house style, and a grid of cells that hold images or lines."""
+"""The canvas: one axes in the house style, and a grid of cells that hold images, lines or bars."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +69,22 @@ def plain(x: Tensor) -> Tensor:
     return x.detach().cpu().float()
 
 
-def is_drawable(shape: Sequence[int]) -> bool:
-    """Whether data of a shape are images or vectors."""
-    return len(shape) == 2 or (len(shape) == 1 and shape[0] > 1) or (len(shape) == 3 and shape[0] in (1, 3))
+def is_drawable(shape: Sequence[int], pictured: str = "auto") -> bool:
+    """Whether data of a shape have a picture.
+
+    ``pictured``, an attribute of a model, says which: ``auto``, images, and vectors as a line; ``series``, a line over
+    the first axis for each number of a step; ``bars``, a bar for each coordinate; ``columns``, bars that have a scale
+    each; or ``nothing``.
+    """
+    if pictured == "auto":
+        return len(shape) == 2 or (len(shape) == 1 and shape[0] > 1) or (len(shape) == 3 and shape[0] in (1, 3))
+    most = {"series": 2, "bars": 1, "columns": 1}.get(pictured, 0)
+    return 0 < len(shape) <= most and shape[0] > 1
+
+
+def picture_of(pair: Any) -> str:
+    """How an example of a pair is drawn, see :func:`is_drawable`."""
+    return str(getattr(pair.model, "pictured", "auto"))
 
 
 def tiles(
@@ -80,23 +94,28 @@ def tiles(
     xlabel: str = "",
     ylabel: str = "",
     behind: Tensor | None = None,
+    pictured: str = "auto",
 ) -> Figure:
     """Cells (R, C, *shape) in one axes whose unit is a cell; NaN leaves a cell empty, ``behind`` goes behind lines."""
     shape, (down, across) = x.shape[2:], x.shape[:2]
     shown = f"data of shape {tuple(shape)}"
-    need(is_drawable(shape), f"{shown} are neither images, (H, W), (1, H, W) or (3, H, W), nor vectors (D,), D > 1")
+    need(
+        is_drawable(shape, pictured),
+        f"{shown} are neither images, (H, W), (1, H, W) or (3, H, W), nor vectors (D,), D > 1"
+        if pictured == "auto"
+        else f"{shown} have no picture as {pictured}",
+    )
+    is_image = pictured == "auto" and len(shape) > 1
     left = 0.1 + 0.085 * max(map(len, rows), default=0) + 0.25 * bool(ylabel)  # inches
     bottom = 0.1 + 0.25 * bool(columns) + 0.25 * bool(xlabel)
     cell = min(1.1, (WIDTH - left) / across)
-    height, width = shape[-2:] if len(shape) > 1 else (1, 1)
+    height, width = shape[-2:] if is_image else (1, 1)
     gap = max(1, width // 14)
     ratio = (height + gap) / (width + gap)
-    top = 0.3 if len(shape) == 1 else 0.0
+    top = 0.0 if is_image else 0.3
     figure, ax = canvas(bottom + top + cell * down * ratio, max(left + cell * across, 3.5))
     figure.set_layout_engine("compressed")  # keeps labels beside images of a fixed aspect inside the frame
-    if len(shape) == 1:
-        _lines(ax, x, x if behind is None else behind)
-    else:
+    if is_image:
         pixels = plain(x).clamp(0, 1).reshape(down, across, -1, height, width).permute(0, 3, 1, 4, 2)
         picture = torch.full((down, height + gap, across, width + gap, pixels.shape[-1]), math.nan)
         picture[:, :height, :, :width] = pixels
@@ -104,26 +123,47 @@ def tiles(
         array = (picture.nan_to_num(1.0) if picture.shape[-1] == 3 else picture[..., 0]).numpy()
         extent = (0, across, down, 0)
         ax.imshow(array, "gray", vmin=0, vmax=1, extent=extent, aspect=ratio, interpolation="nearest")
+    else:
+        _graphs(ax, torch.stack([plain(v) for v in (behind, x) if v is not None]), pictured, 72 * cell)
     name_cells(ax, rows, columns)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return figure
 
 
-def _lines(ax: Axes, x: Tensor, behind: Tensor) -> None:
-    """A line in each cell, from the first coordinate to the last, all on one vertical scale."""
-    rows, columns, size = x.shape
-    both = torch.stack([plain(behind), plain(x)]).numpy().reshape(2, rows * columns, size)
-    low, high = float(np.nanmin(both)), float(np.nanmax(both))
+def _graphs(ax: Axes, both: Tensor, pictured: str, points: float) -> None:
+    """Lines, or bars from zero, in cells of a width in points: the last in colours, one behind it in grey.
+
+    ``both`` is (1 or 2, R, C, D), or (1 or 2, R, C, T, n) for n lines of T steps.
+    """
+    rows, columns, size = both.shape[1:4]
+    y = both.reshape(len(both), rows * columns, size, -1).movedim(-1, 2).numpy()  # (1 or 2, cells, lines, size)
+    along = tuple(range(y.ndim - (pictured == "columns")))  # the axes that share a scale
+    with_zero = np.concatenate([y, 0 * y]) if pictured in ("bars", "columns") else y
+    low, high = (f(with_zero, axis=along, keepdims=True) for f in (np.nanmin, np.nanmax))
     row, column = np.divmod(np.arange(rows * columns), columns)
     across = column[:, None] + np.linspace(0.06, 0.94, size)
-    down = row[:, None] + 0.92 - 0.84 * (both - low) / max(high - low, 1e-12)
-    for y, color, width in zip(down, (GREY, BLUE), (0.8, 1.2), strict=True):
-        ax.add_collection(LineCollection(list(np.stack([across, y], -1)), colors=color, linewidths=width))
+
+    def down(value: Any) -> Any:
+        return row[:, None, None] + 0.92 - 0.84 * (value - low[0]) / np.maximum(high - low, 1e-12)[0]
+
+    for i, values in enumerate(y):
+        front = i == len(y) - 1
+        for line in range(values.shape[1]):
+            to, color = down(values)[:, line], COLORS[line % len(COLORS)] if front else GREY
+            if with_zero is y:
+                segments, width = list(np.stack([across, to], -1)), 1.2 if front else 0.8
+            else:
+                ends = np.stack([down(np.zeros_like(values))[:, line], to], -1)
+                segments = list(np.stack([across[..., None].repeat(2, -1), ends], -1).reshape(-1, 2, 2))
+                width = max(0.4, points / size * (0.4 if i else 0.75))
+            ax.add_collection(LineCollection(segments, colors=color, linewidths=width))
     ax.hlines(range(1, rows), 0, columns, color=GREY, linewidth=0.4)
     ax.vlines(range(1, columns), 0, rows, color=GREY, linewidth=0.4)
     ax.set(xlim=(0, columns), ylim=(rows, 0))
-    scale = f"from {text(low, '.3g')} to {text(high, '.3g')}"
-    ax.set_title(f"{size} coordinates from left to right, on one scale {scale}", fontsize=9)
+    what = {"series": "steps", "columns": "columns"}.get(pictured, "coordinates")
+    scale = f"on one scale from {text(low.min(), '.3g')} to {text(high.max(), '.3g')}"
+    scale = "each on a scale of its own" if pictured == "columns" else scale
+    ax.set_title(f"{size} {what} from left to right, {scale}", fontsize=9, wrap=True)
 
 
 def name_cells(ax: Axes, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> None:

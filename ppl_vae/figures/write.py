@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..scoring.kinds import is_masked_out
 from .images import reconstructions, samples
 from .latents import interpolation, is_free, latent_grid, latent_scatter, latents_of, traversal
 from .likelihood import khat_scatter, log_px_histogram, loss_curves
-from .style import DPI, is_drawable, name_cells
+from .style import DPI, is_drawable, name_cells, picture_of
 
 
 def save_all(
@@ -57,21 +58,25 @@ def save_all(
         ['samples.png']
     """
     folder = writable(Path(out))
-    split = data.limit(2000).fixed(seed)
+    split = _labelled(pair, data.limit(2000).fixed(seed))
     x, y = split.x, split.y
-    drawable = torch.is_tensor(x) and is_drawable(x.shape[1:]) and getattr(pair.model, "draws", True)
+    how = picture_of(pair)
+    drawable = torch.is_tensor(x) and is_drawable(x.shape[1:], how)
     found = latents_of(pair, x, y, seed)
+    codes_differ = len(split) < 2 or any(bool((mean != mean[0]).any()) for mean, _ in found.values())
     made: dict[str, Figure] = {}
     if history:
         made["loss"] = loss_curves(history)
-    if found and drawable:
+    if found and drawable and codes_differ:  # else the guide knows nothing of x, as that of a GAN
         few = None if y is None else y[:10]
-        made["reconstructions"] = reconstructions(x[:10], generation.reconstruct(pair, x[:10], few, seed=seed))
+        again = generation.reconstruct(pair, x[:10], few, seed=seed)
+        made["reconstructions"] = reconstructions(x[:10], again, pictured=how)
     kinds = _kinds(pair, y, seed) if drawable else None
     if drawable:
         columns = 8 if kinds is None else len(kinds)
         labels = None if y is None else (y if kinds is None else kinds).repeat(8 * columns)[: 8 * columns]
-        made["samples"] = samples(generation.sample(pair, 8 * columns, labels, mean=True, seed=seed), columns)
+        drawn = generation.sample(pair, 8 * columns, labels, mean=True, seed=seed)
+        made["samples"] = samples(drawn, columns, pictured=how)
         if kinds is not None:
             name_cells(made["samples"].axes[0], columns=[f"y = {k}" for k in kinds])
         if told := generation.drawn_from(pair):
@@ -83,19 +88,27 @@ def save_all(
             made["latent_grid"] = latent_grid(pair, x.shape[1:], y=None if y is None else y[0], codes=codes, seed=seed)
             if y is not None and kinds is not None:
                 made["latent_grid"].axes[0].set_title(f"y = {y[0]}", fontsize=11)
-        if len(split) > 1:
+        if len(split) > 1 and codes_differ and how != "series":
             made["latent_scatter"] = latent_scatter(last[0], y, site=site)
-        if drawable and len(split) > 1:
+        if drawable and len(split) > 1 and codes_differ:
             other = 1 if y is None else max(1, int((y != y[0]).int().argmax()))
             ends = None if y is None else y[[0, other]]
             made["interpolation"] = interpolation(pair, x[0], x[other], y=ends, seed=seed)
-        if drawable and is_free(last, 3.0):
+        if drawable and is_free(last, 3.0) and how != "series":  # whose last latent is that of the last step alone
             made["traversal"] = traversal(pair, x, y, seed=seed)
     if estimate is not None:
         made["log_px"] = log_px_histogram(estimate)
         if bool((estimate.khat != -math.inf).any()):
             made["khat"] = khat_scatter(estimate)
     return [_write(figure, folder / f"{name}.png") for name, figure in made.items()]
+
+
+def _labelled(pair: Pair, split: Split) -> Split:
+    """The examples whose labels are known, of a pair that takes -1 for others; where none is, all, without labels."""
+    if split.y is None or not getattr(pair.model, "missing_labels", False):
+        return split
+    known = (split.y >= 0).nonzero()[:, 0]
+    return split.at(known) if len(known) else replace(split, y=None)
 
 
 def _kinds(pair: Pair, y: Tensor | None, seed: int) -> Tensor | None:

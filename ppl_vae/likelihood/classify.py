@@ -76,12 +76,14 @@ class Classes(Shown):
         return ~(best[:, 0] - best[:, 1] >= 2 * error)
 
     def accuracy(self, y: Any = None) -> float:
-        """The share of examples whose most probable class is their label."""
-        return float((self.predicted == self._labels(y)).double().mean())
+        """The share of examples whose most probable class is their label, among those whose label is known."""
+        known, y = self._labels(y)
+        return float((self.predicted[known] == y).double().mean())
 
     def log_loss(self, y: Any = None) -> float:
         """The mean of -log p(y | x) at the labels, in nats per example."""
-        return -float(self.log_probs.gather(1, self._labels(y)[:, None]).mean())
+        known, y = self._labels(y)
+        return -float(self.log_probs[known].gather(1, y[:, None]).mean())
 
     def calibration_error(self, y: Any = None, bins: int = 15) -> float:
         r"""How far the confidence is from the accuracy, on average over bins of equal width.
@@ -90,13 +92,14 @@ class Classes(Shown):
 
         Source: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
         """
-        right = (self.predicted == self._labels(y)).double()
-        where = (self.confidence * bins).long().clamp(max=bins - 1)
-        gap = torch.zeros(bins, dtype=torch.float64).index_add(0, where, right - self.confidence)
+        known, y = self._labels(y)
+        right, confidence = (self.predicted[known] == y).double(), self.confidence[known]
+        where = (confidence * bins).long().clamp(max=bins - 1)
+        gap = torch.zeros(bins, dtype=torch.float64).index_add(0, where, right - confidence)
         return float(gap.abs().sum() / len(right))
 
-    def _labels(self, y: Any) -> Tensor:
-        """Labels (N,), those of the data where none are given.
+    def _labels(self, y: Any) -> tuple[Tensor, Tensor]:
+        """Which examples have a label that is known (not -1), (N,), and these labels; of the data where none are given.
 
         Raises:
             UserError: there are none, their number differs, or one is no class.
@@ -106,20 +109,24 @@ class Classes(Shown):
             has = "no labels" if y is None else f"labels of shape {tuple(y.shape)}"
             raise UserError(f"{has} for {len(self.predicted)} examples: give y, a class of each")
         found: Tensor = y.long()
-        unknown = (found < 0) | (found >= self.log_joint.shape[1])
-        if bool(unknown.any()):
-            i = int(unknown.nonzero()[0])
-            raise UserError(f"label {int(found[i])} at index {i} is no class: take the examples whose label is known")
-        return found
+        no_class = (found < -1) | (found >= self.log_joint.shape[1])
+        if bool(no_class.any()):
+            i, last = int(no_class.nonzero()[0]), self.log_joint.shape[1] - 1
+            raise UserError(f"label {int(found[i])} at index {i} is no class: give 0 to {last}, or -1 where not known")
+        known = found >= 0
+        if not bool(known.any()):
+            raise UserError("no label is known (all are -1): give y, a class of each example, or of some")
+        return known, found[known]
 
     def measured(self) -> dict[str, float]:
-        """Accuracy, its standard error, log loss and calibration error; none where a label is not known."""
-        if self.y is None or bool((self.y < 0).any()):
+        """Of the examples whose label is known: accuracy, its standard error, log loss and calibration error."""
+        if self.y is None or bool((self.y < 0).all()):
             return {}
-        p = self.accuracy()
+        p, n = self.accuracy(), int((self.y >= 0).sum())
         return {
+            "n_labelled": n,
             "accuracy": p,
-            "accuracy_se": (p * (1 - p) / len(self.predicted)) ** 0.5,
+            "accuracy_se": (p * (1 - p) / n) ** 0.5,
             "log_loss": self.log_loss(),
             "calibration_error": self.calibration_error(),
         }
@@ -136,7 +143,8 @@ class Classes(Shown):
             about,
             *doubts,
             f"accuracy {found['accuracy']:.4f} ± {found['accuracy_se']:.4f}, log loss {found['log_loss']:.4f} nats, "
-            f"calibration error {found['calibration_error']:.4f}",
+            f"calibration error {found['calibration_error']:.4f}"
+            + (f"; of the {found['n_labelled']} whose label is known" if found["n_labelled"] < n else ""),
         ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,14 +256,14 @@ class Seen(dist.MaskedDistribution):
         return log_p
 
 
-def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likelihood:
+def make(given: Choice, data_shape: Sequence[int], sigma: float | None = None) -> Likelihood:
     """A likelihood for data of one shape.
 
     Args:
         given: a name of ``registry.LIKELIHOODS``, with options or without; a callable ``data_shape -> Likelihood``; or
             a Likelihood, made with a shape or without.
         data_shape: shape of one example.
-        sigma: the standard deviation of a Gaussian likelihood given without one.
+        sigma: the standard deviation of a Gaussian likelihood given without one; others warn that they have none.
 
     Raises:
         UserError: no such name, an option that it does not take, or no likelihood for such data.
@@ -273,13 +275,15 @@ def make(given: Choice, data_shape: Sequence[int], sigma: float = 1.0) -> Likeli
         >>> float(make("gaussian:sigma=0.5", (3,)).sigma), float(make(Gaussian(sigma=0.5), (3,)).sigma)
         (0.5, 0.5)
     """
-    found = construct("likelihood", given, tuple(data_shape), fallback={"sigma": sigma})
+    found = construct("likelihood", given, tuple(data_shape), fallback={} if sigma is None else {"sigma": sigma})
     if not isinstance(found, Likelihood):
         raise UserError(
             f"likelihood: a Likelihood is needed (a subclass of pv.likelihoods.Likelihood), not {found!r:.60}"
         )
     if found.event_dim is None:
         found = type(found)(data_shape, **found.options)
+    if sigma is not None and "sigma" not in inspect.signature(type(found)).parameters:
+        warnings.warn(f"sigma={sigma:g} has no effect: the likelihood {given} has none", stacklevel=2)
     if found.event_dim != len(data_shape):
         raise UserError(f"likelihood: it was made for {found.event_dim} dimensions; data_shape={tuple(data_shape)}")
     return found

@@ -199,12 +199,18 @@ def drawn_class(logits: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
     return c
 
 
-def _refuse_many_classes(num_classes: int | None, n: int) -> None:
+def _refuse_no_classes(data: Any) -> None:
     """Refuse labels that are not classes, such as times or identifiers: a network would have an input for each."""
-    if num_classes is not None and num_classes - 1 > max(10 * n, 10_000):
+    splits = (data.train, data.valid, data.test)
+    y = [split.y for split in splits if torch.is_tensor(split.y) and split.y.ndim == 1]
+    if not y or y[0].is_floating_point():
+        return
+    n, (low, high) = sum(len(split) for split in splits), (int(end) for end in torch.cat(y).aminmax())
+    if data.num_classes is None or high > max(10 * n, 10_000):
         raise UserError(
-            f"labels run up to {num_classes - 1} for {n} examples, so they are not classes 0, 1, 2 ...: number the "
-            f"classes (numpy.unique(labels, return_inverse=True)[1]), choose another label, or give num_classes"
+            f"labels run from {low} to {high} for {n} examples, so they are not classes 0, 1, 2 ..., with -1 where one "
+            f"is not known: number them (numpy.unique(labels, return_inverse=True)[1]), choose another label, or give "
+            f"num_classes"
         )
 
 
@@ -235,7 +241,7 @@ def build(name: str | Callable[..., Pair], data: Any = None, **options: Any) -> 
     options = checked(f"pair {name!r}", known, options)
     if data is not None:
         if "num_classes" in known and "num_classes" not in options:
-            _refuse_many_classes(data.num_classes, sum(len(split) for split in (data.train, data.valid, data.test)))
+            _refuse_no_classes(data)
         for key in [key for key in OF_DATA if key in known and key not in options]:
             if (value := getattr(data, OF_DATA[key])) is not None:
                 options[key] = value

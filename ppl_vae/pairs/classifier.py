@@ -21,7 +21,7 @@ from .networks import Networks, with_networks
 class Model(nn.Module):
     """y ~ Categorical(logits(x))."""
 
-    draws = False  # x is only given, so there are no samples to show
+    pictured = "nothing"  # x is only given, so there are no samples to show
 
     def __init__(self, encoder: nn.Module, features: int, num_classes: int) -> None:
         super().__init__()

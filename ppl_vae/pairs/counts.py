@@ -38,6 +38,8 @@ def log_total(x: Tensor) -> Tensor:
 class Model(nn.Module):
     """z ~ prior; log l ~ N, or the log total of x; x ~ likelihood with means l softmax(decoder(z))."""
 
+    pictured = "bars"  # how the figures draw an example
+
     size: Tensor
 
     def __init__(self, prior: nn.Module, decoder: nn.Module, p: Likelihood, total: Tensor, drawn: bool) -> None:

@@ -36,7 +36,7 @@ class Networks:
     data_mean: Tensor | None = None
     hidden: Sequence[int] = (200, 200)
     likelihood: Choice = "bernoulli"
-    sigma: float = 1.0
+    sigma: float | None = None
     network: Choice = "mlp"
     activation: Choice = "tanh"
 

@@ -66,6 +66,8 @@ class Sentence(TorchDistribution):
 class Model(nn.Module):
     """z ~ prior; x ~ a sentence given z."""
 
+    pictured = "nothing"  # how the figures draw an example
+
     def __init__(self, prior: nn.Module, net: NextWord, length: int) -> None:
         super().__init__()
         self.prior, self.net, self.length = prior, net, length

@@ -64,6 +64,8 @@ def at(p: Any, on: Tensor | None, t: int) -> Any:
 class Model(nn.Module):
     """z_1 ~ prior, z_t ~ move(z_{t-1}), x_t ~ likelihood(decoder(z_t))."""
 
+    pictured = "series"  # how the figures draw an example
+
     def __init__(self, prior: nn.Module, move: nn.Module, decoder: nn.Module, p: Likelihood, steps: int) -> None:
         super().__init__()
         self.prior, self.move, self.decoder, self.likelihood, self.steps = prior, move, decoder, p, steps

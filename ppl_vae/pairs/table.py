@@ -66,4 +66,6 @@ def table(
     decoder = Decoder(latent, data_shape, hidden[::-1], activation, multiple=p.multiple)
     head = construct("guide", guide, encoder.features, latent)
     pz = make_prior(prior, latent, nn.Sequential(encoder, head), (rows.features,), None)
-    return Pair(Model(pz, decoder, p), Guide(nn.Sequential(rows, encoder), head))
+    model = Model(pz, decoder, p)
+    model.pictured = "columns"
+    return Pair(model, Guide(nn.Sequential(rows, encoder), head))

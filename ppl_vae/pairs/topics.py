@@ -45,6 +45,7 @@ WORDS = {"product": product, "mixture": mixture}
 class Model(nn.Module):
     """z ~ prior; x ~ multinomial(n, p(softmax(s z))), where n is the number of words of x."""
 
+    pictured = "bars"  # how the figures draw an example
     total: Tensor
 
     def __init__(self, prior: nn.Module, beta: Tensor, total: Tensor, scale: float, words: str) -> None:

@@ -20,6 +20,8 @@ from .networks import Networks, with_networks
 class Model(nn.Module):
     """z ~ prior; x ~ likelihood(decoder(z))."""
 
+    pictured = "auto"  # how the figures draw an example
+
     def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.prior = prior

@@ -19,6 +19,7 @@ from .kinds import kind
 from .lineage import Lineage
 
 LOG_PX = "log p(x)"
+MIXED = "log p(x, y), or log p(x) where y is not known"
 
 
 def _followed(pair: Any, x: Any, y: Any) -> tuple[terms.Terms, Lineage]:
@@ -48,7 +49,7 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
 
     ``"log p(x, y)"`` where the model observes what was made from the labels, all of them or some; else
     ``"log p(x | y)"`` where a density of the model depends on them; else ``"log p(x)"``. A model that observes labels
-    alone, given the data, has ``"log p(y | x)"``.
+    alone, given the data, has ``"log p(y | x)"``. Where some labels are not known (-1), it is :data:`MIXED`.
 
     Args:
         pair: a pair.
@@ -63,8 +64,9 @@ def name_of(pair: Any, x: Any, y: Any) -> str:
     """
     if not trace.takes_labels(pair.model) or to_device(pair, x, y, slice(2))[1] is None:
         return LOG_PX
-    if getattr(pair.model, "missing_labels", False) and y is not None and bool((y < 0).all()):  # none is known
-        return LOG_PX
+    unknown = y < 0 if getattr(pair.model, "missing_labels", False) and torch.is_tensor(y) else None
+    if unknown is not None and bool(unknown.any()):
+        return LOG_PX if bool(unknown.all()) else MIXED
     found, lineage = _followed(pair, x, y)
     observed = set().union(*(lineage.of(site.value) for site in found.observed.values()))
     scored = set().union(*(lineage.of(site.log_p) for site in (*found.observed.values(), *found.sites.values())))

@@ -1,5 +1,5 @@
 """Strategies, how pairs are trained, and which difference between them, or between trained pairs, is real.
 
-May import: ``common``, ``data``, ``pairs``, ``runs``, ``objectives``, ``training``, ``likelihood``, ``draws``,
-``reports``. Start at ``study``; the statistics are in ``statistics``.
+May import: ``common``, ``data``, ``scoring``, ``pairs``, ``runs``, ``objectives``, ``training``, ``likelihood``,
+``draws``, ``reports``. Start at ``study``; the statistics are in ``statistics``.
 """

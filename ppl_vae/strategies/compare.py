@@ -13,9 +13,13 @@ from torch import Tensor
 
 from ..common.entry import entry_point
 from ..common.errors import UserError
+from ..common.fields import rows
+from ..data.lazy import Lazy
 from ..likelihood.estimate import log_likelihood
 from ..likelihood.records import EstimatorLike, ProposalLike
 from ..likelihood.result import SIDES, Estimate
+from ..scoring.inputs import as_data
+from ..scoring.quantity import name_of
 from .statistics import against, paired
 
 LEVEL = 0.05  # two-sided, over all pairs of strategies together
@@ -87,22 +91,39 @@ def compare(
         "estimator": estimator, "proposal": proposal, "seed": seed, "progress": progress, "capture": capture,
         "precision": precision,
     }  # fmt: skip
+    given = {name: list(some) if isinstance(some, list | tuple) else [some] for name, some in pairs.items()}
+    if none := [name for name, several in given.items() if not several]:
+        raise UserError(f"compare: {none[0]!r} has no run")
+    _refuse_unlike({_quantity(e, x, y, proposal, seed): name for name, several in given.items() for e in several})
     runs: dict[str, list[Estimate]] = {}
-    for name, given in pairs.items():
-        several = list(given) if isinstance(given, list | tuple) else [given]
-        if not several:
-            raise UserError(f"compare: {name!r} has no run")
+    for name, several in given.items():
         runs[name] = [
             e if isinstance(e, Estimate) else log_likelihood(e, x, y, num_samples, **options) for e in several
         ]
         if least := [e for e in runs[name] if len(e) < 2]:
             raise UserError(f"compare: {len(least[0])} data give no error for a mean difference; give at least 2")
-    names = {e.name: name for name, some in runs.items() for e in some}
+    _refuse_unlike({e.name: name for name, some in runs.items() for e in some})
+    table = tabulate({name: some[0] for name, some in runs.items()})
+    return table if all(len(some) == 1 for some in runs.values()) else _over_runs(table, runs)
+
+
+def _quantity(given: Any, x: Any, y: Any, proposal: ProposalLike, seed: int) -> str:
+    """What a pair estimates. Its first two examples are tried, so that no long work precedes a refusal."""
+    if isinstance(given, Estimate):
+        return given.name
+    found, labels = as_data(given, x, y, seed)
+    few, some = found.take(slice(2)) if isinstance(found, Lazy) else (rows(found, slice(2)), labels)
+    some = None if some is None else some[:2]
+    if proposal == "guide":
+        log_likelihood(given, few, some, 2, capture=False)
+    return name_of(given, few, some if labels is None else labels)
+
+
+def _refuse_unlike(names: Mapping[str, str]) -> None:
+    """Refuse several quantities, given with the name of a strategy that estimates each."""
     if len(names) > 1:
         found = "; ".join(f"{name} estimates {quantity}" for quantity, name in names.items())
         raise UserError(f"compare: {found}; compare like with like")
-    table = tabulate({name: some[0] for name, some in runs.items()})
-    return table if all(len(some) == 1 for some in runs.values()) else _over_runs(table, runs)
 
 
 def _over_runs(table: Any, runs: Mapping[str, list[Estimate]]) -> Any:
