@@ -311,7 +311,7 @@ def test_labels_that_are_no_labels_are_one_line(tmp_path: Path) -> None:
 def test_times_and_identifiers_are_no_classes() -> None:
     x = torch.rand(40, 3)
     data = pv.load_data((x, torch.arange(40) + 1577836761))
-    with pytest.raises(pv.UserError, match="labels run up to 1577836800 for 40 examples"):
+    with pytest.raises(pv.UserError, match="labels run from 1577836761 to 1577836800 for 40 examples"):
         pv.build("cvae", data=data, latent=2)
     pv.build("vae", data=data, latent=2)
     pv.build("cvae", data=pv.load_data((x, torch.arange(40))), latent=2)

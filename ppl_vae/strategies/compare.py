@@ -15,6 +15,7 @@ from ..common.entry import entry_point
 from ..common.errors import UserError
 from ..common.fields import rows
 from ..data.lazy import Lazy
+from ..data.splits import Split
 from ..likelihood.estimate import log_likelihood
 from ..likelihood.records import EstimatorLike, ProposalLike
 from ..likelihood.result import SIDES, Estimate
@@ -114,8 +115,9 @@ def _quantity(given: Any, x: Any, y: Any, proposal: ProposalLike, seed: int) -> 
     found, labels = as_data(given, x, y, seed)
     few, some = found.take(slice(2)) if isinstance(found, Lazy) else (rows(found, slice(2)), labels)
     some = None if some is None else some[:2]
-    if proposal == "guide":
-        log_likelihood(given, few, some, 2, capture=False)
+    if proposal == "guide":  # a split says more of its data than its tensors do
+        tried: Any = x.limit(2) if isinstance(x, Split) else few
+        log_likelihood(given, tried, None if isinstance(x, Split) else some, 2, capture=False)
     return name_of(given, few, some if labels is None else labels)
 
 
