@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 # when it has done its own
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test lint types doctest readme pages figures pairs docs notebooks check bench gpu clean
+.PHONY: demo test lint types doctest readme pages figures pairs docs notebooks check bench gpu stress clean
 
 demo: .venv/ready
 	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
@@ -58,6 +58,10 @@ bench: benchmarks/.venv/ready
 # laws and times of a GPU; make gpu GPU="--data-root DIR", or GPU="--device cpu --quick" where there is none
 gpu: .venv/ready-dev
 	$(BIN)/python -m benchmarks.device $(GPU)
+
+# kills, damaged files and hostile places, for half an hour; make stress STRESS="--quick"
+stress: .venv/ready-dev
+	cd tests && ../$(BIN)/python -m stress $(STRESS)
 
 clean:
 	rm -rf .venv benchmarks/.venv docs/_build .pytest_cache .mypy_cache .ruff_cache

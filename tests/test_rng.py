@@ -6,18 +6,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from ppl_vae.common.rng import philox, uniform
 
 
-def test_philox_gives_the_published_words() -> None:
-    """The known answers of Random123 for Philox 4x32-10."""
+@pytest.mark.parametrize(
+    "form", [torch.tensor, lambda word: torch.tensor([word, word]), int], ids=["0-d", "1-d", "int"]
+)
+def test_philox_gives_the_published_words(form: Any) -> None:
+    """The known answers of Random123 for Philox 4x32-10; what is given is not written to."""
 
     def words(counter: tuple[int, ...], key: tuple[int, int]) -> list[str]:
-        found = philox(tuple(map(torch.tensor, counter)), (torch.tensor(key[0]), torch.tensor(key[1])))
-        return [f"{int(w):08x}" for w in found]
+        given, (one, two) = tuple(map(form, counter)), map(form, key)
+        found = philox(given, (one, two))
+        assert [int(torch.as_tensor(w).max()) for w in given] == list(counter)
+        return [f"{int(torch.as_tensor(w).max()):08x}" for w in found]
 
     full = 0xFFFFFFFF
     assert words((0,) * 4, (0, 0)) == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]

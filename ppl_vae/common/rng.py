@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from .numbers import plain
 _DRAWS = re.compile(
     "rand|uniform|normal|bernoulli|exponential_|cauchy_|geometric_|multinomial|orthogonal_|sparse_|poisson"
 )
+Word: TypeAlias = Any  # a tensor of whole numbers below 2^32, or such a number
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 
@@ -89,22 +90,32 @@ def uniform(like: Tensor, key: Tensor) -> Tensor:
     """
     n = like.numel()
     count = torch.arange((n + 3) // 4, device=like.device) & _WORD  # Triton would multiply a bare index as an int32
-    words = philox((count, *[torch.zeros_like(count)] * 3), (key, torch.zeros_like(key)))
-    bits = torch.cat(words)[:n].reshape(like.shape) >> 8
-    return bits.to(torch.float32) * 2.0**-24
+    words = philox((count, 0, 0, 0), (key, 0))
+    return torch.cat([(word >> 8).to(torch.float32) for word in words])[:n].reshape(like.shape) * 2.0**-24
 
 
-def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def philox(counter: tuple[Word, ...], key: tuple[Word, Word]) -> tuple[Word, ...]:
     """Four random words of 32 bits, as int64, for a counter of four words and a key of two: Philox 4x32-10."""
     a, b, c, d = counter
     one, two = key
     for _ in range(_ROUNDS):
         left, right = a * 0xD2511F53, c * 0xCD9E8D57  # 64 bits, which may wrap to a negative: the words are right
-        a, b, c, d = (
-            ((right >> 32) & _WORD) ^ b ^ one, right & _WORD, ((left >> 32) & _WORD) ^ d ^ two, left & _WORD
-        )  # fmt: skip
+        a, b, c, d = _mixed(right, b, one), _low(right), _mixed(left, d, two), _low(left)
         one, two = (one + 0x9E3779B9) & _WORD, (two + 0xBB67AE85) & _WORD
-    return a, b, c, d
+    return a, b & _WORD, c, d & _WORD
+
+
+def _mixed(product: Word, word: Word, key: Word) -> Word:
+    """The upper word of a product, with a word and a key; bits of ``word`` above its 32 do not count."""
+    upper = product >> 32
+    if torch.is_tensor(upper) and upper.dim():  # of its own: each further tensor costs as much as its numbers
+        return upper.bitwise_xor_(word).bitwise_xor_(key).bitwise_and_(_WORD)
+    return (upper ^ word ^ key) & _WORD
+
+
+def _low(product: Word) -> Word:
+    """The lower word of a product, which of a tensor may have other bits above: they are wiped out where it is used."""
+    return product if torch.is_tensor(product) else product & _WORD
 
 
 class DrawsByShape(TorchFunctionMode):
