@@ -81,6 +81,25 @@ def test_no_field_of_a_request_is_run(name: str, run: Path) -> None:
     assert_nothing_runs(run, commands=COMMANDS[-2:])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_samples", "many"), ("data_root", 0.5), ("figures", []), ("labels", {})]
+)
+def test_a_request_of_other_types_is_one_line(name: str, value: Any, run: Path) -> None:
+    edit(run, "request", name, value=value)
+    done = call("train", "--resume", "--out", run)
+    assert done.exit_code == 2
+    assert f"config.json: request.{name}: {value!r} is not of the type" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["num_samples", "limit", "proposal", "figures"])
+def test_a_request_of_an_older_version_takes_the_defaults(name: str, run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    del config["request"][name]
+    (run / "config.json").write_text(json.dumps(config))
+    more = {"num_samples": ["--num-samples", 5], "figures": ["--no-figures"]}.get(name, [])
+    assert call("train", "--resume", "--out", run, *more).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["objective", "device", "pair"])
 @pytest.mark.parametrize("end", ["", ":"])
 def test_no_file_without_a_function_is_run(name: str, end: str, run: Path) -> None:

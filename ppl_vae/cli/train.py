@@ -221,6 +221,7 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     Raises:
         RunError: the new request disagrees with that of the run, or does not name its custom code.
     """
+    from ..common.numbers import convert as typed
     from ..runs.folder import read_config
 
     config = read_config(folder)
@@ -228,8 +229,14 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     kinds = {"pair": str, "options": dict, "data": str}
     if not isinstance(recorded, dict) or any(not isinstance(recorded.get(k), kind) for k, kind in kinds.items()):
         raise RunError(f"{folder}: this run was not made by `ppl-vae train`; resume it from Python")
-    defaults = {f.name: f.default for kind in (Data, Loss, FitConfig) for f in fields(kind)} | {"proposal": "guide"}
+    defaults = {f.name: f.default for kind in (Data, Loss, FitConfig) for f in fields(kind)} | EVALUATION
     then: dict[str, Any] = {**defaults, **recorded}  # older versions had fewer options
+    for name, kind in TYPES.items():
+        try:
+            then[name] = typed(then[name], kind)
+        except ValueError as error:
+            wrong = f"{folder}/config.json: request.{name}: {error}"
+            raise RunError(f"{wrong}; mend it there, or start another run") from None
     then["capture"] = as_switch("capture", then["capture"])
     if is_custom(config, then["pair"]):
         handed = [request["pair"]] if FILE.fullmatch(request["pair"]) else []
@@ -248,6 +255,9 @@ def resumed(ctx: typer.Context, folder: Path, request: dict[str, Any]) -> dict[s
     return then
 
 
+EVALUATION: dict[str, Any] = {"num_samples": 5000, "limit": None, "proposal": "guide", "figures": True}
+TYPES = {f.name: str(f.type).replace("Path", "str") for kind in (Data, Loss) for f in fields(kind)}
+TYPES |= {"num_samples": "int", "limit": "int | None", "proposal": "str", "figures": "bool"}
 CHOICES = [f.name for f in fields(FitConfig) if f.metadata["choices"]]  # options that take a name, or FILE.py:NAME
 
 

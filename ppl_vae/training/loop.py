@@ -117,8 +117,9 @@ def fit(
     trainer = Trainer(pair, source, loss, config, device)
     loop = Loop(trainer, held, callbacks, None if run_dir is None else trainer.checkpoints(Path(run_dir)))
     display = Display(progress, tensorboard, run_dir)
-    loop.begin(resume, overwrite, plain(dict(record or {})))
-    loop.run(display)
+    with deferred_interrupt() as interrupt:  # from the start: torch swallows one while it imports its compiler
+        loop.begin(resume, overwrite, plain(dict(record or {})))
+        loop.run(display, interrupt)
     return loop.state.history
 
 
@@ -161,14 +162,13 @@ class Loop:
             ranks.broadcast_object(functools.partial(self.checkpoints.start, pair, record, overwrite))
             self.save()  # from here on the run can be resumed
 
-    def run(self, display: Display) -> None:
+    def run(self, display: Display, interrupt: Event) -> None:
         """Train to the end; the pair's modes and the objective's weight are restored, after an error too."""
         trainer, state = self.trainer, self.state
         keep_freed()
         with (
             forked(trainer.device),
             fast_products(trainer.device, state.products) as state.products,
-            deferred_interrupt() as interrupt,
             display.begin(state.step, trainer.num_steps),
             modes_kept(trainer.pair),
             trainer.kl_weight,

@@ -72,7 +72,7 @@ def ais(folder: Path) -> str:
 def study(folder: Path) -> str:
     """Two strategies with two seeds."""
     _, x = small(200)
-    base = pv.Strategy("vae", latent=2, hidden=(16,), batch_size=20, checkpoint_every=OFTEN)
+    base = pv.Strategy("vae", latent=2, hidden=(16,), batch_size=20)
     found = pv.study(
         {"elbo": base, "iwae": base.replace(objective="iwae", num_particles=5)}, pv.load_data(x, seed=0), seeds=2,
         budget={"steps": 60}, evaluation={"num_samples": 50, "proposal": "guide"}, out=folder / "study",
