@@ -187,6 +187,17 @@ def test_a_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
         pv.save(tmp_path / "papers" / "thesis.tex", pair)
 
 
+def test_a_run_that_was_killed_before_its_first_file_was_whole_can_be_begun(tmp_path: Path) -> None:
+    """What an interrupted write leaves is no file of another program."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json.part").write_text('{"format"')
+    pair = pv.build("linear", data_shape=(5,), latent=2)
+    pv.fit(pair, torch.randn(20, 5), epochs=1, run_dir=run, progress=False, device="cpu")
+    assert not list(run.glob("*.part"))
+    pv.load(run)
+
+
 def test_a_pair_of_another_shape_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path)
     with pytest.raises(pv.RunError, match="has shape"):

@@ -51,6 +51,9 @@ def writable(folder: Path) -> Path:
 # ---- writing
 
 
+PART = ".part"  # at the end of the name of a file that is not whole yet
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary file to write to, renamed once it is whole: an interruption leaves the old file or the new one.
@@ -58,7 +61,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         RunError: the disk is full, or the folder can't be written to; the old file is kept.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     try:
         with part.open("wb") as file:
             yield file

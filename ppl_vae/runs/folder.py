@@ -13,7 +13,7 @@ import torch
 
 from ..common.errors import RunError, UserError
 from ..common.fields import each
-from ..common.files import as_json, first_line, read_json, read_tensors, writable, write_json, write_tensors
+from ..common.files import PART, as_json, first_line, read_json, read_tensors, writable, write_json, write_tensors
 from ..common.registry import pairs
 from ..common.rng import forked
 from ..pairs.base import Pair, build
@@ -145,7 +145,7 @@ def make_folder(run_dir: str | Path, overwrite: bool) -> Path:
     folder = Path(run_dir)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; choose another folder for the run")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.suffix != PART for path in folder.iterdir()):  # one is left by kill -9
         if not (folder / CONFIG).exists():
             raise RunError(f"{folder} holds other files and no run; choose another folder for the run")
         if not overwrite:

@@ -125,9 +125,10 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     pair = pv.build("vae", data_shape=(36,), latent=4, hidden=(32,))
     loader = DataLoader(TensorDataset(x), batch_size=20, num_workers=2, multiprocessing_context="fork")
+    fit = pv.fit  # imports, during which torch swallows an interrupt now and then
     print("begin", flush=True)
     try:
-        pv.fit(pair, loader, epochs=400, progress=False, device="cpu", run_dir=sys.argv[1], checkpoint_every=0.05)
+        fit(pair, loader, epochs=400, progress=False, device="cpu", run_dir=sys.argv[1], checkpoint_every=0.05)
     except KeyboardInterrupt:
         sys.exit(7)
 """
