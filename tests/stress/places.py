@@ -118,10 +118,11 @@ def two_processes(root: Path) -> str | None:
 
 
 LOADER = """
-import sys, torch, ppl_vae as pv
+import signal, sys, torch, ppl_vae as pv
 from torch.utils.data import DataLoader, TensorDataset
 x = (torch.rand(600, 36, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background work ignores it
     torch.manual_seed(0)
     pair = pv.build("vae", data_shape=(36,), latent=4, hidden=(32,))
     loader = DataLoader(TensorDataset(x), batch_size=20, num_workers=2, multiprocessing_context="fork")
