@@ -10,7 +10,6 @@ import importlib
 import math
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from inline import Inline
 from pairs_under_test import CASES, Case
 from test_capture import MATRIX, OBJECTIVES, eager
 from torch import Tensor
@@ -223,15 +223,6 @@ def test_the_rest_of_the_estimators(case: Case, device: torch.device) -> None:
             except REFUSED as why:
                 refused[name] = str(why)
     assert len(refused) <= 4, refused
-
-
-class Inline(Executor):
-    """Runs the cells of a study in this process."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 def test_the_cells_of_a_study(device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_it_keeps_the_contract(case: Case) -> None:
     pair = case.build()
     x, y = case.draw(5)
-    pv.check_pair(pair.model, pair.guide, x, y)
+    state, generator = {k: v.clone() for k, v in state_tensors(pair).items()}, torch.get_rng_state()
+    pv.check_pair(pair.model, pair.guide, x, y)  # which raises where it does not
+    assert [k for k, v in state_tensors(pair).items() if not torch.equal(v, state[k])] == []
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_terms_are_particles_by_data_and_add_up(case: Case) -> None:

@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from filelock import FileLock
+from inline import Inline
 from torch import nn
 
 import ppl_vae as pv
@@ -22,20 +23,6 @@ from ppl_vae.strategies import cells, evaluation, study as module
 from ppl_vae.strategies.cells import lock_of, result_of
 from ppl_vae.strategies.progress import progress
 from ppl_vae.strategies.strategy import named
-
-
-class Inline(Executor):
-    """Runs a cell where it is submitted; counts them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.count += 1
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
 
 BASE = pv.Strategy("linear", latent=2, lr=3e-3, batch_size=20)
 FAST: dict[str, Any] = {

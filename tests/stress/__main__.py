@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,27 +92,24 @@ def page(about: dict[str, Any], found: dict[str, Any], wrong: list[str]) -> str:
     facts = f"{about['system']}, Python {about['python']}, torch {about['torch']}, Pyro {about['pyro-ppl']}"
     lines = [f"`make stress`, seed {about['seed']}, {about['minutes']:g} minutes on {facts}.", ""]
     if rows := found.get("kills"):
-        lines += [
-            "| kill -9 of | kills | runs that came to their end | equal to the bit |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        lines += [f"| {name} | {r['kills']} | {r['runs']} | {r['equal']} |" for name, r in rows.items()]
-        lines += [""]
+        head = ("kill -9 of", "kills", "runs that came to their end", "equal to the bit")
+        lines += table(head, [(name, r["kills"], r["runs"], r["equal"]) for name, r in rows.items()])
     if row := found.get("run files"):
-        lines += ["| damaged run folders | refused in a line | as before | read as other settings | taken wrongly |"]
-        lines += ["| ---: | ---: | ---: | ---: | ---: |"]
+        head = ("damaged", "refused in a line", "as before", "read as other settings", "taken wrongly")
         counts = [row[key] for key in ("files", "refused", "as before", "other settings")]
-        lines += ["| " + " | ".join(map(str, [*counts, len(row["wrong"])])) + " |", ""]
+        lines += table(head, [(f"{counts[0]} run folders", *counts[1:], len(row["wrong"]))])
     if rows := found.get("data files"):
-        lines += [
-            "| damaged data files | files | refused in a line | read | wrong |",
-            "| --- | ---: | ---: | ---: | ---: |",
-        ]
-        lines += [f"| {k} | {r['files']} | {r['refused']} | {r['read']} | {len(r['wrong'])} |" for k, r in rows.items()]
-        lines += [""]
+        head = ("damaged data files", "files", "refused in a line", "read", "wrong")
+        lines += table(head, [(k, r["files"], r["refused"], r["read"], len(r["wrong"])) for k, r in rows.items()])
     if rows := found.get("places"):
-        lines += ["| place | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows.items()), ""]
+        lines += table(("place", ""), list(rows.items()))
     return "\n".join([*lines, *(f"- **wrong:** {line}" for line in wrong)]).rstrip() + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of a Markdown table, whose first column is text."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [*("| " + " | ".join(map(str, line)) + " |" for line in lines), ""]
 
 
 if __name__ == "__main__":

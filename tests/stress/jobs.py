@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
 
 import torch
+from inline import Inline
 
 import ppl_vae as pv
 from ppl_vae.common.files import digest, write_text
@@ -16,15 +15,6 @@ from ppl_vae.runs import partial
 
 OFTEN = 0.05  # seconds between two checkpoints
 DONE = "digest.txt"
-
-
-class Inline(Executor):
-    """Runs the cells of a study in this process, which is the one to be killed."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 def small(n: int = 400) -> tuple[pv.Pair, torch.Tensor]:
