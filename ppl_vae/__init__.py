@@ -15,6 +15,7 @@ _NAMES = {
     "compression.codec": ("compress", "decompress"),
     "compression.description_length": ("DescriptionLength", "description_length"),
     "data.epochs": ("Batches",),
+    "data.on_disk": ("OnDisk",),
     "data.sets": ("load_data", "load_split"),
     "data.splits": ("Data", "Split"),
     "draws.arviz": ("to_arviz",),
@@ -38,6 +39,7 @@ _NAMES = {
     "likelihood.refine": ("refine",),
     "likelihood.result": ("Estimate",),
     "likelihood.sandwich": ("Sandwich",),
+    "likelihood.scores": ("write_scores",),
     "objectives.analytic_kl": ("AnalyticKL", "MeanField"),
     "objectives.adversarial": ("Adversarial",),
     "objectives.base": ("Objective",),
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
         description_length as description_length,
     )
     from .data.epochs import Batches as Batches
+    from .data.on_disk import OnDisk as OnDisk
     from .data.sets import load_data as load_data, load_split as load_split
     from .data.splits import Data as Data, Split as Split
     from .draws.arviz import to_arviz as to_arviz
@@ -135,6 +138,7 @@ if TYPE_CHECKING:
     from .likelihood.refine import refine as refine
     from .likelihood.result import Estimate as Estimate
     from .likelihood.sandwich import Sandwich as Sandwich
+    from .likelihood.scores import write_scores as write_scores
     from .objectives.adversarial import Adversarial as Adversarial
     from .objectives.analytic_kl import AnalyticKL as AnalyticKL, MeanField as MeanField
     from .objectives.base import Objective as Objective

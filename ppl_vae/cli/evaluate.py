@@ -13,7 +13,7 @@ from ..common.errors import UserError
 from ..common.registry import AXES, PROPOSALS
 from .options import PROPOSAL_HELP, Common, Estimating, JsonOpt, OutOpt, ProposalOpt, RunArg, Source
 from .output import label_of, log, print_json, resumable, screen, write_figure
-from .runs import Opened, open_runs, suffix
+from .runs import Opened, open_runs, rows_to_score, suffix
 
 
 def evaluate(
@@ -84,6 +84,14 @@ def score(
     estimating: Estimating,
     source: Source,
     common: Common,
+    parquet: Annotated[
+        bool,
+        typer.Option(
+            "--parquet",
+            help="For millions of examples: a folder of Parquet files, written one by one, in place of one CSV. "
+            "A .npy file, or a folder of them, is read where it is needed.",
+        ),
+    ] = False,
     out: OutOpt = None,
     json_: JsonOpt = False,
 ) -> None:
@@ -96,6 +104,9 @@ def score(
     from . import evaluation
 
     target = writable(out or run)
+    if parquet:
+        _write_parquet(run, as_given(proposal), estimating, source, common, out, json_)
+        return
     [opened] = open_runs([run], common, source, estimating.limit)
     result, estimate = evaluated(opened, estimating, common.seed, as_given(proposal), target)
     path = ranks.broadcast_object(
@@ -114,6 +125,26 @@ def score(
     screen.print(table)
     about = f"{evaluation.side(result)}, K = {estimating.num_samples}, seed {common.seed}"
     typer.echo(f"{len(estimate)} rows in {path}; {about}")
+
+
+def _write_parquet(
+    run: Path, proposal: Any, estimating: Estimating, source: Source, common: Common, out: Path | None, json_: bool
+) -> None:
+    """The folder log_px of Parquet files, in a run folder or another one."""
+    from ..likelihood.scores import write_scores
+
+    pair, part, end = rows_to_score(run, source, common, estimating.limit, out)
+    options = estimating.switches()
+    with resumable():
+        files = write_scores(
+            (out or run) / f"log_px{end}", pair, part, estimating.num_samples, proposal=proposal, seed=common.seed,
+            progress=True, **options,
+        )  # fmt: skip
+    n, folder = len(part), files[0].parent
+    if json_:
+        print_json({"n": n, "num_samples": estimating.num_samples, "seed": common.seed, "parquet": str(folder)})
+    else:
+        typer.echo(f"{n} rows in {folder}, files: {len(files)}; K = {estimating.num_samples}, seed {common.seed}")
 
 
 def evaluated(

@@ -175,6 +175,32 @@ def suffix(run: Path, opened: Opened, source: Source, out: Path | None) -> str:
     return "" if source.split in (None, "test") else f"-{source.split}"
 
 
+def rows_to_score(
+    run: Path, source: Source, common: Common, limit: int | None, out: Path | None
+) -> tuple[Any, Any, str]:
+    """A pair, its examples, and the end of the names of their files; what lies in .npy files stays on disk.
+
+    Raises:
+        UserError: see :func:`open_runs`.
+    """
+    from torch.utils.data import Subset
+
+    from ..data.on_disk import OnDisk
+
+    path = None if source.data is None else Path(source.data).expanduser()
+    if path is None or not (path.suffix == ".npy" or any(path.glob("*.npy"))):
+        [opened] = open_runs([run], common, source, limit)
+        return opened.pair, opened.part, suffix(run, opened, source, out)
+    [(pair, config)] = load_pairs([run], common)
+    if source.split is not None or source.header is not None:
+        raise UserError(f"{path} has neither splits nor a header: leave --split and --header out")
+    if (config.get("data") or {}).get("binarize", "none") != "none":
+        raise UserError(f"{path}: the run's data were binarised; leave --parquet out, or save bits and score those")
+    rows: Any = OnDisk(path)
+    rows = rows if limit is None else Subset(rows, range(min(limit, len(rows))))
+    return pair, rows, "" if out is not None and out.resolve() != run.resolve() else f"-{path.stem}"
+
+
 def _part_of(run: Path, config: dict[str, Any], source: Source, limit: int | None, few: int | None) -> Any:
     """The examples to evaluate a run on."""
     from ..data.sets import load_split

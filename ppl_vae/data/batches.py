@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..common.errors import DataError
-from ..common.fields import X, device_of, each, filled, leaves, named, num_data
+from ..common.fields import X, device_of, each, filled, leaves, named, num_data, shape_of, size_of
 from ..common.files import digest, reason
 from ..common.rng import reseed, seed_for
 from . import lazy
+from .binarisation import refuse_range
 from .epochs import Batches
 from .splits import Split, as_split
 
@@ -67,11 +68,19 @@ class Feed(Protocol):
         length: batches in an epoch; None for a loader without a length.
         batch_size: examples in a full batch; None for a loader without one.
         binarize: how each visit binarises the data, see ``data.binarisation.visit``.
+        shape: of an example, see ``common.fields.shape_of``; of a loader that of the first batch, None before that.
+        size: numbers of an example, likewise.
     """
 
     binarize: str = "none"
+    shape: Any = None
+    size: int = 0
     length: int | None
     batch_size: int | None
+
+    def is_full(self, batch: Batch) -> bool:
+        """Whether a batch is one of those that a graph is made for."""
+        return len(batch) == self.batch_size and shape_of(batch.x) == self.shape
 
     def num_data(self) -> int:
         """Examples in an epoch; of a loader, known at the epoch's end."""
@@ -100,6 +109,7 @@ class TensorFeed(Feed):
         self.binarize = split.binarize
         self.batches = Batches(fitting(self.split, device), batch_size, seed)
         self.length: int | None = len(self.batches)
+        self.shape, self.size = shape_of(x), size_of(x)
 
     def num_data(self) -> int:
         return len(self.split)
@@ -128,6 +138,7 @@ class LoaderFeed(Feed):
         self.dtype = dtype
         self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
         self.batch_size = getattr(loader, "batch_size", None)
+        self.binarize = str(getattr(getattr(loader, "dataset", None), "binarize", "none"))
         self.seen = 0
 
     def num_data(self) -> int:
@@ -154,7 +165,11 @@ class LoaderFeed(Feed):
             if batch is None:
                 return
             x, y = lazy.unpacked(batch, self.needs.scale_of)
+            if self.binarize == "dynamic":
+                refuse_range(x, f"batch {i + 1} of the loader")
             self.seen += num_data(x)
+            if self.shape is None:
+                self.shape, self.size = shape_of(x), size_of(x)
             if i >= start:
                 yield moved(*cast(*self.needs(x, y), self.dtype), self.device)
 

@@ -40,7 +40,9 @@ class Lazy:
 
     def take(self, part: slice) -> tuple[X, Tensor | None]:
         """Some rows, as tensors: x (B, *shape) and labels."""
-        items = [self.dataset[i] for i in range(*part.indices(len(self)))]
+        indices = list(range(*part.indices(len(self))))
+        at_once = getattr(self.dataset, "__getitems__", None)  # as torch's loader reads a batch
+        items = at_once(indices) if at_once else [self.dataset[i] for i in indices]
         x, y = unpacked(_batch(items, self.collate), self.scale_of)
         x = as_floating(x) if self.floating else x
         return x, y if y is None or self.num_classes is None else convert.classes(y, self.num_classes, least=self.least)

@@ -150,7 +150,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
 
 
-def _arrow(module: str, where: Any) -> Any:
+def arrow_module(module: str, where: Any) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -161,7 +161,7 @@ def _arrow(module: str, where: Any) -> Any:
 
 def _read_arrow(source: Any, where: Any) -> Any:
     """A Parquet file, or a table of pandas or pyarrow, without the index of pandas."""
-    arrow, parquet = _arrow("pyarrow", where), _arrow("pyarrow.parquet", where)
+    arrow, parquet = arrow_module("pyarrow", where), arrow_module("pyarrow.parquet", where)
     if hasattr(source, "column_names"):
         return source
     try:
@@ -176,7 +176,7 @@ def _read_arrow(source: Any, where: Any) -> Any:
 
 def _read_text(path: Path, text_column: str | None, header: bool | None) -> tuple[Any, bool]:
     """A table of a text file, and whether it has a header; ``text_column`` is text even where it looks like numbers."""
-    reader, arrow = _arrow("pyarrow.csv", path), _arrow("pyarrow", path)
+    reader, arrow = arrow_module("pyarrow.csv", path), arrow_module("pyarrow", path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             top = next((line for line in file if line.strip()), "")

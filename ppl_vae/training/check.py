@@ -16,6 +16,7 @@ from ..common.errors import DataError, NonFiniteError, PairError, UserError
 from ..common.fields import device_of, each, num_data, rows
 from ..common.rng import forked
 from ..data.batches import Feed, TensorFeed
+from ..data.splits import Split
 from ..objectives.base import Objective
 from ..objectives.elbo import Elbo
 from ..objectives.names import ours
@@ -98,14 +99,15 @@ def check_data(pair: Pair, source: Feed, loss: Any, device: torch.device) -> Non
     """
     if isinstance(source, TensorFeed):
         split = source.split
-        few = split.limit(min(3, len(split))).fixed().to(device)
-        refuse_binarised(pair, split)
-        x, y = few.x, few.y
+        few = split.limit(min(3, len(split)))
     else:
         batch = next(source.visits(0, 0), None)
         if batch is None:
             raise DataError("the loader gave no batch")
-        x, y = batch.rows()
+        few = split = Split(*batch.rows(), binarize=source.binarize, name="of the loader")
+    refuse_binarised(pair, split)
+    few = few.fixed().to(device)
+    x, y = few.x, few.y
     with modes_kept(pair):
         pair.train()  # a pair may draw by another distribution in training, such as one that has rsample
         check_pair(pair.model, pair.guide, x, y, objective=loss)

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from ..common import ranks
 from ..common.errors import RunError, UserError
-from ..common.fields import X, device_of, size_of
+from ..common.fields import X, device_of
 from ..common.identity import describe
 from ..common.rng import reseed, seed_for
 from ..compile.capture import worthwhile
-from ..data.batches import Batch, Feed, TensorFeed, selected
+from ..data.batches import Batch, Feed, selected
 from ..data.binarisation import visit
 from ..pairs.base import Pair
 from ..scoring import trace
@@ -71,8 +71,8 @@ class Trainer:
         """Take the step of a batch; returns its loss, a 0-d tensor in nats."""
         self.rates.before_step(state.step)
         self.kl_weight.before_step(state.step)
-        is_full = len(batch) == self.source.batch_size
-        self.svi.capture = state.captured == "all" or (state.captured == "full" and is_full)
+        is_full = state.captured == "full" and self.source.is_full(batch)
+        self.svi.capture = state.captured == "all" or is_full
         wanted = ranks.local_units(range(self.shards))
         shards = seeded_shards(batch, self.shards, wanted, self.config.seed, state.step)
         parts = ((*part, key) for _, part, key in shards)
@@ -126,11 +126,11 @@ class Trainer:
 
     def _capture_pays(self) -> bool:
         source, objective = self.source, self.svi.objective
-        if objective is None or self.num_steps is None or not isinstance(source, TensorFeed):
+        if objective is None or self.num_steps is None or source.batch_size is None:
             return False
-        rows = self.config.batch_size * objective.draws // self.shards
+        rows = source.batch_size * objective.draws // self.shards
         passes = 3 * self.num_steps * self.shards  # a backward pass costs two forward ones
-        return worthwhile(passes, rows, self.pair, size_of(source.split.x))
+        return worthwhile(passes, rows, self.pair, source.size)
 
     def refuse_thawed(self) -> None:
         """Refuse a parameter that was thawed, or made, and that the optimiser does not hold: it would never change.

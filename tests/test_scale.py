@@ -1,0 +1,353 @@
+"""Data larger than memory: rows that stay on disk, and scores that are written as they are made."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import commands
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import ppl_vae as pv
+from ppl_vae.common.rng import seed_for
+from ppl_vae.compile import capture
+
+pq = pytest.importorskip("pyarrow.parquet")
+N, D = 50, 5
+
+
+def on_disk(folder: Path, x: Any, parts: int = 3, **options: Any) -> pv.OnDisk:
+    """The rows of an array in several files."""
+    folder.mkdir()
+    for i, part in enumerate(np.array_split(np.asarray(x), parts)):
+        np.save(folder / f"{i:03d}.npy", part)
+    return pv.OnDisk(folder, **options)
+
+
+def exact() -> pv.Pair:
+    torch.manual_seed(0)
+    return pv.build("linear", data_shape=(D,), latent=2, guide="exact").double()
+
+
+def amortised() -> pv.Pair:
+    torch.manual_seed(0)
+    return pv.build("linear", data_shape=(D,), latent=2)
+
+
+def read(folder: Path) -> Any:
+    return pq.read_table(folder).to_pandas()
+
+
+# ---- rows on disk
+
+
+@pytest.mark.parametrize("parts", [1, 3, N])
+def test_rows_on_disk_are_those_of_the_array(parts: int, tmp_path: Path) -> None:
+    x = np.arange(N * D, dtype=np.float32).reshape(N, D)
+    rows = on_disk(tmp_path / "x", x, parts)
+    at = torch.randperm(N).tolist()
+    assert len(rows) == N
+    assert np.array_equal(torch.stack(rows.__getitems__(at)), x[at])
+    assert np.array_equal(torch.stack([rows[i] for i in range(-3, 3)]), x[[-3, -2, -1, 0, 1, 2]])
+    with pytest.raises(IndexError):
+        rows[N]
+
+
+def test_labels_lie_beside_rows(tmp_path: Path) -> None:
+    x, y = torch.randn(N, D), torch.arange(N)
+    on_disk(tmp_path / "x", x)
+    rows = pv.OnDisk(tmp_path / "x", labels=on_disk(tmp_path / "y", y).files)
+    found = list(DataLoader(rows, batch_size=20))
+    assert torch.equal(torch.cat([x for x, _ in found]), x)
+    assert torch.equal(torch.cat([y for _, y in found]), y)
+
+
+def test_a_worker_gets_no_copy_of_the_rows(tmp_path: Path) -> None:
+    rows = on_disk(tmp_path / "x", torch.randn(10_000, D))
+    assert len(pickle.dumps(rows)) < 2_000
+    assert torch.equal(pickle.loads(pickle.dumps(rows))[9_999], rows[9_999])
+
+
+def test_other_byte_orders_and_whole_numbers_are_read(tmp_path: Path) -> None:
+    x = np.arange(N * D).reshape(N, D)
+    for kind in (">f4", ">i2", "<f8", "u1"):
+        rows = on_disk(tmp_path / kind.replace(">", "big").replace("<", "little"), (x % 200).astype(kind))
+        assert np.array_equal(torch.stack(list(rows.__getitems__(range(N)))), x % 200), kind
+
+
+def broken(folder: Path) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    files = {
+        "text": np.array(["a"]), "number": np.zeros(()), "empty": np.zeros((0, 2)), "objects": np.array([{}]),
+        "wide": np.zeros((2, 3)), "narrow": np.zeros((2, 2)), "double": np.zeros((2, 2), np.float32),
+    }  # fmt: skip
+    for name, array in files.items():
+        np.save(folder / f"{name}.npy", array)
+    np.savez(folder / "several.npz", x=np.zeros(3))
+    (folder / "none").mkdir(exist_ok=True)
+    return {name: folder / f"{name}.npy" for name in files} | {"npz": folder / "several.npz", "none": folder / "none"}
+
+
+@pytest.mark.parametrize("name", ["text", "number", "empty", "objects", "npz", "none"])
+def test_what_is_no_array_of_numbers_is_refused_in_a_line(name: str, tmp_path: Path) -> None:
+    path = broken(tmp_path / "x")[name]
+    with pytest.raises(pv.DataError, match=r"numpy\.save") as found:
+        pv.OnDisk(path)
+    assert str(path) in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    files = broken(tmp_path / "x")
+    with pytest.raises(pv.DataError, match=r"wide\.npy: its rows are \(3,\) float64, those of .*narrow\.npy"):
+        pv.OnDisk([files["narrow"], files["wide"]])
+    with pytest.raises(pv.DataError, match="one type"):
+        pv.OnDisk([files["narrow"], files["double"]])
+    with pytest.raises(pv.DataError, match="2 files of labels for 1"):
+        pv.OnDisk(files["narrow"], labels=[files["wide"]] * 2)
+    np.save(tmp_path / "y.npy", np.zeros(3))
+    with pytest.raises(pv.DataError, match=r"y\.npy: 3 labels for 2 rows"):
+        pv.OnDisk(files["narrow"], labels=tmp_path / "y.npy")
+    with pytest.raises(pv.DataError, match="'none' or 'dynamic'"):
+        pv.OnDisk(files["narrow"], binarize="static")
+
+
+# ---- training on them
+
+
+def trained(data: Any, **options: Any) -> pv.Pair:
+    pair = amortised()
+    pv.fit(pair, data, **{"epochs": 3, "batch_size": 16, "device": "cpu", "progress": False, **options})
+    return pair
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_on_rows_on_disk_is_training_on_the_rows(workers: int, tmp_path: Path) -> None:
+    x = torch.randn(N, D)
+    stored = on_disk(tmp_path / "x", x)
+    one, other = (
+        trained(DataLoader(data, batch_size=16, shuffle=True, num_workers=workers))  # type: ignore[arg-type]
+        for data in (stored, TensorDataset(x))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    est = [pv.log_likelihood(one, data, num_samples=20).log_px for data in (stored, x)]
+    assert torch.equal(*est)
+
+
+class Seen(nn.Module):
+    """A model that keeps what it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.given = model, []  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor | None = None, y: Any = None, n: int = 1) -> Any:
+        if x is not None:
+            self.given.append(x.detach())
+        return self.model(x, y, n)
+
+
+def test_each_visit_of_grey_rows_is_a_draw_of_its_own(tmp_path: Path) -> None:
+    grey = torch.full((N, D), 0.25)
+    bits = pv.build("vae", data_shape=(D,), latent=2, hidden=(4,), likelihood="bernoulli")
+    with pytest.raises(pv.DataError, match="support"):
+        pv.fit(bits, on_disk(tmp_path / "grey", grey), epochs=1, device="cpu", progress=False)
+    pair = pv.Pair(Seen(bits.model), bits.guide)
+    rows = on_disk(tmp_path / "x", grey, binarize="dynamic")
+    pv.fit(pair, DataLoader(rows, batch_size=N), epochs=40, device="cpu", progress=False, capture=False)
+    steps = [x for x in pair.model.given if len(x) == N][-40:]
+    drawn = torch.stack(steps)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(drawn.mean()) - 0.25) < 5 * (0.25 * 0.75 / drawn.numel()) ** 0.5
+    assert len({tuple(x.flatten().tolist()) for x in steps}) == 40  # no two epochs alike
+    with pytest.raises(pv.DataError, match=r"batch 1 of the loader has values from 0 to 7, outside \[0, 1\]"):
+        pv.fit(bits, on_disk(tmp_path / "pixels", 7 * grey.round() + 7 * (torch.rand(N, D) < 0.5), binarize="dynamic"))
+    gaussian = pv.build("vae", data_shape=(D,), latent=2, hidden=(4,), likelihood="gaussian")
+    with pytest.raises(pv.DataError, match="not a Bernoulli"):
+        pv.fit(gaussian, rows, epochs=1, device="cpu", progress=False)
+
+
+class Ragged(Dataset[Tensor]):
+    """Batches of two widths, in turn."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, i: int) -> Tensor:
+        return torch.ones(5 if (i // 16) % 2 else 7)
+
+
+class Summed(nn.Module):
+    """A program for rows of any width: of their sum."""
+
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, x: Tensor | None = None, *rest: Any) -> Any:
+        return self.of(None if x is None else x.sum(-1, keepdim=True), *rest)
+
+
+def test_long_training_on_a_loader_is_captured_where_batches_have_one_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default, as on tensors; and with the numbers of the program, to rounding."""
+    x = torch.randn(64, D)
+    plain = trained(DataLoader(on_disk(tmp_path / "x", x), batch_size=16), capture=False)
+    monkeypatch.setattr(capture, "MIN_WORK", 1.0)
+    made: list[tuple[int, ...]] = []
+    graph = capture._Graph
+
+    def counted(function: Any, args: Any, *rest: Any) -> Any:
+        made.append(tuple(args[0].shape))
+        return graph(function, args, False, *rest[1:])  # without the compiler
+
+    monkeypatch.setattr(capture, "_Graph", counted)
+    by_graph = trained(DataLoader(pv.OnDisk(tmp_path / "x"), batch_size=16))
+    assert made == [(16, D)]
+    for a, b in zip(plain.parameters(), by_graph.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    made.clear()
+    one = pv.build("linear", data_shape=(1,), latent=1)
+    pair = pv.Pair(Summed(one.model), Summed(one.guide))
+    pv.fit(pair, DataLoader(Ragged(), batch_size=16), epochs=3, device="cpu", progress=False)
+    assert made == [(16, 7)]
+
+
+# ---- scores
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, x: Tensor, stop: int | None = None) -> None:
+        self.x, self.stop = x, stop
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i, row in enumerate(self.x):
+            if i == self.stop:
+                raise KeyboardInterrupt
+            yield row
+
+
+@pytest.mark.parametrize("kind", ["tensor", "on disk", "loader", "stream", "stream behind a loader", "split"])
+def test_scores_of_any_source_are_the_evidence(kind: str, tmp_path: Path) -> None:
+    """Under the exact posterior every weight is p(x), which has a closed form."""
+    pair, x = exact(), torch.randn(N, D, dtype=torch.float64)
+    index = torch.arange(N)
+    sources: dict[str, Any] = {
+        "tensor": x, "loader": DataLoader(TensorDataset(x), batch_size=7, shuffle=True), "stream": Stream(x),
+        "stream behind a loader": DataLoader(Stream(x), batch_size=7), "split": pv.load_data(x.float()).test,
+    }  # fmt: skip
+    if kind == "on disk":
+        sources[kind] = on_disk(tmp_path / "x", x)
+    if kind == "split":
+        index = sources[kind].index
+        x = x.float().double()
+    files = pv.write_scores(tmp_path / "scores", pair, sources[kind], num_samples=3, rows=8)
+    table = read(tmp_path / "scores")
+    assert [len(pq.read_table(f)) for f in files] == [8] * (len(index) // 8) + [len(index) % 8] * bool(len(index) % 8)
+    assert table["index"].tolist() == index.tolist()
+    truth = pair.model.evidence(x[index])
+    assert np.abs(table["log_px"].to_numpy() - truth.detach().numpy()).max() < 1e-9
+    assert table["reliable"].all()
+
+
+def test_the_numbers_of_a_file_are_those_of_an_estimate_with_its_seed(tmp_path: Path) -> None:
+    pair, x = amortised(), torch.randn(20, D)
+    pv.write_scores(tmp_path / "a", pair, x, num_samples=30, rows=8, seed=3)
+    table = read(tmp_path / "a")
+    for i in range(3):
+        part = slice(8 * i, 8 * i + 8)
+        est = pv.log_likelihood(pair, x[part], num_samples=30, seed=seed_for(3, "scores", i))
+        for name in ("log_px", "std_error", "ess", "khat", "elbo"):
+            assert np.array_equal(table[name].to_numpy()[part], getattr(est, name).numpy(), equal_nan=True), name
+    assert not (table["log_px"][:8].to_numpy() == table["log_px"][8:16].to_numpy()).any()
+
+
+def test_labels_have_a_column_of_their_own(tmp_path: Path) -> None:
+    pair = pv.build("cvae", data_shape=(D,), latent=2, hidden=(4,), num_classes=3, likelihood="bernoulli")
+    x, y = (torch.rand(10, D) < 0.5).float(), torch.arange(10) % 3
+    pv.write_scores(tmp_path / "a", pair, pv.Split(x, y), num_samples=5, rows=4)
+    assert read(tmp_path / "a")["label"].tolist() == y.tolist()
+    about = json.loads(pq.read_schema(tmp_path / "a" / "part-000000.parquet").metadata[b"ppl_vae"])
+    assert about["quantity"] == "log p(x | y)"
+
+
+def test_stopped_work_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Files that are whole are not made again, and the whole is what unbroken work gives, byte for byte."""
+    pair, x = amortised(), torch.randn(40, D)
+    whole = pv.write_scores(tmp_path / "whole", pair, x, num_samples=10, rows=8)
+    with pytest.raises(KeyboardInterrupt):
+        pv.write_scores(tmp_path / "scores", pair, Stream(x, stop=20), num_samples=10, rows=8)
+    there = sorted((tmp_path / "scores").glob("part-*"))
+    assert [f.name for f in there] == ["part-000000.parquet", "part-000001.parquet"]
+    made = [f.stat().st_mtime_ns for f in there]
+    files = pv.write_scores(tmp_path / "scores", pair, Stream(x), num_samples=10, rows=8)
+    assert [f.stat().st_mtime_ns for f in there] == made
+    assert [f.read_bytes() for f in files] == [f.read_bytes() for f in whole]
+    assert not list((tmp_path / "scores").glob("unfinished*"))
+
+
+class Counted(Dataset[Tensor]):
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.taken = x, []  # type: ignore[var-annotated]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Tensor:
+        self.taken.append(i)
+        return self.x[i]
+
+
+def test_files_that_are_there_are_not_read_again(tmp_path: Path) -> None:
+    data = Counted(torch.randn(40, D))
+    pv.write_scores(tmp_path, amortised(), data, num_samples=10, rows=8)
+    (tmp_path / "part-000003.parquet").unlink()
+    data.taken.clear()
+    pv.write_scores(tmp_path, amortised(), data, num_samples=10, rows=8)
+    assert set(data.taken) <= {0, 1, *range(24, 32)}  # the first two show the form of the data
+
+
+def test_a_folder_of_other_scores_is_refused(tmp_path: Path) -> None:
+    pair, x = amortised(), torch.randn(10, D)
+    pv.write_scores(tmp_path / "a", pair, x, num_samples=10)
+    for options, what in (({"num_samples": 11}, "num_samples"), ({"seed": 1}, "seed"), ({"rows": 5}, "rows")):
+        with pytest.raises(pv.RunError, match=f"other {what}; choose another folder"):
+            pv.write_scores(tmp_path / "a", pair, x, **{"num_samples": 10, **options})
+    with pytest.raises(pv.RunError, match="other weights"):
+        pv.write_scores(tmp_path / "a", trained(x), x, num_samples=10)
+    pv.write_scores(tmp_path / "a", pair, x, num_samples=10)  # as it was
+    (tmp_path / "a" / "_scores.json").write_text("[1]")
+    with pytest.raises(pv.RunError, match="holds scores with other"):
+        pv.write_scores(tmp_path / "a", pair, x, num_samples=10)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "part-0.parquet").write_bytes(b"")
+    with pytest.raises(pv.RunError, match="another program"):
+        pv.write_scores(tmp_path / "b", pair, x, num_samples=10)
+    with pytest.raises(pv.UserError, match="rows=0"):
+        pv.write_scores(tmp_path / "c", pair, x, rows=0)
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_command_writes_the_rows_of_a_file_that_is_not_read_at_once(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((60, D)).astype(np.float32)
+    for name, rows in (("x", x), ("new", 2 * x)):
+        np.save(tmp_path / f"{name}.npy", rows)
+    run, few = tmp_path / "run", ("--num-samples", 20, "--device", "cpu")
+    commands.call("train", "linear", "--data", tmp_path / "x.npy", "--epochs", 1, "--out", run, "--no-figures", *few)
+    score = ("score", run, "--data", tmp_path / "new.npy", "--parquet", *few)
+    said = commands.read(*score)
+    assert (said["n"], said["parquet"]) == (60, str(run / "log_px-new"))
+    est = pv.log_likelihood(pv.load(run), torch.from_numpy(2 * x), num_samples=20, seed=seed_for(0, "scores", 0))
+    assert np.array_equal(read(Path(said["parquet"]))["log_px"].to_numpy(), est.log_px.numpy())
+    assert "log_px-new, files: 1" in commands.call(*score).stdout  # which are there
+    commands.call("score", run, "--parquet", "--limit", 5, *few)
+    assert len(read(run / "log_px")) == 5
+    assert "leave --split and --header out" in commands.call(*score, "--split", "test", code=2).stderr
