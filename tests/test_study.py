@@ -19,7 +19,7 @@ from inline import Inline
 from torch import nn
 
 import ppl_vae as pv
-from ppl_vae.strategies import cells, evaluation, study as module
+from ppl_vae.strategies import cells, evaluation, strategy, study as module
 from ppl_vae.strategies.cells import lock_of, result_of
 from ppl_vae.strategies.progress import progress
 from ppl_vae.strategies.strategy import named
@@ -138,8 +138,9 @@ def test_a_cell_that_fails_is_a_row_with_its_reason(data: pv.Data, tmp_path: Pat
         "bad": BASE.replace(lr=1e30, optimizer="sgd"),
         "scarce": BASE.replace(guide="flow:kind=no"),
     }
-    executor = Inline()
-    found = run(strategies, data, tmp_path, executor=executor)
+    with pytest.warns(UserWarning, match="^scarce can't be built, and its cells will fail: ") as said:
+        found = run(strategies, data, tmp_path, executor=Inline())
+    assert len(said) == 1  # before an hour is spent on the others
     reasons = {name: why for name, _, why in found.failed}
     assert set(reasons) == {"bad", "scarce"}
     assert "training stopped at step" in reasons["bad"]
@@ -148,10 +149,31 @@ def test_a_cell_that_fails_is_a_row_with_its_reason(data: pv.Data, tmp_path: Pat
     assert rows["bad"]["log_px"] is None
     assert "bad failed (seed" in str(found)
     again = Inline()
-    run(strategies, data, tmp_path, executor=again)
+    with pytest.warns(UserWarning, match="scarce"):
+        run(strategies, data, tmp_path, executor=again)
     assert again.count == 0
     with pytest.raises(pv.UserError, match="no cell of 'bad' was trained and evaluated: bad, seed 0: training stopped"):
         found.compare("bad")
+
+
+def test_cells_that_could_not_be_built_are_tried_again_when_they_can(
+    data: pv.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as after the package that was absent is installed; what failed in training is not done again."""
+
+    def absent(*_: Any) -> Any:
+        raise pv.UserError("needs a package: pip install it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy.Strategy, "build", absent)
+        with pytest.warns(UserWarning, match="can't be built, and its cells will fail: needs a package"):
+            found = run({"a": BASE, "bad": BASE.replace(lr=1e30, optimizer="sgd")}, data, tmp_path, executor=Inline())
+    assert [name for name, *_ in found.failed] == ["a", "a", "bad", "bad"]
+    once, again = Inline(), Inline()
+    found = run({"a": BASE, "bad": BASE.replace(lr=1e30, optimizer="sgd")}, data, tmp_path, executor=once)
+    assert (once.count, [name for name, *_ in found.failed]) == (4, ["bad", "bad"])
+    run({"a": BASE, "bad": BASE.replace(lr=1e30, optimizer="sgd")}, data, tmp_path, executor=again)
+    assert again.count == 0
 
 
 class Laplace(nn.Module):

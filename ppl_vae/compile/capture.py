@@ -300,7 +300,9 @@ def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> F
         with torch.no_grad(), _quiet(), _uninterrupted():
             from torch._inductor import compile as inductor
 
-            run: Function = inductor(_lowered(module, inputs), list(inputs), options=dict(INDUCTOR))
+            lowered = _lowered(module, inputs)
+            with _cached_on_disk(inputs) as (fake, options):
+                run: Function = inductor(lowered, fake, options={**INDUCTOR, **options})
             return run
     except Exception as error:
         broken = re.search(r"(/\S+\.so): file too short", str(error))
@@ -309,6 +311,27 @@ def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> F
             return _compile(module, inputs, again=False)
         what = "there is no C++ compiler" if "Cxx" in f"{type(error).__name__} {error}" else None
         raise UncapturableError(what or f"the compiler failed: {_reason(error)}") from error
+
+
+@contextmanager
+def _cached_on_disk(inputs: list[Tensor]) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """Inputs without values, and options, with which inductor keeps a whole graph in its cache on disk.
+
+    Without them it keeps the kernels alone, and finds out again in every process which ones a graph needs: 3 s of 5.
+    What code on a CPU is made for, the number of threads and the width of its vectors, is part of the options.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    fake = [mode.from_tensor(t, static_shapes=True) for t in inputs]
+    on_cpu = any(t.device.type == "cpu" for t in inputs)
+    width = pick_vec_isa().bit_width() if on_cpu else 0
+    options = {"cpp.threads": torch.get_num_threads()} | ({"cpp.simdlen": width} if width else {})
+    with tracing(TracingContext(mode)):
+        yield fake, options
 
 
 @contextmanager

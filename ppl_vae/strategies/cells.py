@@ -14,7 +14,9 @@ from filelock import FileLock
 
 from ..common.errors import UserError
 from ..common.files import first_line, read_json, read_tensors, writable, write_json
+from ..data.splits import Data
 from ..data.stored import read_data
+from ..pairs.base import Pair
 from ..runs.folder import CONFIG, versions
 from ..training.config import FitConfig
 from ..training.loop import fit
@@ -23,6 +25,7 @@ from .strategy import Strategy, digest
 
 BUDGETS = ("epochs", "steps", "seconds", "decoder_evaluations")
 RESULT, DATA = "cell.json", "data.safetensors"
+FAILURES = (UserError, RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError)  # of one cell, not of a study
 
 
 @dataclass(frozen=True)
@@ -136,16 +139,25 @@ def _run(cell: Cell) -> dict[str, Any]:
     """The facts of a cell, which are written last."""
     facts: dict[str, Any] = {"strategy": cell.name, "seed": cell.seed, "evaluation": dict(cell.about)}
     try:
-        facts |= {"status": "done", **_trained_and_evaluated(cell)}
-    except (UserError, RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
+        data = read_data(cell.out / DATA, cell.data)
+        facts["built"] = False
+        pair = cell.strategy.build(data, cell.seed)
+        facts["built"] = True
+        facts |= {"status": "done", **_trained_and_evaluated(cell, pair, data)}
+    except FAILURES as error:
         facts |= {"status": "failed", "reason": first_line(error), "error": type(error).__name__}
     write_json(writable(cell.folder) / RESULT, facts)
     return facts
 
 
-def _trained_and_evaluated(cell: Cell) -> dict[str, Any]:
-    data = read_data(cell.out / DATA, cell.data)
-    pair = cell.strategy.build(data, cell.seed)
+def forget_unbuilt(folder: Path) -> None:
+    """Forget that a cell failed since its pair could not be built, where it now can: a package may have been absent."""
+    path = folder / RESULT
+    if path.is_file() and read_json(path).get("built") is False:
+        path.unlink()
+
+
+def _trained_and_evaluated(cell: Cell, pair: Pair, data: Data) -> dict[str, Any]:
     pair.source, pair.config = cell.code["source"], {**(pair.config or {}), **cell.code["records"]}
     folder = cell.folder
     resume = (folder / CONFIG).is_file()

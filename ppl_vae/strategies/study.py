@@ -24,7 +24,7 @@ from ..data.sets import load_data
 from ..data.splits import Data
 from ..data.stored import write_data
 from ..likelihood.proposals import proposal as proposal_of
-from .cells import BUDGETS, DATA, Cell, folder_of, result_of, run_cell
+from .cells import BUDGETS, DATA, FAILURES, Cell, folder_of, forget_unbuilt, result_of, run_cell
 from .evaluation import Evaluation
 from .results import Study
 from .saved import FILE, load_study
@@ -139,11 +139,28 @@ def study(
         folders,
     )  # fmt: skip
     write_json(folder / FILE, about.record())  # for who looks on
+    _build_once(chosen, cells, data)
     run(cells[share], "study")
     made = load_study(folder)
     write_json(folder / FILE, made.record())
     made.write()
     return made
+
+
+def _build_once(strategies: Mapping[str, Strategy], cells: Sequence[Cell], data: Data) -> None:
+    """Say now which strategies can't be built, such as for want of a package: their cells would say so hours later.
+
+    A cell that could not be built in an earlier call, and now can, is tried again.
+    """
+    for name, one in strategies.items():
+        of_one = [cell for cell in cells if cell.name == name]
+        try:
+            one.build(data, of_one[0].seed)
+        except FAILURES as error:
+            warnings.warn(f"{name} can't be built, and its cells will fail: {first_line(error)}", stacklevel=4)
+        else:
+            for cell in of_one:
+                forget_unbuilt(cell.folder)
 
 
 def _shown(options: Mapping[str, Any]) -> dict[str, Any]:
