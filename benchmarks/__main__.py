@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .cold import cold
 from .contenders import LIKELIHOOD, TRAINING
 from .contest import contest
 from .figure import draw
@@ -23,7 +24,7 @@ from .report import markdown
 from .startup import startup
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ("training", "likelihood", "startup", "memory", "growth")
+SECTIONS = ("training", "likelihood", "cold", "startup", "memory", "growth")
 CONV_SHARE = 8  # a step of the convolutional pair takes about ten times as long, so its rounds have fewer
 QUICK = {"steps": 40, "rounds": 3, "images": 4, "pretrain": 100}
 
@@ -88,6 +89,9 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     if "likelihood" in asked:
         say("likelihood")
         sections["likelihood"] = {"rows": contest(chosen(LIKELIHOOD, options.contenders), job, say)}
+    if "cold" in asked:
+        say("cold")
+        sections["cold"] = cold(job, options.quick, 1 if options.quick else min(3, job.rounds), say)
     if "startup" in asked:
         say("startup")
         sections["startup"] = {"rows": startup(2 if options.quick else max(10, job.rounds), say)}

@@ -49,12 +49,20 @@ GOALS = [
     ),
 ]  # fmt: skip
 MEMORY, LINEAR = 1.10, 1.05
+COLD = ("ppl_vae, `pv.fit`", "NumPyro, jitted epoch")
 
 
 def verdicts(record: Mapping[str, Any]) -> list[Verdict]:
     """Every goal of the sections that were run."""
     sections = record["sections"]
     found = [judge(goal, sections[goal.section]["rows"]) for goal in GOALS if goal.section in sections]
+    if "cold" in sections:
+        for key in ("5", "30", "nll"):
+            ours, peer = (sections["cold"]["rows"][n]["seconds"].get(key) for n in COLD)
+            measured = ratio(peer, ours).medians if ours and peer else None
+            until = "to NLL 95" if key == "nll" else f"{key} epochs"
+            what = f"seconds of NumPyro over ours, from a cold start {until}: `pv.fit`"
+            found.append(Verdict(what, ">= 1", measured, None if measured is None else measured >= 1))
     if "memory" in sections:
         m = sections["memory"]
         grown = m["peak"][-1] / m["peak"][0]

@@ -15,6 +15,17 @@ class Loop:
     run: Callable[[Callable[[float], None]], None]
 
 
+@dataclass(frozen=True)
+class Training:
+    """A `Play` that trains, and what its weights are worth by now: the K-sample NLL of the test images, in nats."""
+
+    play: Play
+    nll: Play
+
+    def __call__(self) -> float:
+        return self.play()
+
+
 SHAPE = (1, 28, 28)
 LATENT = 50
 LR = 1e-3

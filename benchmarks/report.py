@@ -29,6 +29,8 @@ def markdown(record: Mapping[str, Any]) -> str:
             parts.append(training(name, section, record["options"]))
         elif name == "likelihood":
             parts.append(likelihood(section, record["options"]))
+        elif name == "cold":
+            parts.append(cold(section))
         elif name == "startup":
             parts.append(startup(section))
         elif name == "growth":
@@ -100,6 +102,18 @@ def likelihood(section: Mapping[str, Any], options: Mapping[str, Any]) -> str:
                      f"{row['first']:.1f}"])  # fmt: skip
     head = ["", "ms a datum", "ratio", "paired", "log p(x)", "first round, s"]
     return f"### Likelihood: K = {options['num_samples']:,}, {options['images']} images\n\n{table(head, body)}"
+
+
+def cold(section: Mapping[str, Any]) -> str:
+    """Seconds from the start of a process to the end of so many epochs, and to an NLL."""
+    keys = list(next(iter(section["rows"].values()))["seconds"])
+    body = []
+    for who, row in section["rows"].items():
+        cells = [spaced(row["seconds"][k]) if row["seconds"].get(k) else "-" for k in keys]
+        body.append([bold(who, row), *cells, ", ".join(map(str, sorted(set(row.get("epochs", []))))) or "-"])
+    titles = ["NLL 95" if k == "nll" else f"{k} epoch{'s' if k != '1' else ''}" for k in keys]
+    head = ["s from the start of a process", *titles, "epochs to NLL 95"]
+    return "### From a cold start: MNIST, 784-400-50, batch 128\n\n" + table(head, body)
 
 
 def startup(section: Mapping[str, Any]) -> str:

@@ -73,10 +73,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> pv.Study:
     data = pv.load_data(torch.randn(120, 2, generator=g) @ torch.randn(2, 5, generator=g))
     strategies = {"elbo": BASE, 'latent <1> & "one"': BASE.replace(latent=1), "bad": BASE.replace(guide="flow:kind=no")}
     how: dict[str, Any] = {"num_samples": 20, "proposal": "guide", "gaps": 4}
-    return pv.study(
-        strategies, data, out=tmp_path_factory.mktemp("study"), seeds=2, budget={"steps": 12}, evaluation=how,
-        executor=Inline(), progress=False,
-    )  # fmt: skip
+    with pytest.warns(UserWarning, match="bad can't be built"):
+        return pv.study(
+            strategies, data, out=tmp_path_factory.mktemp("study"), seeds=2, budget={"steps": 12}, evaluation=how,
+            executor=Inline(), progress=False,
+        )  # fmt: skip
 
 
 def test_a_report_of_a_study_says_what_the_study_says(study: pv.Study) -> None:

@@ -13,8 +13,8 @@ from jax import lax, random
 from jax.example_libraries import stax
 from numpyro.infer import SVI, Trace_ELBO
 
-from ..images import probabilities
-from ..job import HIDDEN, LATENT, LR, Job, Play
+from ..images import probabilities, test_images
+from ..job import HIDDEN, LATENT, LR, Job, Training
 
 CONV = ("NHWC", "HWIO", "NHWC")  # XLA's own order on the CPU
 Softplus = stax.elementwise(jax.nn.softplus)
@@ -50,7 +50,7 @@ def reshape(*shape: int) -> Any:
     )
 
 
-def training(job: Job, *, whole: bool = True) -> Play:
+def training(job: Job, *, whole: bool = True) -> Training:
     """The order of an epoch is drawn on the host, as in the example; all else is inside the jitted loop.
 
     ``whole=False`` jits one step instead, which is the better choice for convolutions.
@@ -101,4 +101,21 @@ def training(job: Job, *, whole: bool = True) -> Play:
         jax.block_until_ready(held)
         return float(total) / (job.steps * job.batch)
 
-    return play
+    def log_px(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
+        loc, scale = encoder_net(job.network)[1](params["encoder$params"], x)
+        z = loc + scale * random.normal(key, (job.num_samples, *loc.shape))
+        logits = decoder_net(job.network)[1](params["decoder$params"], z.reshape(-1, LATENT))
+        log_px_z = dist.Bernoulli(logits=logits).log_prob(jnp.tile(x, (job.num_samples, 1, 1, 1)))
+        log_w = log_px_z.sum((1, 2, 3)).reshape(job.num_samples, -1)
+        log_w += (dist.Normal(0, 1).log_prob(z) - dist.Normal(loc, scale).log_prob(z)).sum(-1)
+        return jax.nn.logsumexp(log_w, 0) - jnp.log(job.num_samples)
+
+    estimate = jax.jit(log_px)
+
+    def nll() -> float:
+        params, x = svi.get_params(held), jnp.asarray(test_images(job).transpose(0, 2, 3, 1))
+        keys = random.split(random.PRNGKey(job.seed), len(x))
+        found = [estimate(params, x[i : i + 1], keys[i]) for i in range(len(x))]
+        return -float(jnp.concatenate(found).mean())
+
+    return Training(play, nll)

@@ -60,6 +60,23 @@ def fit(job: Job, **options: Any) -> Loop:
     return Loop(run)
 
 
+def epochs(job: Job, count: int, reached: Callable[[Callable[[], float]], bool], **options: Any) -> None:
+    """``pv.fit`` on MNIST, as it is called; ``reached`` is given the NLL of the test images after each epoch."""
+    data = pv.Split(torch.from_numpy(probabilities(job, "train")), binarize="dynamic", name="train")
+    test = torch.from_numpy(test_images(job))
+
+    def enough(_: Any, pair: pv.Pair) -> bool:
+        def nll() -> float:
+            return -float(pv.log_likelihood(pair, test, num_samples=job.num_samples, capture=False).log_px.mean())
+
+        return reached(nll)
+
+    pv.fit(
+        pair_for(job), data, epochs=count, batch_size=job.batch, lr=LR, seed=job.seed, device="cpu", progress=False,
+        callbacks=[enough], **options,
+    )  # fmt: skip
+
+
 def likelihood(job: Job, **options: Any) -> Play:
     """``pv.log_likelihood`` with the weights of the hand-written networks, whose layers come in the same order.
 

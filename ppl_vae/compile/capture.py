@@ -24,9 +24,9 @@ from .guards import READ, Attributes, Held, UncapturableError
 
 Function = Callable[..., tuple[Tensor, ...]]
 
-MIN_WORK = 3e12  # multiplications from which on compiling saves time
-CALL_WORK = 2e8  # multiplications in the time that the Python of a call takes
-CUDA_CALL_WORK = 5e8  # the same for a GPU, which waits for Python
+MIN_WORK = 6e11  # multiplications from which on compiling saves time
+CALL_WORK = 3e7  # multiplications in the time that a graph saves in a call on little data
+CUDA_CALL_WORK = 1e8  # the same for a GPU, which waits for Python
 MOST = 32  # graphs of one function
 INDUCTOR = {
     "fallback_random": True,  # noise by torch's kernels: the same numbers as in the program, and faster on a CPU

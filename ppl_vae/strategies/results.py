@@ -14,11 +14,11 @@ import torch
 
 from ..common.errors import UserError
 from ..common.files import writable, write_bytes, write_text
-from ..common.shown import Shown, interval
+from ..common.shown import Shown
 from ..likelihood.gaps import NAMES as CAUSES
 from ..reports.study import facts
 from ..reports.write import write_report
-from . import tables
+from . import tables, texts
 from .curves import curve, first
 from .statistics import Array, Comparison, against, paired
 
@@ -264,58 +264,24 @@ class Study(Shown):
             return ["No cell was trained and evaluated" + self._why() + "."]
         found = []
         if self.reference in self.log_px:
-            found += [_sentence(one, self.slack, len(self.log_px) - 1) for one in self.compare().values()]
-            found += [
-                f"{name} estimates {self.quantity(name)}, which is not compared with {self.quantity(self.reference)}."
-                for name in self.log_px
-                if self.quantity(name) != self.quantity(self.reference)
-            ]
-        bad = {r["strategy"]: r["unreliable"] for r in self.rows() if r["unreliable"]}
-        found += [
-            f"{name}: {_percent(share)} of its examples are unreliable, and its log p(x) may lie "
-            f"{self.slack[name]:.2f} nats higher; intervals allow for that."
-            for name, share in bad.items()
-        ]
-        reasons: dict[tuple[str, str], list[int]] = {}
-        for name, seed, why in self.failed:
-            reasons.setdefault((name, why), []).append(seed)
-        found += [f"{name} failed ({_seeds(seeds)}): {why}" for (name, why), seeds in reasons.items()]
-        found += [
-            f"{name}: its figures are those of the seeds that did not fail, which may be the better ones."
-            for name in dict.fromkeys(name for name, _, _ in self.failed)
-            if name in self.log_px
-        ]
-        for name, some in self.tuned.items():
-            found.append(f"{name}: {', '.join(f'{k}={v}' for k, v in some.items())}, chosen on the validation data.")
+            found += texts.of_comparisons(self.compare().values(), self.slack, len(self.log_px) - 1)
+            found += texts.of_quantities({name: self.quantity(name) for name in self.log_px}, self.reference)
+        found += texts.of_unreliable(self.rows(), self.slack)
+        found += texts.of_failures(self.failed, self.log_px) + texts.of_tuning(self.tuned)
         if self.missing:
             found.append(f"{len(self.missing)} cells were not run yet; the same call runs them.")
         return found
 
     def cells(self) -> list[list[str]]:
         """The table as text, its head first."""
-        found = [["strategy", "seeds", "log p(x)", "SE", "SD seeds", "bad k", "difference", "95 %", "p", "verdict"]]
-        for r in self.rows():
-            numbers = [_shown(r[k], 3) for k in ("log_px", "log_px_se", "sd_seeds")]
-            diff, low, high, p, verdict = _of_reference(r)
-            ends = "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
-            shown = ["" if diff is None else f"{diff:+.3f}", ends, _p(p), verdict]
-            found.append([r["strategy"], str(r["seeds"]), *numbers, _percent(r["unreliable"]), *shown])
-        return found
+        return texts.cells(self.rows())
 
     def __str__(self) -> str:
-        width = max(8, *(len(name) for name in self.results))
-        line = f"{{:<{width}}}  {{:>5}}{{:>11}}{{:>8}}{{:>9}}{{:>8}}{{:>12}}{{:>18}}{{:>9}}  {{:<12}}"
-        lines = [line.format(*row).rstrip() for row in self.cells()]
-        return "\n".join([*lines, *self.notes()])
+        return "\n".join([*texts.aligned(self.cells()), *self.notes()])
 
     def drawn(self) -> list[list[str]]:
         """The table with each interval as a drawing, on one axis with a line at zero; its ends are in the sentences."""
-        head, *rows = self.cells()
-        found = [(low, diff, high) for diff, low, high, _, _ in map(_of_reference, self.rows())]
-        reach = max((abs(end) for ends in found for end in ends if end is not None), default=0.0)
-        drawings = ["" if diff is None else interval(_end(low), diff, _end(high), reach) for low, diff, high in found]
-        at = head.index("95 %")
-        return [head, *([*r[:at], d, *r[at + 1 :]] for r, d in zip(rows, drawings, strict=True))]
+        return texts.drawn(self.rows())
 
     def notes(self) -> list[str]:
         """What the table says, and of what it is."""
@@ -385,56 +351,5 @@ def _figures(log_px: Array | None, results: list[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _sentence(one: Comparison, slack: Mapping[str, float], comparisons: int) -> str:
-    """A comparison in words."""
-    if one.verdict == "one seed":
-        return f"{one.strategy}: one seed proves nothing about a strategy; train at least three."
-    if one.paired is None and one.verdict == "cannot tell":
-        return f"{one.strategy} and {one.other} both give an example probability zero."
-    if one.paired is None:
-        return f"{one.strategy} is {one.verdict} than {one.other}: an example has probability zero."
-    ends = f"{one.diff:+.2f} nats, 95 % interval {one.low:.2f} to {one.high:.2f}"
-    if one.verdict != "cannot tell":
-        return f"{one.strategy} is {one.verdict} than {one.other}: {ends}."
-    if one.diff == 0 and one.se == 0:
-        return f"{one.strategy} and {one.other} have the same figures."
-    if 0 < abs(one.diff) <= slack[one.other if one.diff > 0 else one.strategy]:
-        return f"{one.strategy} and {one.other} cannot be told apart: {ends}; unreliable examples may hide as much."
-    size = max(abs(one.diff), 0.01)
-    hidden = slack[one.other if one.diff > 0 else one.strategy]  # of which the verdict takes no account
-    seeds = one.paired.seeds_needed(max(size - hidden, 1e-6), comparisons)
-    seeds = None if seeds is None else max(seeds, one.paired.num_seeds + 1)
-    tell = f"some {seeds} seeds would" if seeds else "on so few examples no number of seeds would"
-    more = f"{tell} tell {size:.2f} nats"
-    return f"{one.strategy} and {one.other} cannot be told apart: {ends}; {more}."
-
-
-def _of_reference(row: Mapping[str, Any]) -> tuple[float | None, float | None, float | None, float | None, str]:
-    """Difference, ends, p and verdict against the reference, as they are shown: of itself, the verdict alone."""
-    diff, low, high, p, verdict = (row[f"{k}_to_reference"] for k in ("diff", "low", "high", "p", "verdict"))
-    return (None, None, None, None, verdict) if verdict == "reference" else (diff, low, high, p, verdict)
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _seeds(seeds: list[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _end(value: float | None) -> float:
-    """The end of an interval; one that is not known reaches out of the drawing."""
-    return math.nan if value is None else value
-
-
-def _shown(value: float | None, places: int) -> str:
-    return "-" if value is None else f"{value:.{places}f}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
