@@ -91,7 +91,7 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
         sections["likelihood"] = {"rows": contest(chosen(LIKELIHOOD, options.contenders), job, say)}
     if "cold" in asked:
         say("cold")
-        sections["cold"] = cold(job, options.quick, 1 if options.quick else min(3, job.rounds), say)
+        sections["cold"] = cold(job, options.quick, 1 if options.quick else min(2, job.rounds), say)
     if "startup" in asked:
         say("startup")
         sections["startup"] = {"rows": startup(2 if options.quick else max(10, job.rounds), say)}

@@ -23,48 +23,48 @@ IMAGES, SAMPLES = 500, 100  # of the estimate that tells whether an NLL is reach
 
 
 class Row(NamedTuple):
-    """A contender: a file, options, and whether torch's compiler has its files of an earlier run."""
+    """A contender: a file, options, the tasks that it is timed at, and whether torch's compiler has no files yet."""
 
     module: str
     options: dict[str, Any]
+    tasks: tuple[str, ...] = ("1", "5", "30")
     fresh: bool = False
 
 
 ROWS = {
-    "ppl_vae, `pv.fit`": Row("ppl_vae", {}),
+    "ppl_vae, `pv.fit`": Row("ppl_vae", {}, ("1", "5", "30", "nll")),
     "ppl_vae, `pv.fit(capture=True)`": Row("ppl_vae", {"capture": True}),
-    "ppl_vae, `pv.fit(capture=True)`, the first time on a machine": Row("ppl_vae", {"capture": True}, fresh=True),
-    "NumPyro, jitted epoch": Row("numpyro", {}),
-    "Pyro, `pyro.infer.SVI`": Row("pyro", {}),
+    "ppl_vae, `pv.fit`, the first time on a machine": Row("ppl_vae", {}, ("1", "5"), fresh=True),
+    "NumPyro, jitted epoch": Row("numpyro", {}, ("1", "5", "30", "nll")),
+    "Pyro, `pyro.infer.SVI`": Row("pyro", {}, ("1", "5")),
 }
 
 
 def cold(job: Job, quick: bool, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Seconds of each row for each number of epochs, and to the NLL; rows take turns."""
-    asked = [(n, None) for n in ((1,) if quick else EPOCHS)] + ([] if quick else [(max(EPOCHS), REACHED)])
     rows: dict[str, Any] = {name: {"ours": row.module == "ppl_vae", "seconds": {}} for name, row in ROWS.items()}
     with tempfile.TemporaryDirectory() as kept:
         for turn in range(rounds + 1):  # the first fills the caches of the disk and of the compiler
-            for epochs, nll in asked[:2] if turn == 0 else asked:
+            for task in ("1",) if quick else ("1", "5") if turn == 0 else ("1", "5", "30", "nll"):
                 for name, row in ROWS.items():
-                    if nll is not None and row.module == "pyro":
+                    if task not in row.tasks or (row.fresh and turn == 0):
                         continue
                     with tempfile.TemporaryDirectory() as fresh:
-                        found = timed(name, epochs, nll, job, fresh if row.fresh else kept)
+                        found = timed(name, task, job, fresh if row.fresh else kept)
                     if "error" in found:
                         rows[name]["error"] = found["error"]
                     elif turn:
-                        key = f"{epochs}" if nll is None else "nll"
-                        rows[name]["seconds"].setdefault(key, []).append(found["seconds"])
-                        rows[name].setdefault("epochs", []).extend([found["epochs"]] if nll is not None else [])
-                say(f"  round {turn} of {rounds}, {epochs} epochs" + ("" if nll is None else f" or {nll:g} nats"))
+                        rows[name]["seconds"].setdefault(task, []).append(found["seconds"])
+                        if task == "nll":
+                            rows[name].setdefault("epochs", []).append(found["epochs"])
+                say(f"  round {turn} of {rounds}, {task}")
     return {"rows": rows}
 
 
-def timed(name: str, epochs: int, nll: float | None, job: Job, cache: str) -> dict[str, Any]:
-    """Seconds of a process, from its start to its last word."""
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
-    words = [name, str(epochs), job.root, *([] if nll is None else [str(nll)])]
+def timed(name: str, task: str, job: Job, cache: str) -> dict[str, Any]:
+    """Seconds of a process, from its start to its last word; the files of torch's compiler are in ``cache``."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
+    words = [name, str(max(EPOCHS)), job.root, str(REACHED)] if task == "nll" else [name, task, job.root]
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.cold", *words], env=environment, text=True,

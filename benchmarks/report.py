@@ -106,7 +106,8 @@ def likelihood(section: Mapping[str, Any], options: Mapping[str, Any]) -> str:
 
 def cold(section: Mapping[str, Any]) -> str:
     """Seconds from the start of a process to the end of so many epochs, and to an NLL."""
-    keys = list(next(iter(section["rows"].values()))["seconds"])
+    asked = {k for row in section["rows"].values() for k in row["seconds"]}
+    keys = [k for k in ("1", "5", "30", "nll") if k in asked]
     body = []
     for who, row in section["rows"].items():
         cells = [spaced(row["seconds"][k]) if row["seconds"].get(k) else "-" for k in keys]
