@@ -12,12 +12,23 @@ import commands
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    random_split,
+)  # fmt: skip
 
 import ppl_vae as pv
 from ppl_vae.common.rng import seed_for
 from ppl_vae.compile import capture
+from ppl_vae.likelihood import streaming
 
 pq = pytest.importorskip("pyarrow.parquet")
 N, D = 50, 5
@@ -60,6 +71,15 @@ def test_rows_on_disk_are_those_of_the_array(parts: int, tmp_path: Path) -> None
         rows[N]
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_places_that_are_none_are_refused(parts: int, tmp_path: Path) -> None:
+    rows = on_disk(tmp_path / "x", torch.randn(N, D), parts)
+    for at in ([True, False], [1.5], [-1], [N], [[1]], "a", np.ones(N, dtype=bool)):
+        with pytest.raises(IndexError, match="give places from 0 to 49"):
+            rows.__getitems__(at)  # type: ignore[arg-type]
+    assert torch.equal(rows[[3, 1]], torch.stack([rows[3], rows[1]]))  # a whole batch, by a sampler of batches
+
+
 def test_labels_lie_beside_rows(tmp_path: Path) -> None:
     x, y = torch.randn(N, D), torch.arange(N)
     on_disk(tmp_path / "x", x)
@@ -93,6 +113,16 @@ def broken(folder: Path) -> dict[str, Any]:
     np.savez(folder / "several.npz", x=np.zeros(3))
     (folder / "none").mkdir(exist_ok=True)
     return {name: folder / f"{name}.npy" for name in files} | {"npz": folder / "several.npz", "none": folder / "none"}
+
+
+def test_a_missing_file_and_other_objects_are_told_so(tmp_path: Path) -> None:
+    with pytest.raises(pv.DataError, match=r"none\.npy does not exist"):
+        pv.OnDisk(tmp_path / "none.npy")
+    with pytest.raises(pv.DataError, match="not a ndarray"):
+        pv.OnDisk(np.zeros((3, 2)))  # type: ignore[arg-type]
+    np.save(tmp_path / "wide.npy", np.zeros((3, 2), np.longdouble))
+    with pytest.raises(pv.DataError, match="at most 64 bits"):
+        pv.OnDisk(tmp_path / "wide.npy")
 
 
 @pytest.mark.parametrize("name", ["text", "number", "empty", "objects", "npz", "none"])
@@ -172,6 +202,56 @@ def test_each_visit_of_grey_rows_is_a_draw_of_its_own(tmp_path: Path) -> None:
     gaussian = pv.build("vae", data_shape=(D,), latent=2, hidden=(4,), likelihood="gaussian")
     with pytest.raises(pv.DataError, match="not a Bernoulli"):
         pv.fit(gaussian, rows, epochs=1, device="cpu", progress=False)
+
+
+def test_grey_rows_are_for_training_alone_and_a_part_of_them_is_grey_too(tmp_path: Path) -> None:
+    rows = on_disk(tmp_path / "x", torch.full((N, D), 0.25), binarize="dynamic")
+    bits = pv.build("vae", data_shape=(D,), latent=2, hidden=(4,), likelihood="bernoulli")
+    part, _ = random_split(rows, [N - 10, 10])
+    pv.fit(bits, part, epochs=1, device="cpu", progress=False)
+    for evaluated in (rows, part, DataLoader(part)):
+        with pytest.raises(pv.DataError, match="is for training: evaluate on one draw"):
+            pv.log_likelihood(bits, evaluated, num_samples=5)
+        with pytest.raises(pv.DataError, match="is for training"):
+            pv.fit(bits, part, valid=evaluated, epochs=1, device="cpu", progress=False)
+    with pytest.raises(pv.DataError, match="drawn anew at each visit, and others not"):
+        pv.fit(bits, ConcatDataset([rows, TensorDataset(torch.zeros(3, D))]), epochs=1)
+
+
+class Counted(Dataset[Tensor]):
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.taken = x, []  # type: ignore[var-annotated]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Tensor:
+        self.taken.append(i)
+        return self.x[i]
+
+
+class OfAUser(Counted):
+    """A data set with an attribute of that name, which means something else."""
+
+    binarize = False
+
+
+def test_an_attribute_of_a_users_data_set_means_nothing() -> None:
+    gaussian = pv.build("vae", data_shape=(D,), latent=2, hidden=(4,), likelihood="gaussian")
+    pv.fit(gaussian, OfAUser(torch.randn(20, D)), epochs=1, device="cpu", progress=False)
+    assert len(pv.log_likelihood(gaussian, OfAUser(torch.randn(20, D)), num_samples=5)) == 20
+
+
+def test_a_loader_with_a_sampler_of_batches_is_evaluated_by_its_own_collation() -> None:
+    pair, x = amortised(), torch.randn(20, D)
+    data = TensorDataset(x)
+    loader = DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 5, False), collate_fn=doubled)
+    est = pv.log_likelihood(pair, loader, num_samples=10)
+    assert torch.equal(est.log_px, pv.log_likelihood(pair, 2 * x, num_samples=10).log_px)
+
+
+def doubled(items: list[Any]) -> Tensor:
+    return 2 * torch.stack([x for (x,) in items])
 
 
 class Ragged(Dataset[Tensor]):
@@ -291,19 +371,6 @@ def test_stopped_work_goes_on_where_it_was(tmp_path: Path) -> None:
     files = pv.write_scores(tmp_path / "scores", pair, Stream(x), num_samples=10, rows=8)
     assert [f.stat().st_mtime_ns for f in there] == made
     assert [f.read_bytes() for f in files] == [f.read_bytes() for f in whole]
-    assert not list((tmp_path / "scores").glob("unfinished*"))
-
-
-class Counted(Dataset[Tensor]):
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.taken = x, []  # type: ignore[var-annotated]
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> Tensor:
-        self.taken.append(i)
-        return self.x[i]
 
 
 def test_files_that_are_there_are_not_read_again(tmp_path: Path) -> None:
@@ -312,7 +379,114 @@ def test_files_that_are_there_are_not_read_again(tmp_path: Path) -> None:
     (tmp_path / "part-000003.parquet").unlink()
     data.taken.clear()
     pv.write_scores(tmp_path, amortised(), data, num_samples=10, rows=8)
-    assert set(data.taken) <= {0, 1, *range(24, 32)}  # the first two show the form of the data
+    ends = {*range(16), *range(24, 40)}  # by its first and last 16 rows the data set is known again
+    assert {*range(24, 32)} <= set(data.taken) <= ends
+    assert len(pq.read_table(tmp_path / "part-000003.parquet")) == 8
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_work_within_a_file_goes_on_too_and_readers_see_whole_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, x = amortised(), torch.randn(40, D)
+    setting: Any = {"num_samples": 10, "rows": 20, "block": 5}
+    whole = pv.write_scores(tmp_path / "whole", pair, x, **setting)
+    block_at, seen = streaming.Plan.block_at, []
+
+    def stopping(self: Any, start: int, *args: Any, **rest: Any) -> Any:
+        if len(seen) == 6:
+            raise Stopped
+        seen.append(start)
+        return block_at(self, start, *args, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming.Plan, "block_at", stopping)
+        with pytest.raises(Stopped):
+            pv.write_scores(tmp_path / "scores", pair, x, **setting)
+        assert len(list((tmp_path / "scores" / "_unfinished").iterdir())) == 1
+        assert len(read(tmp_path / "scores")) == 20
+        seen[:] = [0] * 4  # two blocks more
+        assert [f.read_bytes() for f in pv.write_scores(tmp_path / "scores", pair, x, **setting)] == [
+            f.read_bytes() for f in whole
+        ]
+    assert len(seen) == 6  # the two that were done of the second file are not done again
+    assert not (tmp_path / "scores" / "_unfinished").exists()
+
+
+def test_other_data_or_another_pair_in_a_folder_of_scores_is_refused(tmp_path: Path) -> None:
+    pair, x = amortised(), torch.randn(60, D)
+    pv.write_scores(tmp_path / "a", pair, x, num_samples=10)
+    other = x.clone()
+    other[-1, 0] += 1
+    for data in (x[:30], other, torch.cat([x, x]), TensorDataset(other)):
+        with pytest.raises(pv.RunError, match="other data; choose another folder"):
+            pv.write_scores(tmp_path / "a", pair, data, num_samples=10)
+
+    class Louder(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor | None = None, *rest: Any) -> Any:
+            return self.model(None if x is None else 2 * x, *rest)
+
+    altered = pv.Pair(Louder(pair.model), pair.guide)  # with the same weights
+    with pytest.raises(pv.RunError, match="other pair"):
+        pv.write_scores(tmp_path / "a", altered, x, num_samples=10)
+    pv.write_scores(tmp_path / "b", pair, Stream(x), num_samples=10, rows=25)
+    with pytest.raises(pv.RunError, match="other data"):
+        pv.write_scores(tmp_path / "b", pair, Stream(x + 1), num_samples=10, rows=25)
+
+
+def test_a_stream_that_has_grown_is_completed(tmp_path: Path) -> None:
+    pair, x = amortised(), torch.randn(60, D)
+    pv.write_scores(tmp_path / "a", pair, Stream(x[:30]), num_samples=10, rows=20)
+    pv.write_scores(tmp_path / "a", pair, Stream(x), num_samples=10, rows=20)
+    pv.write_scores(tmp_path / "b", pair, x, num_samples=10, rows=20)
+    assert np.array_equal(*(read(tmp_path / name)["log_px"].to_numpy() for name in "ab"))
+
+
+def test_a_call_that_is_refused_leaves_the_folder_to_the_next(tmp_path: Path) -> None:
+    pair, x = amortised(), torch.randn(20, D)
+    for wrong in ({"num_samples": 0}, {"proposal": "giude"}, {"resume": tmp_path}, {"K": 10}, {"capture": 3}):
+        with pytest.raises(pv.UserError):
+            pv.write_scores(tmp_path / "a", pair, x, **{"num_samples": 10, **wrong})
+    first = pv.write_scores(tmp_path / "a", pair, x, num_samples=10)[0]
+    made = first.stat().st_mtime_ns
+    pv.write_scores(tmp_path / "a", pair, x, num_samples=10, proposal="guide", capture="auto")  # the defaults
+    assert first.stat().st_mtime_ns == made
+
+
+def test_what_would_double_or_lose_rows_is_refused(tmp_path: Path) -> None:
+    pair, x = amortised(), torch.randn(20, D)
+    for name, loader in (
+        ("drop_last=True", DataLoader(Stream(x), batch_size=7, drop_last=True)),
+        ("num_workers=2", DataLoader(Stream(x), batch_size=7, num_workers=2)),
+    ):
+        with pytest.raises(pv.UserError, match=name):
+            pv.write_scores(tmp_path / name, pair, loader, num_samples=5)
+    with pytest.raises(pv.DataError, match="gave no data"):
+        pv.write_scores(tmp_path / "none", pair, Stream(x[:0]), num_samples=5)
+    binarised = pv.load_data(torch.rand(40, 1, 3, 3)).test
+    gaussian = pv.build("vae", data_shape=(1, 3, 3), latent=2, hidden=(4,), likelihood="gaussian")
+    with pytest.raises(pv.DataError, match="not a Bernoulli"):
+        pv.write_scores(tmp_path / "bits", gaussian, binarised, num_samples=5)
+
+
+def test_an_error_names_its_rows(tmp_path: Path) -> None:
+    bits = pv.build("vae", data_shape=(D,), latent=2, hidden=(4,), likelihood="bernoulli")
+    x = torch.zeros(20, D)
+    x[13, 2] = 0.5
+    with pytest.raises(pv.DataError, match=r"example 3 .*\(rows 10 to 19, of which this counts from 0\)"):
+        pv.write_scores(tmp_path, bits, x, num_samples=5, rows=10)
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "_lock"), pytest.raises(pv.RunError, match="another process writes its scores"):
+        pv.write_scores(tmp_path, amortised(), torch.randn(5, D), num_samples=5)
 
 
 def test_a_folder_of_other_scores_is_refused(tmp_path: Path) -> None:
@@ -321,14 +495,17 @@ def test_a_folder_of_other_scores_is_refused(tmp_path: Path) -> None:
     for options, what in (({"num_samples": 11}, "num_samples"), ({"seed": 1}, "seed"), ({"rows": 5}, "rows")):
         with pytest.raises(pv.RunError, match=f"other {what}; choose another folder"):
             pv.write_scores(tmp_path / "a", pair, x, **{"num_samples": 10, **options})
-    with pytest.raises(pv.RunError, match="other weights"):
+    with pytest.raises(pv.RunError, match="other pair"):
         pv.write_scores(tmp_path / "a", trained(x), x, num_samples=10)
     pv.write_scores(tmp_path / "a", pair, x, num_samples=10)  # as it was
     (tmp_path / "a" / "_scores.json").write_text("[1]")
-    with pytest.raises(pv.RunError, match="holds scores with other"):
+    with pytest.raises(pv.RunError, match="it was edited"):
         pv.write_scores(tmp_path / "a", pair, x, num_samples=10)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "part-0.parquet").write_bytes(b"")
+    with pytest.raises(pv.RunError, match="a file can't be read"):
+        pv.write_scores(tmp_path / "b", pair, x, num_samples=10)
+    (tmp_path / "a" / "part-000000.parquet").replace(tmp_path / "b" / "part-0.parquet")
     with pytest.raises(pv.RunError, match="another program"):
         pv.write_scores(tmp_path / "b", pair, x, num_samples=10)
     with pytest.raises(pv.UserError, match="rows=0"):
@@ -350,4 +527,9 @@ def test_the_command_writes_the_rows_of_a_file_that_is_not_read_at_once(tmp_path
     assert "log_px-new, files: 1" in commands.call(*score).stdout  # which are there
     commands.call("score", run, "--parquet", "--limit", 5, *few)
     assert len(read(run / "log_px")) == 5
-    assert "leave --split and --header out" in commands.call(*score, "--split", "test", code=2).stderr
+    assert "no splits" in commands.call(*score, "--split", "test", code=2).stderr
+    np.save(tmp_path / "wide.npy", np.zeros((3, D + 1), np.float32))
+    np.save(tmp_path / "bytes.npy", np.full((3, D), 7, np.uint8))
+    for name, what in (("wide", "data of shape"), ("bytes", "8-bit numbers")):
+        said = commands.call("score", run, "--data", tmp_path / f"{name}.npy", "--parquet", *few, code=2).stderr
+        assert what in said

@@ -180,24 +180,36 @@ def rows_to_score(
 ) -> tuple[Any, Any, str]:
     """A pair, its examples, and the end of the names of their files; what lies in .npy files stays on disk.
 
+    Files on another scale than the data of the run are read as a whole, and refused as any others.
+
     Raises:
         UserError: see :func:`open_runs`.
     """
     from torch.utils.data import Subset
 
+    from ..common.fields import shape_of
     from ..data.on_disk import OnDisk
+    from ..scoring.inputs import as_data
 
     path = None if source.data is None else Path(source.data).expanduser()
-    if path is None or not (path.suffix == ".npy" or any(path.glob("*.npy"))):
+    rows: Any = OnDisk(path) if path is not None and (path.suffix == ".npy" or any(path.glob("*.npy"))) else None
+    if rows is not None:
+        [(pair, config)] = load_pairs([run], common)
+        record = config.get("data") or {}
+        scale = (record.get("reading") or {}).get("scale")
+        if rows.is_bytes:
+            pair.byte_scale = scale
+        if rows.is_bytes != (scale is not None) or record.get("binarize", "none") != "none" or source.split is not None:
+            rows = None
+    if rows is None or path is None:
         [opened] = open_runs([run], common, source, limit)
         return opened.pair, opened.part, suffix(run, opened, source, out)
-    [(pair, config)] = load_pairs([run], common)
-    if source.split is not None or source.header is not None:
-        raise UserError(f"{path} has neither splits nor a header: leave --split and --header out")
-    if (config.get("data") or {}).get("binarize", "none") != "none":
-        raise UserError(f"{path}: the run's data were binarised; leave --parquet out, or save bits and score those")
-    rows: Any = OnDisk(path)
+    if source.header is not None:
+        raise UserError(f"{path} has no header: leave --header and --no-header out")
     rows = rows if limit is None else Subset(rows, range(min(limit, len(rows))))
+    shape = shape_of(as_data(pair, rows)[0].take(slice(1))[0])
+    if pair.data_shape is not None and shape != pair.data_shape:
+        raise UserError(f"{path}: data of shape {shape} for a pair that was made for {pair.data_shape}")
     return pair, rows, "" if out is not None and out.resolve() != run.resolve() else f"-{path.stem}"
 
 

@@ -16,7 +16,7 @@ from ..common.fields import X, device_of, each, filled, leaves, named, num_data,
 from ..common.files import digest, reason
 from ..common.rng import reseed, seed_for
 from . import lazy
-from .binarisation import refuse_range
+from .binarisation import probabilities, refuse_range
 from .epochs import Batches
 from .splits import Split, as_split
 
@@ -138,7 +138,7 @@ class LoaderFeed(Feed):
         self.dtype = dtype
         self.length = None if isinstance(getattr(loader, "dataset", None), IterableDataset) else len(loader)
         self.batch_size = getattr(loader, "batch_size", None)
-        self.binarize = str(getattr(getattr(loader, "dataset", None), "binarize", "none"))
+        self.binarize = lazy.binarize_of(getattr(loader, "dataset", None))
         self.seen = 0
 
     def num_data(self) -> int:
@@ -146,7 +146,8 @@ class LoaderFeed(Feed):
 
     def identity(self) -> Any:
         sized = hasattr(getattr(self.loader, "dataset", None), "__len__")
-        return {"batches": self.length, "data": len(self.loader.dataset) if sized else None}
+        how = {} if self.binarize == "none" else {"binarize": self.binarize}
+        return {"batches": self.length, "data": len(self.loader.dataset) if sized else None, **how}
 
     def visits(self, epoch: int, start: int) -> Iterator[Batch]:
         self.seen = 0
@@ -167,6 +168,7 @@ class LoaderFeed(Feed):
             x, y = lazy.unpacked(batch, self.needs.scale_of)
             if self.binarize == "dynamic":
                 refuse_range(x, f"batch {i + 1} of the loader")
+                x = probabilities(x)
             self.seen += num_data(x)
             if self.shape is None:
                 self.shape, self.size = shape_of(x), size_of(x)

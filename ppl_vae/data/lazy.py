@@ -48,6 +48,29 @@ class Lazy:
         return x, y if y is None or self.num_classes is None else convert.classes(y, self.num_classes, least=self.least)
 
 
+def binarize_of(dataset: Any) -> str:
+    """``"dynamic"`` where each visit of a data set is to draw anew, as its ``binarize`` says, or that of the whole
+    of which it is a part; else ``"none"``.
+
+    Example:
+        >>> from torch.utils.data import Subset, TensorDataset
+        >>> whole = TensorDataset(torch.zeros(3, 2))
+        >>> whole.binarize = "dynamic"
+        >>> binarize_of(Subset(whole, [0])), binarize_of(TensorDataset(torch.zeros(3, 2)))
+        ('dynamic', 'none')
+    """
+    found = getattr(dataset, "binarize", None)
+    if isinstance(found, str):
+        return "dynamic" if found == "dynamic" else "none"
+    inner = getattr(dataset, "datasets", None) or [d for d in [getattr(dataset, "dataset", None)] if d is not None]
+    ways = {binarize_of(one) for one in inner} if isinstance(inner, list) else set()
+    if len(ways) > 1:
+        raise DataError(
+            "some of the data sets that are joined are drawn anew at each visit, and others not: give one kind"
+        )
+    return ways.pop() if ways else "none"
+
+
 def is_lazy(data: Any) -> bool:
     """Whether data are a data set or a loader."""
     return isinstance(data, Dataset | DataLoader)
@@ -59,10 +82,12 @@ def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
     A loader's order and its dropped remainder are for training: the rows are those of its data set, in its order.
 
     Raises:
-        DataError: it has no rows, or its items are not x or (x, y).
+        DataError: it has no rows, its items are not x or (x, y), or they are to be drawn anew at each visit.
     """
     loader = data if isinstance(data, DataLoader) else None
     dataset = data if loader is None else loader.dataset
+    if binarize_of(dataset) == "dynamic":
+        raise DataError("a data set with binarize='dynamic' is for training: evaluate on one draw, bits of their own")
     if isinstance(dataset, IterableDataset):
         batches = loader if loader is not None else DataLoader(dataset, batch_size=256)
         parts = [unpacked(batch, scale_of) for batch in batches]
@@ -72,7 +97,7 @@ def opened(data: Any, scale_of: ScaleOf) -> Lazy | tuple[X, Tensor | None]:
         return joined([x for x, _ in parts]), joined(ys) if ys else None
     if not len(dataset):  # type: ignore[arg-type]
         raise DataError("the data set holds no data; give at least one example")
-    plain = loader is None or loader.batch_size is None or loader.collate_fn is None
+    plain = loader is None or loader.batch_sampler is None or loader.collate_fn is None  # items, and not batches
     return Lazy(dataset, scale_of) if plain else Lazy(dataset, scale_of, loader.collate_fn)  # type: ignore[union-attr]
 
 

@@ -21,14 +21,16 @@ Files: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 class OnDisk(Dataset[Any]):
     """The rows of .npy files, mapped into memory and read when they are asked for: a data set for ``DataLoader``.
 
-    :func:`~ppl_vae.fit` and the estimates take it, or a loader of it, in place of data. Bytes are pixels, as in
-    ``load_data``. A loader with ``shuffle=True`` reads rows in any order, which a solid-state disk serves; on a
-    rotating one, leave the shuffling out, and shuffle the rows when the files are written.
+    :func:`~ppl_vae.fit` and the estimates take it, or a loader of it, in place of data. Bytes are pixels: divided by
+    255, unless none of the first ones that the pair is given exceeds 1. A loader with ``shuffle=True`` reads rows in
+    any order, which a solid-state disk serves; on a rotating one, leave the shuffling out, and shuffle the rows when
+    the files are written.
 
     Args:
         source: a ``.npy`` file (N, *shape), a folder of such files, in the order of their names, or a list of them.
         labels: the same for labels: of each file of data one file (N,) or (N, D), in the same order.
-        binarize: ``"dynamic"`` where rows are probabilities, of which each visit of a training step draws anew.
+        binarize: ``"dynamic"`` where rows are probabilities, of which each visit of a training step draws anew; such
+            rows are for training alone.
 
     Raises:
         DataError: there is no file, one is not an array of numbers, or they differ in type, in the shape of an
@@ -58,17 +60,29 @@ class OnDisk(Dataset[Any]):
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def __getitem__(self, i: int) -> Any:
-        """Row i, and its label where there are labels."""
-        return self.__getitems__([range(len(self))[i]])[0]
+    @property
+    def is_bytes(self) -> bool:
+        """Whether rows are bytes, which are pixels."""
+        return bool(self._x[0].dtype == np.uint8)
+
+    def __getitem__(self, i: int | Sequence[int]) -> Any:
+        """Row i, and its label where there are labels; of a list of places, those rows as one batch."""
+        if isinstance(i, int | np.integer):
+            x, y = self._rows([range(len(self))[int(i)]])
+            return x[0] if y is None else (x[0], y[0])
+        x, y = self._rows(i)
+        return x if y is None else (x, y)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Several rows at once, by which a loader reads a batch."""
-        at = np.asarray(indices, dtype=np.int64)
-        x = _taken(self._x, self.starts, at)
-        if not self._y:
-            return list(x)
-        return list(zip(x, _taken(self._y, self.starts, at), strict=True))
+        x, y = self._rows(indices)
+        return list(x) if y is None else list(zip(x, y, strict=True))
+
+    def _rows(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        at = np.asarray(indices)
+        if at.ndim != 1 or at.dtype.kind not in "iu" or (at < 0).any() or (at >= len(self)).any():
+            raise IndexError(f"{indices!r:.60}: give places from 0 to {len(self) - 1}, as whole numbers")
+        return _taken(self._x, self.starts, at), _taken(self._y, self.starts, at) if self._y else None
 
     def _open(self) -> None:
         self._x, self._y = _mapped(self.files), _mapped(self.label_files)
@@ -89,6 +103,8 @@ def _files(source: Files) -> list[Path]:
         DataError: there is none.
     """
     if not isinstance(source, str | os.PathLike):
+        if not isinstance(source, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in source):
+            raise DataError(f"rows on disk are a .npy file, a folder or a list of files, not a {type(source).__name__}")
         files = [Path(one).expanduser() for one in source]
     else:
         path = Path(source).expanduser()
@@ -108,10 +124,16 @@ def _mapped(files: list[Path]) -> list[Any]:
     for path in files:
         try:
             array = np.lib.format.open_memmap(path, mode="r")  # which refuses Python objects: reading them can run code
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; give a .npy file, or a folder of them") from None
         except Exception as error:  # NumPy raises several kinds
-            raise DataError(f"{path} can't be mapped ({reason(error)}): save it by numpy.save, not .npz") from error
-        if array.dtype.kind not in "biuf" or array.ndim < 1 or not len(array):
-            raise DataError(f"{path} is no array of numbers with rows: save it by numpy.save, not .npz")
+            fix = (
+                "join files, or raise ulimit -n" if "Too many open" in str(error) else "save it by numpy.save, not .npz"
+            )
+            raise DataError(f"{path} can't be mapped ({reason(error)}): {fix}") from error
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8 or array.ndim < 1 or not len(array):
+            what = f"{array.dtype} of shape {array.shape}"
+            raise DataError(f"{path} holds {what}: save real numbers of at most 64 bits, (N, *shape), by numpy.save")
         if found and (array.shape[1:], array.dtype) != (found[0].shape[1:], found[0].dtype):
             one, other = (f"{a.shape[1:]} {a.dtype}" for a in (array, found[0]))
             raise DataError(f"{path}: its rows are {one}, those of {files[0]} {other}: give all one shape and one type")

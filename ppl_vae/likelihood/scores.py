@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..common import ranks
 from ..common.entry import entry_point
-from ..common.errors import RunError, UserError
-from ..common.fields import X, joined, num_data, rows as rows_at
-from ..common.files import atomic, digest, read_json, writable, write_json
+from ..common.errors import DataError, NonFiniteError, RunError, UserError
+from ..common.fields import X, joined, named, num_data, rows as rows_at
+from ..common.files import digest, read_json, writable, write_bytes, write_json
 from ..common.identity import describe
 from ..common.progress import bar
 from ..common.rng import seed_for
@@ -25,13 +28,38 @@ from ..data import lazy
 from ..data.lazy import Lazy
 from ..data.splits import Split
 from ..data.tables import arrow_module
-from ..scoring.inputs import Needs, as_data, num_rows
+from ..scoring.inputs import Needs, as_data, device_and_dtype, num_rows
+from ..scoring.quantity import refuse_binarised
 from .estimate import log_likelihood
 from .result import SOURCES, Estimate
+from .streaming import plan
 
-SETTING = "_scores.json"  # what a folder of scores is of
-# the number of a file, examples in all where that is known, the place of each in the source, data, labels
-Part = tuple[int, int | None, Tensor, X, Tensor | None]
+SETTING, WORK = "_scores.json", "_unfinished"  # what a folder of scores is of; readers of Parquet skip such names
+FEW = 16  # examples by which data are known again
+OWN = ("pair", "x", "y", "num_samples", "seed", "progress", "resume")  # arguments of the estimate that are set here
+
+
+class Part(NamedTuple):
+    """The examples of one file.
+
+    Attributes:
+        i: the number of the file.
+        total: how many examples there are in all, where that is known.
+        places: (n,) where each example is in the source.
+        x: (n, *shape); None where the file is there, so that it need not be read.
+        y: labels.
+    """
+
+    i: int
+    total: int | None
+    places: Tensor
+    x: X | None
+    y: Tensor | None
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"part-{self.i:06d}.parquet"
 
 
 @entry_point
@@ -51,11 +79,14 @@ def write_scores(
     A file holds ``rows`` examples, estimated by :func:`~ppl_vae.log_likelihood`, that of file i with the seed
     ``pv.rng.seed_for(seed, "scores", i)``. Memory is needed for these alone, so ``data`` may be larger: an ``OnDisk``,
     a ``Dataset`` or a ``DataLoader`` (in the order of its data set), or an ``IterableDataset``, which is read once from
-    its start. A file that is there is whole and is not made again; within a file, work resumes too.
+    its start, by one worker at most. A file that is there is whole and is not made again; within a file, work resumes
+    too. A folder of another pair, other data or other options is refused; data are known again by their number and
+    their first and last rows.
 
-    The columns: ``index`` (where the example is in the source), ``label`` (where labels are numbers), ``log_px``,
-    ``std_error``, ``ess``, ``khat``, ``elbo`` (in nats) and ``reliable`` (k below its threshold); ``proposal``, under
-    ``"auto"``. ``_scores.json`` says what they are of. pandas, Polars, DuckDB and Spark read the files as one table.
+    The columns: ``index`` (where the example is in ``data``; of a split, in its source), ``label`` (where labels are
+    numbers), ``log_px``, ``std_error``, ``ess``, ``khat``, ``elbo`` (in nats) and ``reliable`` (k below its threshold);
+    ``proposal``, under ``"auto"``. ``_scores.json`` says what they are of. pandas, Polars, DuckDB and Spark read the
+    files as one table.
 
     Args:
         folder: made where it is absent.
@@ -72,7 +103,7 @@ def write_scores(
 
     Raises:
         DataError: pyarrow is missing (``pip install 'ppl_vae[tables]'``), or the data are refused.
-        RunError: the folder holds other scores, or can't be written to.
+        RunError: the folder holds other scores, can't be written to, or another process writes there.
         UserError: an option of ``log_likelihood`` is refused, or ``rows`` is below 1.
 
     Example:
@@ -85,70 +116,68 @@ def write_scores(
     arrow_module("pyarrow.parquet", "scores")
     if not rows >= 1:
         raise UserError(f"rows={rows}: a file holds 1 example or more")
+    known = {k: p.default for k, p in inspect.signature(log_likelihood).parameters.items() if k not in OWN}
+    if unknown := [k for k in options if k not in known]:
+        raise UserError(f"write_scores has no option {unknown[0]!r}; it takes {', '.join(known)}")
+    options = {"num_samples": num_samples, **known, **options}
+    refuse_binarised(pair, data)
     folder = writable(Path(folder))
-    options = {"num_samples": num_samples, **options}
-    ranks.broadcast_object(lambda: _settle(folder, pair, {**options, "rows": rows, "seed": seed}))
-    there = set(ranks.broadcast_object(lambda: sorted(p.name for p in folder.glob("part-*.parquet"))))
-    files: list[Path] = []
-    with bar(progress) as shown:
+    with _alone(folder), bar(progress) as shown:
+        there = _there(folder)
         task = shown.add_task("log p(x)", total=None, info="")
-        for i, total, index, x, y in _parts(pair, data, rows, seed, there):
-            path = folder / _name(i)
-            shown.update(task, total=total)
-            if path.name not in there:
-                found = log_likelihood(pair, x, y, seed=seed_for(seed, "scores", i), resume=folder, **options)
-                ranks.broadcast_object(functools.partial(_write, path, index, y, found))
+        files: list[Path] = []
+        for part in _parts(pair, data, rows, seed, there):
+            if part.i == 0:
+                about = {**options, "rows": rows, "seed": seed} | _identity(pair, data, part, seed)
+                ranks.broadcast_object(functools.partial(_settle, folder, about, bool(there)))
+            path = folder / part.name
+            shown.update(task, total=part.total)
+            if there.get(part.name) != len(part.places):
+                found = _estimated(pair, part, folder / WORK, {**options, "seed": seed_for(seed, "scores", part.i)})
+                ranks.broadcast_object(functools.partial(_write, path, part, found))
             files.append(path)
-            shown.advance(task, len(index))
+            shown.advance(task, len(part.places))
+        ranks.broadcast_object(functools.partial(_remove, folder / WORK))
+    if not files:
+        raise DataError("the data set gave no data; give at least one example")
     return files
 
 
-def _name(i: int) -> str:
-    return f"part-{i:06d}.parquet"
+# ---- the examples of each file
 
 
-def _settle(folder: Path, pair: Any, setting: dict[str, Any]) -> None:
-    """Say in the folder what its scores are of, or refuse one that holds others.
-
-    Raises:
-        RunError: it holds others.
-    """
-    facts = {k: v if isinstance(v, int | float | str) else describe(v) for k, v in setting.items()}
-    facts = json.loads(json.dumps({**facts, "weights": digest(dict(pair.state_dict()))}))
-    path = folder / SETTING
-    if not path.exists():
-        if any(folder.glob("part-*.parquet")):
-            raise RunError(f"{folder}: holds Parquet files of another program; choose another folder")
-        write_json(path, facts)
-        return
-    then = read_json(path)
-    changed = [k for k in facts if not isinstance(then, dict) or then.get(k) != facts[k]]
-    if changed or len(then) != len(facts):
-        raise RunError(f"{folder}: holds scores with other {', '.join(changed) or 'options'}; choose another folder")
-
-
-def _parts(pair: Any, data: Any, rows: int, seed: int, there: set[str]) -> Iterator[Part]:
-    """The examples of each file; of files that are there only their number is right, where that can be known unread."""
+def _parts(pair: Any, data: Any, rows: int, seed: int, there: dict[str, int]) -> Iterator[Part]:
+    """The examples of each file; of the first one always, since data are known again by it."""
     dataset = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(dataset, IterableDataset):
         yield from _streamed(pair, data, rows)
         return
     x, y = as_data(pair, data, None, seed)
-    places = data.rows if isinstance(data, Split) else torch.arange(num_rows(x))
-    for i, start in enumerate(range(0, num_rows(x), rows)):
-        part, known = slice(start, start + rows), (i, num_rows(x), places[start : start + rows])
+    total = num_rows(x)
+    for i, start in enumerate(range(0, total, rows)):
+        part = slice(start, min(start + rows, total))
+        index = data.rows[part] if isinstance(data, Split) else torch.arange(part.start, part.stop)
+        made = Part(i, total, index, None, None)
         if not isinstance(x, Lazy):
-            yield *known, rows_at(x, part), None if y is None else y[part]
-        elif _name(i) in there:
-            yield *known, torch.empty(0), None  # not read again
+            yield made._replace(x=rows_at(x, part), y=None if y is None else y[part])
+        elif there.get(made.name) == len(index):
+            yield made  # not read again
         else:
-            yield *known, *x.take(part)
+            xs, ys = x.take(part)
+            yield made._replace(x=xs, y=ys)
 
 
 def _streamed(pair: Any, data: Any, rows: int) -> Iterator[Part]:
-    """The batches of an iterable data set, put together to files of ``rows`` examples."""
+    """The batches of an iterable data set, put together to files of ``rows`` examples.
+
+    Raises:
+        UserError: a loader whose workers would double rows or mix their order, or that drops some.
+    """
     needs = Needs(pair)
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=min(rows, 1024))
+    if loader.num_workers > 1 or loader.drop_last:
+        what = "drop_last=True" if loader.drop_last else f"num_workers={loader.num_workers}"
+        raise UserError(f"write_scores: {what} of the loader would double, mix or leave out rows; leave it out")
     batches = (needs(*lazy.unpacked(batch, needs.scale_of)) for batch in loader)
     held: list[tuple[X, Tensor | None]] = []
     count = start = 0
@@ -161,21 +190,126 @@ def _streamed(pair: Any, data: Any, rows: int) -> Iterator[Part]:
         x = joined([x for x, _ in held])
         y = None if held[0][1] is None else torch.cat([y for _, y in held if y is not None])
         size = min(count, rows)
-        yield i, None, torch.arange(start, start + size), rows_at(x, slice(size)), None if y is None else y[:size]
+        index = torch.arange(start, start + size)
+        yield Part(i, None, index, rows_at(x, slice(size)), None if y is None else y[:size])
         start, count = start + size, count - size
         rest = rows_at(x, slice(size, None)), None if y is None else y[size:]
         held = [rest] if count else []
 
 
-def _write(path: Path, index: Tensor, y: Tensor | None, found: Estimate) -> None:
-    columns: dict[str, Any] = {"index": index.numpy()}
-    if y is not None and y.ndim == 1:
-        columns["label"] = y.cpu().numpy()
+# ---- what a folder is of
+
+
+def _identity(pair: Any, data: Any, first: Part, seed: int) -> dict[str, Any]:
+    """What the pair and the data are known by: weights and a few log weights, the number of data and a few rows."""
+    if first.total is None:
+        assert first.x is not None
+        x, y = rows_at(first.x, slice(FEW)), None if first.y is None else first.y[:FEW]
+        ends = [(x, y)]
+    else:
+        found, labels = as_data(pair, data, None, seed)
+        places = (slice(FEW), slice(max(0, first.total - FEW), first.total))
+        ends = [_taken(found, labels, at) for at in places]
+        x, y = ends[0]
+    probe = None
+    with suppress(UserError):  # no weights under the guide, or data that are refused in a moment
+        probe = plan(pair, x, y, 2, "guide", seed).probe()
+    rows = [digest({**dict(named(xs)), **({} if ys is None else {"y": ys})}) for xs, ys in ends]
+    return {
+        "pair": [digest(dict(pair.state_dict())), probe],
+        "device": device_and_dtype(pair)[0].type,
+        "data": [first.total, *rows],
+    }
+
+
+def _taken(x: X | Lazy, y: Tensor | None, part: slice) -> tuple[X, Tensor | None]:
+    return x.take(part) if isinstance(x, Lazy) else (rows_at(x, part), None if y is None else y[part])
+
+
+def _settle(folder: Path, about: dict[str, Any], has_files: bool) -> None:
+    """Say in the folder what its scores are of, or refuse one that holds others.
+
+    Raises:
+        RunError: it holds others.
+    """
+    plain = (int, float, str, list, type(None))
+    facts = json.loads(json.dumps({k: v if isinstance(v, plain) else describe(v) for k, v in about.items()}))
+    path = folder / SETTING
+    if has_files and not path.exists():
+        raise RunError(f"{folder}: holds Parquet files of another program; choose another folder")
+    then = read_json(path) if has_files else facts
+    if not isinstance(then, dict):
+        raise RunError(f"{path}: it was edited; choose another folder")
+    if changed := sorted(k for k in {*facts, *then} if then.get(k) != facts.get(k)):
+        raise RunError(f"{folder}: holds scores with other {', '.join(changed)}; choose another folder")
+    write_json(path, facts)
+
+
+def _there(folder: Path) -> dict[str, int]:
+    """The files that are whole, with their numbers of rows."""
+
+    def found() -> dict[str, int]:
+        parquet = arrow_module("pyarrow.parquet", folder)
+        try:
+            return {p.name: parquet.read_metadata(p).num_rows for p in sorted(folder.glob("part-*.parquet"))}
+        except Exception as error:  # pyarrow raises several kinds
+            raise RunError(f"{folder}: a file can't be read ({error}); delete it, and it is made again") from error
+
+    return ranks.broadcast_object(found)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out.
+
+    Raises:
+        RunError: another one is at work here.
+    """
+    lock = FileLock(folder / "_lock")
+    try:
+        ranks.broadcast_object(lambda: lock.acquire(timeout=0) and None)
+    except Timeout:
+        raise RunError(f"{folder}: another process writes its scores; wait for it, or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# ---- files
+
+
+def _estimated(pair: Any, part: Part, folder: Path, options: dict[str, Any]) -> Estimate:
+    """The estimates of a file; an error names its rows among all."""
+    try:
+        return log_likelihood(pair, part.x, part.y, resume=folder, **options)
+    except (DataError, NonFiniteError) as error:
+        where = f"rows {int(part.places[0])} to {int(part.places[-1])}, of which this counts from 0"
+        raise type(error)(f"{error} ({where})") from error
+
+
+def _write(path: Path, part: Part, found: Estimate) -> None:
+    """A file, made beside the others and then moved: readers see whole ones alone."""
+    columns: dict[str, Any] = {"index": part.places.numpy()}
+    if part.y is not None and part.y.ndim == 1:
+        columns["label"] = part.y.cpu().numpy()
     columns |= {k: getattr(found, k).numpy() for k in ("log_px", "std_error", "ess", "khat", "elbo")}
     columns["reliable"] = (~found.unreliable).numpy()
     if found.source is not None:
         columns["proposal"] = [SOURCES[k] for k in found.source.tolist()]
     about = {"quantity": found.name, "num_samples": found.num_samples, "seed": found.seed}
-    table = arrow_module("pyarrow", path).table(columns, metadata={"ppl_vae": json.dumps(about)})
-    with atomic(path) as file:
-        arrow_module("pyarrow.parquet", path).write_table(table, file)
+    arrow = arrow_module("pyarrow", path)
+    sink = arrow.BufferOutputStream()
+    table = arrow.table(columns, metadata={"ppl_vae": json.dumps(about)})
+    arrow_module("pyarrow.parquet", path).write_table(table, sink)
+    made = writable(path.parent / WORK) / path.name
+    write_bytes(made, sink.getvalue().to_pybytes())
+    made.replace(path)
+
+
+def _remove(folder: Path) -> None:
+    """The folder of unfinished work, now that there is none."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

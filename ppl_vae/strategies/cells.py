@@ -25,7 +25,8 @@ from .strategy import Strategy, digest
 
 BUDGETS = ("epochs", "steps", "seconds", "decoder_evaluations")
 RESULT, DATA = "cell.json", "data.safetensors"
-FAILURES = (UserError, RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError)  # of one cell, not of a study
+# of one cell, not of a study
+FAILURES = (UserError, RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ def _run(cell: Cell) -> dict[str, Any]:
 def forget_unbuilt(folder: Path) -> None:
     """Forget that a cell failed since its pair could not be built, where it now can: a package may have been absent."""
     path = folder / RESULT
-    if path.is_file() and read_json(path).get("built") is False:
-        path.unlink()
+    if path.is_file():
+        with _alone(folder):
+            if path.is_file() and read_json(path).get("built") is False:
+                path.unlink()
 
 
 def _trained_and_evaluated(cell: Cell, pair: Pair, data: Data) -> dict[str, Any]:

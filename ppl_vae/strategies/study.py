@@ -24,7 +24,7 @@ from ..data.sets import load_data
 from ..data.splits import Data
 from ..data.stored import write_data
 from ..likelihood.proposals import proposal as proposal_of
-from .cells import BUDGETS, DATA, FAILURES, Cell, folder_of, forget_unbuilt, result_of, run_cell
+from .cells import BUDGETS, DATA, Cell, folder_of, forget_unbuilt, result_of, run_cell
 from .evaluation import Evaluation
 from .results import Study
 from .saved import FILE, load_study
@@ -126,10 +126,12 @@ def study(
     tuned: dict[str, dict[str, Any]] = {}
     if tune:
         trials = {name: _trials(name, one, tune) for name, one in chosen.items()}
-        cells = cells_of({k: v for some in trials.values() for k, v in some.items()}, seeds[:1], TUNING)
+        every = {k: v for some in trials.values() for k, v in some.items()}
+        cells = cells_of(every, seeds[:1], TUNING)
+        _build_once(every, cells[share], data)
         run(cells[share], "tuning")
         tuned = _best(cells, trials, tune)
-        chosen = {name: one.replace(**tuned[name]) for name, one in chosen.items()}
+        chosen = {name: one.replace(**tuned.get(name, {})) for name, one in chosen.items()}
         tuned = {name: _shown(some) for name, some in tuned.items()}
     cells = cells_of(chosen, seeds, how)
     folders = {cell.name: str(cell.folder.parent.relative_to(folder)) for cell in cells}
@@ -139,7 +141,7 @@ def study(
         folders,
     )  # fmt: skip
     write_json(folder / FILE, about.record())  # for who looks on
-    _build_once(chosen, cells, data)
+    _build_once(chosen, cells[share], data)
     run(cells[share], "study")
     made = load_study(folder)
     write_json(folder / FILE, made.record())
@@ -155,8 +157,8 @@ def _build_once(strategies: Mapping[str, Strategy], cells: Sequence[Cell], data:
     for name, one in strategies.items():
         of_one = [cell for cell in cells if cell.name == name]
         try:
-            one.build(data, of_one[0].seed)
-        except FAILURES as error:
+            one.build(data, 0)
+        except Exception as error:  # a custom builder may raise anything
             warnings.warn(f"{name} can't be built, and its cells will fail: {first_line(error)}", stacklevel=4)
         else:
             for cell in of_one:
@@ -281,6 +283,8 @@ def _best(
     means = {n: float(r["log_px"].mean()) if r and r["status"] == "done" else -math.inf for n, r in results.items()}
     found = {}
     for name, some in trials.items():
+        if all(means[trial] == -math.inf for trial in some):
+            continue  # nothing was chosen: its cells fail likewise, and say why
         best = some[max(some, key=lambda trial: means[trial])]
         found[name] = {option: best.given.get(option, values[0]) for option, values in tune.items()}
     return found

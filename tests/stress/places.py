@@ -20,12 +20,10 @@ from typer.testing import CliRunner
 from ppl_vae.cli.app import app
 
 from .damage import a_run, no_line
+from .here import NotHere
 from .jobs import work
 from .kills import finished
-
-
-class NotHere(Exception):
-    """The scene needs what this machine does not give."""
+from .machines import two_machines
 
 
 @contextmanager
@@ -189,6 +187,7 @@ SCENES: dict[str, Callable[[Path], str | None]] = {
     "two processes on one run": two_processes,
     "Ctrl-C with workers of a loader": interrupted_loader,
     "a clock set back by a day": clock_set_back,
+    "two machines": two_machines,
 }
 
 
