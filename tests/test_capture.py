@@ -511,3 +511,17 @@ def test_products_in_bfloat16_are_captured() -> None:
     for _ in range(3):
         svi.step((torch.rand(32, 64) < 0.3).float())
     assert svi.eager_because is None
+
+
+def test_a_graph_that_was_compiled_is_found_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another process, for which an empty table of graphs stands here."""
+    from torch._dynamo.utils import counters
+
+    x = torch.rand(40)
+    for turn in range(2):
+        monkeypatch.setattr("ppl_vae.compile.capture._compiled", {})
+        before = counters["aot_autograd"]["autograd_cache_hit"]
+        (found,) = Captured(lambda x: ((3 * x).sin() * x.exp(),))(x)
+        assert torch.allclose(found, (3 * x).sin() * x.exp())
+        if turn:
+            assert counters["aot_autograd"]["autograd_cache_hit"] == before + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,17 @@ def test_files_that_are_there_are_not_read_again(tmp_path: Path) -> None:
     assert len(pq.read_table(tmp_path / "part-000003.parquet")) == 8
 
 
+class Louder(nn.Module):
+    """A model of data that are multiplied by a number, of which no weight tells."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x: Tensor | None = None, *rest: Any) -> Any:
+        return self.model(None if x is None else self.factor * x, *rest)
+
+
 class Stopped(Exception):
     pass
 
@@ -424,18 +436,10 @@ def test_other_data_or_another_pair_in_a_folder_of_scores_is_refused(tmp_path: P
     for data in (x[:30], other, torch.cat([x, x]), TensorDataset(other)):
         with pytest.raises(pv.RunError, match="other data; choose another folder"):
             pv.write_scores(tmp_path / "a", pair, data, num_samples=10)
-
-    class Louder(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor | None = None, *rest: Any) -> Any:
-            return self.model(None if x is None else 2 * x, *rest)
-
-    altered = pv.Pair(Louder(pair.model), pair.guide)  # with the same weights
-    with pytest.raises(pv.RunError, match="other pair"):
-        pv.write_scores(tmp_path / "a", altered, x, num_samples=10)
+    for folder, factor in (("c", 1.0), ("c", 2.0)):  # the same weights under other code
+        altered = pv.Pair(Louder(pair.model, factor), pair.guide)
+        with nullcontext() if factor == 1 else pytest.raises(pv.RunError, match="other pair"):
+            pv.write_scores(tmp_path / folder, altered, x, num_samples=10)
     pv.write_scores(tmp_path / "b", pair, Stream(x), num_samples=10, rows=25)
     with pytest.raises(pv.RunError, match="other data"):
         pv.write_scores(tmp_path / "b", pair, Stream(x + 1), num_samples=10, rows=25)

@@ -37,13 +37,13 @@ def machines() -> Iterator[list[str]]:
         NotHere: this process may not make them.
     """
     names = [f"ppl{os.getpid()}{end}" for end in "ab"]
-    cables = [f"v{os.getpid()}{end}" for end in "ab"]
+    cables = [cable(name) for name in names]
     commands = [f"ip netns add {name}" for name in names]
     commands.append(f"ip link add {cables[0]} type veth peer name {cables[1]}")
-    for i, (name, cable) in enumerate(zip(names, cables, strict=True)):
+    for i, (name, end) in enumerate(zip(names, cables, strict=True)):
         within = f"ip -n {name}"
-        commands += [f"ip link set {cable} netns {name}", f"{within} addr add {ADDRESS.format(i + 1)}/24 dev {cable}",
-                     f"{within} link set {cable} up", f"{within} link set lo up"]  # fmt: skip
+        commands += [f"ip link set {end} netns {name}", f"{within} addr add {ADDRESS.format(i + 1)}/24 dev {end}",
+                     f"{within} link set {end} up", f"{within} link set lo up"]  # fmt: skip
     try:
         for command in commands:
             try:
@@ -59,11 +59,16 @@ def machines() -> Iterator[list[str]]:
                 subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
+def cable(name: str) -> str:
+    """The cable of a machine."""
+    return name.replace("ppl", "v")
+
+
 def started(name: str, rank: int, script: Path, folder: Path, epochs: int, how: str) -> subprocess.Popen[str]:
     """The rank of one machine."""
     environment = {
         **os.environ, "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": ADDRESS.format(1),
-        "MASTER_PORT": str(PORT), "OMP_NUM_THREADS": "1",
+        "MASTER_PORT": str(PORT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": cable(name),
     }  # fmt: skip
     words = ["ip", "netns", "exec", name, sys.executable, str(script), str(folder), str(epochs), how]
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
