@@ -66,17 +66,22 @@ def timed(name: str, task: str, job: Job, cache: str) -> dict[str, Any]:
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
     words = [name, str(max(EPOCHS)), job.root, str(REACHED)] if task == "nll" else [name, task, job.root]
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.cold", *words], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    seconds = time.perf_counter() - began
-    _, errors = process.communicate()
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would fill, and the process wait
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.cold", *words], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - began
+        process.communicate()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or ["failed"])[-1]
     if not line.startswith("{"):
-        return {"error": (errors.strip().splitlines() or ["failed"])[-1]}
+        return {"error": last}
     said = json.loads(line)
+    if task == "nll" and not said["reached"]:
+        return {"error": f"an NLL of {REACHED:g} was not reached in {said['epochs']} epochs"}
     return {"seconds": seconds - said["besides"], "epochs": said["epochs"]}
 
 
@@ -85,17 +90,16 @@ def main(name: str, epochs: str, root: str, nll: str | None = None) -> None:
     job, row = Job(root=root, images=IMAGES, num_samples=SAMPLES), ROWS[name]
     least = None if nll is None else float(nll)
     module = import_module(f"benchmarks.contenders.{row.module}")
-    besides, done = 0.0, 0
+    besides, done, good = 0.0, 0, False
 
     def reached(estimate: Callable[[], float]) -> bool:
-        nonlocal besides, done
+        nonlocal besides, done, good
         done += 1
-        if least is None:
-            return False
-        began = time.perf_counter()
-        found = estimate() <= least
-        besides += time.perf_counter() - began
-        return found
+        if least is not None:
+            began = time.perf_counter()
+            good = estimate() <= least
+            besides += time.perf_counter() - began
+        return good
 
     if row.module == "ppl_vae":
         module.epochs(job, int(epochs), reached, **row.options)
@@ -105,7 +109,7 @@ def main(name: str, epochs: str, root: str, nll: str | None = None) -> None:
             play()
             if reached(play.nll if isinstance(play, Training) else float):
                 break
-    print(json.dumps({"besides": besides, "epochs": done}), flush=True)
+    print(json.dumps({"besides": besides, "epochs": done, "reached": good}), flush=True)
 
 
 if __name__ == "__main__":

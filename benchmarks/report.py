@@ -110,7 +110,8 @@ def cold(section: Mapping[str, Any]) -> str:
     keys = [k for k in ("1", "5", "30", "nll") if k in asked]
     body = []
     for who, row in section["rows"].items():
-        cells = [spaced(row["seconds"][k]) if row["seconds"].get(k) else "-" for k in keys]
+        absent = "failed" if "error" in row else "-"
+        cells = [spaced(row["seconds"][k]) if row["seconds"].get(k) else absent for k in keys]
         body.append([bold(who, row), *cells, ", ".join(map(str, sorted(set(row.get("epochs", []))))) or "-"])
     titles = ["NLL 95" if k == "nll" else f"{k} epoch{'s' if k != '1' else ''}" for k in keys]
     head = ["s from the start of a process", *titles, "epochs to NLL 95"]
