@@ -34,6 +34,9 @@ def refuse_range(x: X, where: str) -> None:
     """Refuse data that can't be binarised."""
     if not torch.is_tensor(x):
         raise DataError(f"{where} has several fields, which are not binarised: give binarize='none'")
+    low, high = x.aminmax()
+    if bool((low >= 0) & (high <= 1)):  # one pass over the data, and false for NaN
+        return
     fix = "scale the values, or keep them with binarize='none' (--binarize none)"
     refuse(x.isnan(), f"{where} has a NaN or an infinity", "repair or drop that example, or give binarize='none'")
     refuse((x < 0) | (x > 1), f"{where} has values from {x.min():g} to {x.max():g}, outside [0, 1]", fix)

@@ -137,7 +137,7 @@ def _mapped(files: list[Path]) -> list[Any]:
         if found and (array.shape[1:], array.dtype) != (found[0].shape[1:], found[0].dtype):
             one, other = (f"{a.shape[1:]} {a.dtype}" for a in (array, found[0]))
             raise DataError(f"{path}: its rows are {one}, those of {files[0]} {other}: give all one shape and one type")
-        found.append(array)
+        found.append(array.view(np.ndarray))  # the same rows, which NumPy takes faster
     return found
 
 
