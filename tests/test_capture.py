@@ -144,8 +144,8 @@ def test_a_compiled_run_is_the_eager_run(options: dict[str, Any]) -> None:
 @compiler
 def test_one_graph_a_shape_and_one_compilation_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    whole = capture._compile
-    monkeypatch.setattr(capture, "_compile", lambda *a: (made.append(1), whole(*a))[1])
+    whole = capture.compile_graph
+    monkeypatch.setattr(capture, "compile_graph", lambda *a: (made.append(1), whole(*a))[1])
     monkeypatch.setattr(capture, "_compiled", {})
     for _ in range(2):  # the second pair shares what was compiled for the first, and has weights of its own
         pair, x = pair_and_data()
@@ -235,7 +235,9 @@ def test_foreign_losses_and_optimisers_run_as_they_are() -> None:
 def test_another_number_of_threads_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled reductions hold one place a thread: run by more threads than they were made for, they write beyond."""
     made: list[int] = []
-    monkeypatch.setattr(capture, "_compile", lambda module, inputs: (made.append(torch.get_num_threads()), module)[1])
+    monkeypatch.setattr(
+        capture, "compile_graph", lambda module, inputs: (made.append(torch.get_num_threads()), module)[1]
+    )
     monkeypatch.setattr(capture, "_compiled", {})
     graph = Captured(lambda x: (x.sum(),))
     before = torch.get_num_threads()
@@ -252,7 +254,7 @@ def test_no_compiler_is_said_and_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*args: Any) -> Any:
         raise UncapturableError("there is no C++ compiler")
 
-    monkeypatch.setattr(capture, "_compile", refuse)
+    monkeypatch.setattr(capture, "compile_graph", refuse)
     monkeypatch.setattr(capture, "_compiled", {})
     pair, x = pair_and_data()
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
@@ -265,7 +267,7 @@ def test_no_compiler_is_said_and_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 
 @compiler
 def test_a_graph_that_gives_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_compile", lambda module, inputs: lambda *a: tuple(1.01 * r for r in module(*a)))
+    monkeypatch.setattr(capture, "compile_graph", lambda module, inputs: lambda *a: tuple(1.01 * r for r in module(*a)))
     monkeypatch.setattr(capture, "_compiled", {})
     with pytest.raises(UncapturableError, match="other numbers"):
         Captured(lambda x: (x * 2,))(torch.ones(3))

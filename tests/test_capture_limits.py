@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The traced graph stands for the compiled one, which is made of it, and takes seconds."""
-    monkeypatch.setattr(capture, "_compile", lambda module, inputs: module)
+    monkeypatch.setattr(capture, "compile_graph", lambda module, inputs: module)
     monkeypatch.setattr(capture, "_compiled", {})
 
 
@@ -229,14 +229,14 @@ def test_a_result_that_is_zero_but_for_rounding_is_no_reason_to_refuse(monkeypat
     def off(module: Any, inputs: Any) -> Any:
         return lambda *a: (module(*a)[0], module(*a)[1] + 1e-4)
 
-    monkeypatch.setattr(capture, "_compile", off)
+    monkeypatch.setattr(capture, "compile_graph", off)
     Captured(lambda x: (1e3 * x.exp(), 1e-6 * x))(X)
     with pytest.raises(UncapturableError, match="result 2 of 2"):
         Captured(lambda x: (x.exp(), 1e-6 * x))(X)
 
 
 def test_a_graph_with_other_numbers_is_refused_and_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_compile", lambda module, inputs: lambda *a: tuple(1.01 * r for r in module(*a)))
+    monkeypatch.setattr(capture, "compile_graph", lambda module, inputs: lambda *a: tuple(1.01 * r for r in module(*a)))
     with pytest.raises(UncapturableError, match=r"result 1 of 2 is off by 0\.01 of its largest number"):
         Captured(lambda x: (x.exp(), x))(X)
 
@@ -486,10 +486,12 @@ def test_arguments_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_wrong_graph_is_refused_beside_infinities(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_compile", lambda module, inputs: lambda *a: tuple(7 * r + 3 for r in module(*a)))
+    monkeypatch.setattr(
+        capture, "compile_graph", lambda module, inputs: lambda *a: tuple(7 * r + 3 for r in module(*a))
+    )
     with pytest.raises(UncapturableError, match="other numbers"):
         Captured(lambda x: (1 / x,))(torch.tensor([0.0, 1.0, 2.0]))
-    monkeypatch.setattr(capture, "_compile", lambda module, inputs: module)
+    monkeypatch.setattr(capture, "compile_graph", lambda module, inputs: module)
     (found,) = Captured(lambda x: (1 / x,))(torch.tensor([0.0, torch.nan, 2.0]))
     torch.testing.assert_close(found, torch.tensor([torch.inf, torch.nan, 0.5]), equal_nan=True)
 

@@ -189,21 +189,19 @@ def rows_to_score(
 
     from ..common.fields import shape_of
     from ..data.on_disk import OnDisk
+    from ..runs.folder import read_config
     from ..scoring.inputs import as_data
 
     path = None if source.data is None else Path(source.data).expanduser()
     rows: Any = OnDisk(path) if path is not None and (path.suffix == ".npy" or any(path.glob("*.npy"))) else None
-    if rows is not None:
-        [(pair, config)] = load_pairs([run], common)
-        record = config.get("data") or {}
-        scale = (record.get("reading") or {}).get("scale")
-        if rows.is_bytes:
-            pair.byte_scale = scale
-        if rows.is_bytes != (scale is not None) or record.get("binarize", "none") != "none" or source.split is not None:
-            rows = None
-    if rows is None or path is None:
+    record = read_config(run).get("data") or {}
+    scale = (record.get("reading") or {}).get("scale")
+    alike = rows is not None and rows.is_bytes == (scale is not None) and record.get("binarize", "none") == "none"
+    if path is None or not alike or source.split is not None:
         [opened] = open_runs([run], common, source, limit)
         return opened.pair, opened.part, suffix(run, opened, source, out)
+    [(pair, _)] = load_pairs([run], common)
+    pair.byte_scale = scale
     if source.header is not None:
         raise UserError(f"{path} has no header: leave --header and --no-header out")
     rows = rows if limit is None else Subset(rows, range(min(limit, len(rows))))

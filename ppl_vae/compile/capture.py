@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import re
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +13,9 @@ from torch.fx import GraphModule
 from ..common.errors import UserError
 from ..common.memory import keep_freed
 from ..common.rng import forked
-from .decompositions import fast
-from .guards import READ, Attributes, Held, UncapturableError
+from .guards import Attributes, Held, UncapturableError, reason_of
+from .inductor import compile_graph, lowered
+from .replay import Replayed
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -28,11 +23,6 @@ MIN_WORK = 6e11  # multiplications from which on compiling saves time
 CALL_WORK = 3e7  # multiplications in the time that a graph saves in a call on little data
 CUDA_CALL_WORK = 1e8  # the same for a GPU, which waits for Python
 MOST = 32  # graphs of one function
-INDUCTOR = {
-    "fallback_random": True,  # noise by torch's kernels: the same numbers as in the program, and faster on a CPU
-    "reorder_for_locality": False,  # two draws would change places, and with them their numbers
-    "reorder_for_peak_memory": False,
-}
 
 
 class Captured:
@@ -88,7 +78,7 @@ class Captured:
         except UncapturableError:
             raise
         except Exception as error:  # a user's program may raise anything on a tensor without a value
-            raise UncapturableError(_reason(error)) from error
+            raise UncapturableError(reason_of(error)) from error
 
 
 def chosen(capture: bool | str) -> bool | str:
@@ -163,15 +153,15 @@ class _Graph:
         finally:
             self.attributes.give_back()
         if not compiled:
-            self.run: Function = _lowered(module, [*self.inputs, *args])
+            self.run: Function = lowered(module, [*self.inputs, *args])
         else:
             if key not in _compiled:
-                run = _compile(module, [*self.inputs, *args])
+                run = compile_graph(module, [*self.inputs, *args])
                 _prove(run, module, function, self.inputs, args)
                 _compiled[key] = run
             self.run = _compiled[key]
             if args and args[0].is_cuda:
-                self.run = _Replayed(self.run, self.inputs)
+                self.run = Replayed(self.run, self.inputs)
 
     def fresh(self) -> bool:
         """Whether the tensors held still have the memory that the graph reads, and modules the same attributes."""
@@ -252,16 +242,6 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     return module, _lift(module)
 
 
-_READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # in torch's messages on such reads
-
-
-def _reason(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
-    if any(part in text for part in _READS):
-        return READ
-    return text.splitlines()[0][:160]
-
-
 def _lift(module: GraphModule) -> list[Tensor]:
     """Make an input of every tensor that a graph holds: inductor would bake in the values of small ones."""
     graph = module.graph
@@ -284,133 +264,3 @@ def _lift(module: GraphModule) -> list[Tensor]:
     graph.lint()
     module.recompile()
     return held
-
-
-def _lowered(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
-    """The graph with operations replaced by those that are fast on the device."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    device = inputs[0].device if inputs else torch.device("cpu")
-    with torch.no_grad(), forked(device):
-        return make_fx(module, decomposition_table=fast(device), tracing_mode="fake")(*inputs)
-
-
-def _compile(module: GraphModule, inputs: list[Tensor], again: bool = True) -> Function:
-    try:
-        with torch.no_grad(), _quiet(), _uninterrupted():
-            from torch._inductor import compile as inductor
-
-            lowered = _lowered(module, inputs)
-            with _cached_on_disk(inputs) as (fake, options):
-                run: Function = inductor(lowered, fake, options={**INDUCTOR, **options})
-            return run
-    except Exception as error:
-        broken = re.search(r"(/\S+\.so): file too short", str(error))
-        if broken and again:  # left in the compiler's cache by a process that was killed during compilation
-            Path(broken[1]).unlink(missing_ok=True)
-            return _compile(module, inputs, again=False)
-        what = "there is no C++ compiler" if "Cxx" in f"{type(error).__name__} {error}" else None
-        raise UncapturableError(what or f"the compiler failed: {_reason(error)}") from error
-
-
-@contextmanager
-def _cached_on_disk(inputs: list[Tensor]) -> Iterator[tuple[list[Any], dict[str, Any]]]:
-    """Inputs without values, and options, with which inductor keeps a whole graph in its cache on disk.
-
-    Without them it keeps the kernels alone, and finds out again in every process which ones a graph needs: 3 s of 5.
-    What code on a CPU is made for, the number of threads and the width of its vectors, is part of the options.
-    """
-    from torch._guards import TracingContext, tracing
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    mode = FakeTensorMode(shape_env=ShapeEnv())
-    fake = [mode.from_tensor(t, static_shapes=True) for t in inputs]
-    on_cpu = any(t.device.type == "cpu" for t in inputs)
-    width = pick_vec_isa().bit_width() if on_cpu else 0
-    options = {"cpp.threads": torch.get_num_threads()} | ({"cpp.simdlen": width} if width else {})
-    with tracing(TracingContext(mode)):
-        yield fake, options
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C: a terminal sends it to the compiler's processes too, which inherit the blocked signal."""
-    before = signal.getsignal(signal.SIGINT)
-    alone = threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask")
-    if not alone or before is None:
-        yield
-        return
-    caught: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: caught.append(number))  # another thread may receive it
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, before)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch's compiler warns of: of itself, and of settings of the process, which are the user's."""
-    log = logging.getLogger("torch.utils.cpp_extension")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-class _Replayed:
-    """A compiled graph as a CUDA graph: one launch, on buffers with fixed addresses.
-
-    The first call runs the compiled graph, which warms the kernels up; the second is recorded. An argument whose
-    address has changed is copied into a buffer from then on; one with a fixed address, such as all the data, is read in
-    place. The results are overwritten by the next call. A graph with a kernel that waits for the device, as some
-    factorisations of matrices do, can't be recorded: it is launched kernel by kernel, and ``failure`` says why.
-    """
-
-    def __init__(self, run: Function, held: list[Tensor]) -> None:
-        self.run = run
-        self.held = held
-        self.graph: Any = None
-        self.failure: str | None = None
-        self.args: list[Tensor] = []  # those that the graph reads
-        self.copied: set[int] = set()
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        args = inputs[len(self.held) :]
-        if not self.args:
-            self.args = list(args)
-            return tuple(self.run(*inputs))
-        changed = {i for i, (a, b) in enumerate(zip(args, self.args, strict=True)) if a.data_ptr() != b.data_ptr()}
-        if self.failure is None and (self.graph is None or not changed <= self.copied):
-            self.copied |= changed
-            self._record(args)
-        if self.failure is not None:
-            return tuple(self.run(*inputs))
-        for i in self.copied:
-            self.args[i].copy_(args[i])
-        self.graph.replay()
-        return self.results
-
-    def _record(self, args: Sequence[Tensor]) -> None:
-        self.args = [a.clone() if i in self.copied else a for i, a in enumerate(args)]
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(self.graph):
-                self.results = tuple(self.run(*self.held, *self.args))
-        except RuntimeError as error:
-            self.failure = str(error.__context__ or error).splitlines()[0]
-            self.graph = None
-            # the generator would refuse every draw, still told to be in a recording: one that succeeds ends that
-            with torch.cuda.graph(torch.cuda.CUDAGraph()):
-                torch.zeros((), device=self.args[0].device)

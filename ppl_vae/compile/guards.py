@@ -112,3 +112,14 @@ class Held(TorchDispatchMode):
         with torch.no_grad():
             for tensor, value in self.before.values():
                 tensor.copy_(value)
+
+
+_READS = ("_local_scalar_dense", "data-dependent", "DataDependent", ".item()")  # in torch's messages on such reads
+
+
+def reason_of(error: Exception) -> str:
+    """Why tracing or compiling failed, on one line."""
+    text = f"{type(error).__name__}: {error}"
+    if any(part in text for part in _READS):
+        return READ
+    return text.splitlines()[0][:160]

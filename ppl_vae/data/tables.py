@@ -151,12 +151,19 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def arrow_module(module: str, where: Any) -> Any:
+    """A module of pyarrow, which is an extra.
+
+    Args:
+        module: such as ``"pyarrow.parquet"``.
+        where: what it is needed for, in the message.
+
+    Raises:
+        DataError: pyarrow is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError(
-            f"{where}: tables are read by pyarrow, which is missing: pip install 'ppl_vae[tables]'"
-        ) from None
+        raise DataError(f"{where}: this needs pyarrow, which is missing: pip install 'ppl_vae[tables]'") from None
 
 
 def _read_arrow(source: Any, where: Any) -> Any:

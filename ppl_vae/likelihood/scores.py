@@ -122,13 +122,15 @@ def write_scores(
     options = {"num_samples": num_samples, **known, **options}
     refuse_binarised(pair, data)
     folder = writable(Path(folder))
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    held = None if isinstance(dataset, IterableDataset) else as_data(pair, data, None, seed)
     with _alone(folder), bar(progress) as shown:
         there = _there(folder)
         task = shown.add_task("log p(x)", total=None, info="")
         files: list[Path] = []
-        for part in _parts(pair, data, rows, seed, there):
+        for part in _streamed(pair, data, rows) if held is None else _held(data, *held, rows, there):
             if part.i == 0:
-                about = {**options, "rows": rows, "seed": seed} | _identity(pair, data, part, seed)
+                about = {**options, "rows": rows, "seed": seed} | _identity(pair, held, part, seed)
                 ranks.broadcast_object(functools.partial(_settle, folder, about, bool(there)))
             path = folder / part.name
             shown.update(task, total=part.total)
@@ -146,13 +148,8 @@ def write_scores(
 # ---- the examples of each file
 
 
-def _parts(pair: Any, data: Any, rows: int, seed: int, there: dict[str, int]) -> Iterator[Part]:
-    """The examples of each file; of the first one always, since data are known again by it."""
-    dataset = data.dataset if isinstance(data, DataLoader) else data
-    if isinstance(dataset, IterableDataset):
-        yield from _streamed(pair, data, rows)
-        return
-    x, y = as_data(pair, data, None, seed)
+def _held(data: Any, x: X | Lazy, y: Tensor | None, rows: int, there: dict[str, int]) -> Iterator[Part]:
+    """The examples of each file, of data with a length; files that are there are not read again."""
     total = num_rows(x)
     for i, start in enumerate(range(0, total, rows)):
         part = slice(start, min(start + rows, total))
@@ -161,7 +158,7 @@ def _parts(pair: Any, data: Any, rows: int, seed: int, there: dict[str, int]) ->
         if not isinstance(x, Lazy):
             yield made._replace(x=rows_at(x, part), y=None if y is None else y[part])
         elif there.get(made.name) == len(index):
-            yield made  # not read again
+            yield made
         else:
             xs, ys = x.take(part)
             yield made._replace(x=xs, y=ys)
@@ -200,17 +197,15 @@ def _streamed(pair: Any, data: Any, rows: int) -> Iterator[Part]:
 # ---- what a folder is of
 
 
-def _identity(pair: Any, data: Any, first: Part, seed: int) -> dict[str, Any]:
+def _identity(pair: Any, held: tuple[X | Lazy, Tensor | None] | None, first: Part, seed: int) -> dict[str, Any]:
     """What the pair and the data are known by: weights and a few log weights, the number of data and a few rows."""
-    if first.total is None:
+    if held is None:  # of a stream, whose end is not known yet
         assert first.x is not None
-        x, y = rows_at(first.x, slice(FEW)), None if first.y is None else first.y[:FEW]
-        ends = [(x, y)]
+        ends = [_taken(first.x, first.y, slice(FEW))]
     else:
-        found, labels = as_data(pair, data, None, seed)
-        places = (slice(FEW), slice(max(0, first.total - FEW), first.total))
-        ends = [_taken(found, labels, at) for at in places]
-        x, y = ends[0]
+        last = num_rows(held[0]) - FEW
+        ends = [_taken(*held, part) for part in (slice(FEW), slice(max(0, last), last + FEW))]
+    x, y = ends[0]
     probe = None
     with suppress(UserError):  # no weights under the guide, or data that are refused in a moment
         probe = plan(pair, x, y, 2, "guide", seed).probe()
