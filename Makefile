@@ -13,10 +13,11 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 demo: .venv/ready
 	$(BIN)/ppl-vae train --epochs 100 --batch-size 64 --lr 2e-3 --schedule linear
 
-# the second line: what runs on a CPU, on a device that is none
+# the second line: what runs on a CPU, on a device that is none; the third: the code that a GPU would run
 test: .venv/ready-dev
 	$(PYTEST)
 	$(PYTEST) tests/on_device.py --device sham
+	$(PYTEST) tests/gpu_code.py
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -527,3 +527,12 @@ def test_a_graph_that_was_compiled_is_found_on_disk(monkeypatch: pytest.MonkeyPa
         assert torch.allclose(found, (3 * x).sin() * x.exp())
         if turn:
             assert counters["aot_autograd"]["autograd_cache_hit"] == before + 1
+
+
+def test_a_draw_on_a_gpu_is_that_of_the_program() -> None:
+    """What a GPU's graph has for a Bernoulli draw takes the same noise to the same numbers."""
+    p = torch.rand(7, 5)
+    torch.manual_seed(3)
+    one = torch.bernoulli(p)
+    torch.manual_seed(3)
+    assert torch.equal(one, decompositions.fast(torch.device("cuda"))[torch.ops.aten.bernoulli.default](p))

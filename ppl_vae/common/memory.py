@@ -1,8 +1,11 @@
-"""Memory of tensors: freed blocks are kept on a CPU, and elements that share a place are written once."""
+"""Memory: freed blocks are kept on a CPU, objects that stay are not looked through, shared places are written once."""
 
 from __future__ import annotations
 
 import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +23,27 @@ def keep_freed() -> None:
         >>> keep_freed()
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)  # never written, so it takes no memory
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause Python's search for garbage, where much is made and all of it stays: to import and run torch's compiler.
+
+    Example:
+        >>> import gc
+        >>> with uncollected():
+        ...     gc.isenabled()
+        False
+        >>> gc.isenabled()
+        True
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def assign(target: Tensor, value: Tensor) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ..common.errors import UserError
-from ..common.memory import keep_freed
+from ..common.memory import keep_freed, uncollected
 from ..common.rng import forked
+from .decompositions import fast
 from .guards import Attributes, Held, UncapturableError, reason_of
-from .inductor import compile_graph, lowered
+from .inductor import compile_graph
 from .replay import Replayed
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -74,7 +75,8 @@ class Captured:
                 f"more than {MOST} graphs: the shapes, or the attributes of its modules, keep changing"
             )
         try:
-            return _Graph(self.function, args, self.compiled, self.modules)
+            with uncollected():
+                return _Graph(self.function, args, self.compiled, self.modules)
         except UncapturableError:
             raise
         except Exception as error:  # a user's program may raise anything on a tensor without a value
@@ -153,7 +155,7 @@ class _Graph:
         finally:
             self.attributes.give_back()
         if not compiled:
-            self.run: Function = lowered(module, [*self.inputs, *args])
+            self.run: Function = module
         else:
             if key not in _compiled:
                 run = compile_graph(module, [*self.inputs, *args])
@@ -232,7 +234,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of its function
         return function(*tensors)
 
-    make = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
+    make = make_fx(plain, decomposition_table=fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
     held = Held()
     try:
         with forked(device), held:
@@ -251,6 +253,9 @@ def _lift(module: GraphModule) -> list[Tensor]:
     for node in list(graph.nodes):
         node.meta.pop("val", None)  # values of different fake modes
         if node.op != "get_attr":
+            continue
+        if not node.users:
+            graph.erase_node(node)
             continue
         tensor = getattr(module, node.target)
         if not isinstance(tensor, Tensor):

@@ -1,4 +1,4 @@
-"""Operations of a graph that are slow on a CPU, in terms of fast ones; equal to rounding."""
+"""Operations of a graph in terms of others: on a CPU of fast ones, equal to rounding; on a GPU of the same noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG1P = (
 
 def fast(device: torch.device) -> dict[Any, Any]:
     """The replacements of operations of torch in a graph, for the device that runs it."""
-    return CPU if device.type == "cpu" else {}
+    return CPU if device.type == "cpu" else GPU
 
 
 def _log1p_exp(x: Tensor) -> Tensor:
@@ -92,6 +92,12 @@ def _linear(bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: flo
     return x @ weight - (-bias) if beta == alpha == 1 else NotImplemented
 
 
+def _bernoulli(p: Tensor, generator: None = None) -> Any:
+    """The draw as one operation: inductor would compare p with uniform numbers, which on a GPU are others."""
+    return torch.ops.aten.bernoulli.Tensor(torch.empty_like(p), p)
+
+
+GPU: dict[Any, Any] = {aten.bernoulli.default: _bernoulli}
 CPU: dict[Any, Any] = {
     aten.addmm.default: _linear,
     aten.log1p.default: _log1p,

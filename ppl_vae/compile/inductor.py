@@ -16,24 +16,15 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..common.rng import forked
-from .decompositions import fast
 from .guards import UncapturableError, reason_of
 
 INDUCTOR = {
     "fallback_random": True,  # noise by torch's kernels: the same numbers as in the program, and faster on a CPU
     "reorder_for_locality": False,  # two draws would change places, and with them their numbers
     "reorder_for_peak_memory": False,
+    "deterministic": True,  # on a GPU a stopwatch would choose how sums are split, and whether products are padded:
+    "shape_padding": False,  # the same seed would give other last digits in the next process
 }
-
-
-def lowered(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
-    """The graph with operations replaced by those that are fast on the device."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    device = inputs[0].device if inputs else torch.device("cpu")
-    with torch.no_grad(), forked(device):
-        return make_fx(module, decomposition_table=fast(device), tracing_mode="fake")(*inputs)
 
 
 def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True) -> Callable[..., tuple[Tensor, ...]]:
@@ -51,9 +42,8 @@ def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True)
         with torch.no_grad(), _quiet(), _uninterrupted():
             from torch._inductor import compile as inductor
 
-            graph = lowered(module, inputs)
             with _cached_on_disk(inputs) as (fake, options):
-                run: Callable[..., tuple[Tensor, ...]] = inductor(graph, fake, options={**INDUCTOR, **options})
+                run: Callable[..., tuple[Tensor, ...]] = inductor(module, fake, options={**INDUCTOR, **options})
             return run
     except Exception as error:
         broken = re.search(r"(/\S+\.so): file too short", str(error))

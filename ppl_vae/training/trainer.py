@@ -16,6 +16,7 @@ from ..common import ranks
 from ..common.errors import RunError, UserError
 from ..common.fields import X, device_of
 from ..common.identity import describe
+from ..common.memory import uncollected
 from ..common.rng import reseed, seed_for
 from ..compile.capture import worthwhile
 from ..data.batches import Batch, Feed, selected
@@ -44,7 +45,8 @@ class Trainer:
         params = list(pair.parameters())  # frozen ones too: a callback may thaw them
         make = functools.partial(optimisers.make, config.optimizer, lr=config.lr)
         self.trainable = {n for n, p in pair.named_parameters() if p.requires_grad}
-        self.optimizer = make(params) if params else None
+        with uncollected():  # torch.optim imports torch's compiler
+            self.optimizer = make(params) if params else None
         self.rates = Rates(self.optimizer, config, self.num_steps)
         if source.length is None and (config.warmup or config.beta_schedule != "constant" or self.rates.needs_length):
             raise UserError("a schedule or a warm-up needs the number of batches; the loader has no length")
