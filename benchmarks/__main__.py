@@ -26,6 +26,10 @@ from .startup import startup
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("training", "likelihood", "cold", "startup", "memory", "growth")
 CONV_SHARE = 8  # a step of the convolutional pair takes about ten times as long, so its rounds have fewer
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+}  # fmt: skip
 QUICK = {"steps": 40, "rounds": 3, "images": 4, "pretrain": 100}
 
 
@@ -37,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run: few short rounds, figures worth nothing")
     parser.add_argument("--rounds", type=int, help=f"rounds of each contender ({Job.rounds}; quick {QUICK['rounds']})")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="cores for each contender: %(default)s")
+    parser.add_argument("--avx2", action="store_true", help="use no AVX-512, as on a processor that has none")
     parser.add_argument("--matmul", default=Job.matmul, choices=("highest", "high", "medium"),
                         help="torch's float32 matmul precision, for ours and by hand: %(default)s")  # fmt: skip
     parser.add_argument("--data-root", default="data", help="holds MNIST/raw; downloaded where absent: %(default)s")
@@ -55,6 +60,8 @@ def main() -> None:
         write(json.loads(options.redraw.read_text()), options.redraw.parent, options.redraw.stem, options.out is None)
         return
     bound(options.threads)
+    if options.avx2:
+        os.environ |= AVX2
     fetch(options.data_root)
     job = Job(root=str(Path(options.data_root).resolve()), matmul=options.matmul)
     if options.quick:
@@ -63,7 +70,7 @@ def main() -> None:
     record = run(options, job)
     out = options.out or ROOT / ("build/benchmarks" if options.quick else "benchmarks/results")
     out.mkdir(parents=True, exist_ok=True)
-    name = f"{record['date']}-{slug(record['machine'])}"
+    name = f"{record['date']}-{slug(record['machine'])}" + "-avx2" * options.avx2
     (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     write(record, out, name, options.out is None)
 
@@ -75,7 +82,7 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": command(options),
         "machine": describe(),
-        "options": {**facts, "threads": options.threads, "quick": options.quick},
+        "options": {**facts, "threads": options.threads, "quick": options.quick, "avx2": options.avx2},
         "sections": {},
     }
     sections, asked = record["sections"], options.only.split(",")
@@ -91,7 +98,7 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
         sections["likelihood"] = {"rows": contest(chosen(LIKELIHOOD, options.contenders), job, say)}
     if "cold" in asked:
         say("cold")
-        sections["cold"] = cold(job, options.quick, 1 if options.quick else min(2, job.rounds), say)
+        sections["cold"] = cold(job, options.quick, 1 if options.quick else min(5, job.rounds), say)
     if "startup" in asked:
         say("startup")
         sections["startup"] = {"rows": startup(2 if options.quick else max(10, job.rounds), say)}
@@ -144,7 +151,7 @@ def command(options: argparse.Namespace) -> str:
     """What was typed, without folders."""
     said = {"--only": ",".join(SECTIONS), "--networks": "mlp,conv", "--contenders": "", "--matmul": Job.matmul}
     words = [f"{k} {v}" for k, d in said.items() if (v := getattr(options, k[2:])) != d]
-    words += ["--quick"] if options.quick else []
+    words += [f"--{word}" for word in ("avx2", "quick") if getattr(options, word)]
     words += [f"--rounds {options.rounds}"] if options.rounds else []
     return " ".join(["python -m benchmarks", f"--threads {options.threads}", *words])
 

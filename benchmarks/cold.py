@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from .job import Job, Training
 
 EPOCHS, REACHED = (1, 5, 30), 95.0
+SHORT, LONG, LONG_ROUNDS = ("1", "5"), ("30", "nll"), 2  # the long tasks take minutes, and their ends differ by little
 IMAGES, SAMPLES = 500, 100  # of the estimate that tells whether an NLL is reached
 
 
@@ -45,7 +46,7 @@ def cold(job: Job, quick: bool, rounds: int, say: Callable[[str], None]) -> dict
     rows: dict[str, Any] = {name: {"ours": row.module == "ppl_vae", "seconds": {}} for name, row in ROWS.items()}
     with tempfile.TemporaryDirectory() as kept:
         for turn in range(rounds + 1):  # the first fills the caches of the disk and of the compiler
-            for task in ("1",) if quick else ("1", "5") if turn == 0 else ("1", "5", "30", "nll"):
+            for task in SHORT[:1] if quick else SHORT + LONG * (1 <= turn <= LONG_ROUNDS):
                 for name, row in ROWS.items():
                     if task not in row.tasks or (row.fresh and turn == 0):
                         continue

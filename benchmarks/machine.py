@@ -17,6 +17,7 @@ def describe() -> dict[str, Any]:
     """CPU, cores, memory, system, versions, the commit measured, and the load before the run."""
     return {
         "cpu": cpu(),
+        "vectors": vectors(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": system(),
@@ -32,6 +33,13 @@ def cpu() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def vectors() -> str | None:
+    """The widest vectors of the processor; None where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
 
 
 def system() -> str:

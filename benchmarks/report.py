@@ -45,12 +45,21 @@ def about(record: Mapping[str, Any]) -> str:
     m = record["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in m["versions"].items())
     return (
-        f"{record['date']}, {m['cpu']}, {record['options']['threads']} of {m['cores']} cores, {m['memory_gib']} GiB, "
+        f"{record['date']}, {m['cpu']}{used(record)}, {record['options']['threads']} of {m['cores']} cores, "
+        f"{m['memory_gib']} GiB, "
         f"{m['system']}, Python {m['python']}; {versions}; commit {m['commit'] or 'unknown'}. `{record['command']}`\n\n"
         "Medians [quartiles] over rounds in which the contenders took turns. A ratio is the time of the row over that "
         "of the first row, of medians and [quartiles of the ratios round by round]: above 1, the row is slower."
         + precision(record["sections"])
     )
+
+
+def used(record: Mapping[str, Any]) -> str:
+    """The vector instructions that were used; earlier records do not say."""
+    has = record["machine"].get("vectors")
+    if not has:
+        return ""
+    return f" ({has}, held to AVX2)" if record["options"].get("avx2") and has != "AVX2" else f" ({has})"
 
 
 def precision(sections: Mapping[str, Any]) -> str:
