@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from .job import Job, Training
 
 EPOCHS, REACHED = (1, 5, 30), 95.0
-SHORT, LONG, LONG_ROUNDS = ("1", "5"), ("30", "nll"), 2  # the long tasks take minutes, and their ends differ by little
+SHORT, LONG, LONG_ROUNDS = ("1", "5"), ("30", "nll"), 1  # the long tasks take minutes, and their ends differ by little
 IMAGES, SAMPLES = 500, 100  # of the estimate that tells whether an NLL is reached
 
 

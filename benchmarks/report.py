@@ -120,11 +120,16 @@ def cold(section: Mapping[str, Any]) -> str:
     body = []
     for who, row in section["rows"].items():
         absent = "failed" if "error" in row else "-"
-        cells = [spaced(row["seconds"][k]) if row["seconds"].get(k) else absent for k in keys]
+        cells = [timed(row["seconds"][k]) if row["seconds"].get(k) else absent for k in keys]
         body.append([bold(who, row), *cells, ", ".join(map(str, sorted(set(row.get("epochs", []))))) or "-"])
     titles = ["NLL 95" if k == "nll" else f"{k} epoch{'s' if k != '1' else ''}" for k in keys]
     head = ["s from the start of a process", *titles, "epochs to NLL 95"]
     return "### From a cold start: MNIST, 784-400-50, batch 128\n\n" + table(head, body)
+
+
+def timed(values: Sequence[float]) -> str:
+    """A median with its quartiles; of one round the number alone."""
+    return spaced(values) if len(values) > 1 else f"{values[0]:.3g} (one round)"
 
 
 def startup(section: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ def _globals() -> dict[str, object]:
         "validation of torch": torch.distributions.Distribution._validate_args,
         "validation of Pyro": pyro.poutine.util.is_validation_enabled(),
         "gradients": torch.is_grad_enabled(),
+        "garbage is collected": gc.isenabled(),
     }
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ppl_vae.compile.inductor import INDUCTOR
+from ppl_vae.compile.inductor import INDUCTOR, ON_GPU
 
 GPU = torch.device("cuda", 0)
 H100 = {
@@ -65,7 +65,7 @@ def code_of(module: GraphModule, inputs: list[Tensor], *, binary: bool = False, 
         ours = {"joint_graph_constant_folding": False, "force_disable_caches": True, "compile_threads": 1}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's compiler about itself
-            inductor(module, fake, options={**INDUCTOR, **ours, **options})
+            inductor(module, fake, options={**INDUCTOR, **ON_GPU, **ours, **options})
     return Code("\n".join(programs), kernels)
 
 

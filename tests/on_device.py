@@ -45,7 +45,10 @@ def device(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Itera
     if name != "sham":
         yield torch.device(name)
         return
-    absent = {"captured": "compiled graph", "series": "recurrent cell", "sentences": "recurrent cell"}
+    absent = {
+        "captured": "compiled graph; tests/gpu_code.py makes those of a GPU",
+        "sentences": "recurrent network in one kernel, as cuDNN has",
+    }
     for word, what in absent.items():
         if word in request.node.name:
             pytest.skip(f"a device that is none has no {what}")
@@ -327,3 +330,17 @@ def test_a_fit_on_binarised_images_is_captured(device: torch.device) -> None:
     )
     assert math.isfinite(history[-1]["train_bound"])
     assert device_of(next(pair.parameters())).type == device.type
+
+
+def test_gradients_of_a_recurrent_cell(device: torch.device) -> None:
+    """A GPU has a kernel of its own for it, with its own slope."""
+    cell = torch.nn.GRUCell(3, 4)
+    x, state = torch.randn(5, 3), torch.randn(5, 4)
+    slopes = []
+    for where in (torch.device("cpu"), device):
+        given = [t.to(where).requires_grad_() for t in (x, state)]
+        cell.to(where)
+        loss = cell(*given).sin().sum()
+        slopes.append(torch.autograd.grad(loss, [*given, *cell.parameters()]))
+    for one, other in zip(*slopes, strict=True):
+        near(one, other, 1e-5)

@@ -21,6 +21,29 @@ WAITS = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::mas
 READS: list[str] = []  # the operations whose result the host had to wait for
 
 
+def gru_cell(i: Tensor, h: Tensor, state: Tensor, bias_i: Tensor | None = None, bias_h: Tensor | None = None) -> Any:
+    """The next state, and what the gradient needs: a kernel that only GPUs have; gates (B, 3 H), state (B, H)."""
+    i_r, i_z, i_n = (i if bias_i is None else i + bias_i).chunk(3, 1)
+    h_r, h_z, h_n = (h if bias_h is None else h + bias_h).chunk(3, 1)
+    r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
+    n = torch.tanh(i_n + r * h_n)
+    return n + z * (state - n), torch.cat([r, z, n, state, h_n], 1)
+
+
+def gru_cell_backward(slope: Tensor | None, kept: Tensor, has_bias: bool) -> Any:
+    """The slopes of both gates, of the state, and of both biases."""
+    if slope is None:
+        return (None,) * 5
+    r, z, n, state, h_n = kept.chunk(5, 1)
+    to_z, to_n = slope * (state - n) * z * (1 - z), slope * (1 - z) * (1 - n * n)
+    to_r = to_n * h_n * r * (1 - r)
+    to_i, to_h = torch.cat([to_r, to_z, to_n], 1), torch.cat([to_r, to_z, to_n * r], 1)
+    return to_i, to_h, slope * z, *((to_i.sum(0), to_h.sum(0)) if has_bias else (None, None))
+
+
+KERNELS = {"aten::_thnn_fused_gru_cell": gru_cell, "aten::_thnn_fused_gru_cell_backward": gru_cell_backward}
+
+
 class Sham(Tensor):
     """A tensor of the device, by the tensor of the CPU that has its numbers."""
 
@@ -63,7 +86,7 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
     if name == "aten::copy_":
         args[0].copy_(args[1])
         return next(iter(given))
-    out = func(*args, **kwargs)
+    out = KERNELS.get(name, func)(*args, **kwargs)
 
     def of_device(v: Any) -> Any:
         return ours.get(id(v)) if id(v) in ours else Sham(v) if isinstance(v, Tensor) and not to_cpu else v

@@ -529,10 +529,12 @@ def test_a_graph_that_was_compiled_is_found_on_disk(monkeypatch: pytest.MonkeyPa
             assert counters["aot_autograd"]["autograd_cache_hit"] == before + 1
 
 
-def test_a_draw_on_a_gpu_is_that_of_the_program() -> None:
-    """What a GPU's graph has for a Bernoulli draw takes the same noise to the same numbers."""
-    p = torch.rand(7, 5)
-    torch.manual_seed(3)
-    one = torch.bernoulli(p)
-    torch.manual_seed(3)
-    assert torch.equal(one, decompositions.fast(torch.device("cuda"))[torch.ops.aten.bernoulli.default](p))
+@pytest.mark.parametrize("p", [torch.rand(7, 5), torch.rand(5, 7).T, torch.rand(5, 1).expand(5, 7)])
+def test_what_replaces_a_draw_takes_the_same_noise(p: Tensor) -> None:
+    """The operation that a GPU's graph has for a Bernoulli draw gives the program's numbers, in its layout."""
+    drawn = []
+    for draw in (torch.bernoulli, decompositions.GPU[torch.ops.aten.bernoulli.default]):
+        torch.manual_seed(3)
+        drawn.append(draw(p))
+    assert torch.equal(*drawn)
+    assert drawn[0].stride() == drawn[1].stride()

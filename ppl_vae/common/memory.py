@@ -38,8 +38,8 @@ def uncollected() -> Iterator[None]:
         True
     """
     was = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was:

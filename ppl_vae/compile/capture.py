@@ -229,7 +229,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    device = args[0].device if args else torch.device("cpu")
+    device = next((t.device for t in args if t.device.type != "cpu"), torch.device("cpu"))
 
     def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of its function
         return function(*tensors)

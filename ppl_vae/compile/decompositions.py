@@ -92,9 +92,11 @@ def _linear(bias: Tensor, x: Tensor, weight: Tensor, beta: float = 1, alpha: flo
     return x @ weight - (-bias) if beta == alpha == 1 else NotImplemented
 
 
-def _bernoulli(p: Tensor, generator: None = None) -> Any:
+def _bernoulli(p: Tensor, generator: Any = None) -> Any:
     """The draw as one operation: inductor would compare p with uniform numbers, which on a GPU are others."""
-    return torch.ops.aten.bernoulli.Tensor(torch.empty_like(p), p)
+    if generator is not None:  # the tracer refuses it
+        return NotImplemented
+    return aten.bernoulli.Tensor(torch.empty_like(p, memory_format=torch.contiguous_format), p)
 
 
 GPU: dict[Any, Any] = {aten.bernoulli.default: _bernoulli}

@@ -22,9 +22,10 @@ INDUCTOR = {
     "fallback_random": True,  # noise by torch's kernels: the same numbers as in the program, and faster on a CPU
     "reorder_for_locality": False,  # two draws would change places, and with them their numbers
     "reorder_for_peak_memory": False,
-    "deterministic": True,  # on a GPU a stopwatch would choose how sums are split, and whether products are padded:
-    "shape_padding": False,  # the same seed would give other last digits in the next process
 }
+# on a GPU a stopwatch would choose how sums are split and whether products are padded, so a seed would end in other
+# digits in the next process
+ON_GPU = {"deterministic": True, "shape_padding": False}
 
 
 def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True) -> Callable[..., tuple[Tensor, ...]]:
@@ -68,9 +69,10 @@ def _cached_on_disk(inputs: list[Tensor]) -> Iterator[tuple[list[Any], dict[str,
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
     fake = [mode.from_tensor(t, static_shapes=True) for t in inputs]
-    on_cpu = any(t.device.type == "cpu" for t in inputs)
-    width = pick_vec_isa().bit_width() if on_cpu else 0
+    devices = {t.device.type for t in inputs}
+    width = pick_vec_isa().bit_width() if "cpu" in devices else 0
     options = {"cpp.threads": torch.get_num_threads()} | ({"cpp.simdlen": width} if width else {})
+    options |= ON_GPU if "cuda" in devices else {}
     with tracing(TracingContext(mode)):
         yield fake, options
 
