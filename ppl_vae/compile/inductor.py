@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ..common.rng import forked
 from .guards import UncapturableError, reason_of
 
 INDUCTOR = {
@@ -43,8 +44,9 @@ def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True)
         with torch.no_grad(), _quiet(), _uninterrupted():
             from torch._inductor import compile as inductor
 
+            graph = _traced_again(module, inputs)
             with _cached_on_disk(inputs) as (fake, options):
-                run: Callable[..., tuple[Tensor, ...]] = inductor(module, fake, options={**INDUCTOR, **options})
+                run: Callable[..., tuple[Tensor, ...]] = inductor(graph, fake, options={**INDUCTOR, **options})
             return run
     except Exception as error:
         broken = re.search(r"(/\S+\.so): file too short", str(error))
@@ -53,6 +55,14 @@ def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True)
             return compile_graph(module, inputs, again=False)
         what = "there is no C++ compiler" if "Cxx" in f"{type(error).__name__} {error}" else None
         raise UncapturableError(what or f"the compiler failed: {reason_of(error)}") from error
+
+
+def _traced_again(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
+    """The same operations in a graph of their own: torch 2.14 fails on some first traces of `torch.linalg`'s checks."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with forked(inputs[0].device if inputs else "cpu"):
+        return make_fx(module, tracing_mode="fake")(*inputs)
 
 
 @contextmanager
