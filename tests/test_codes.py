@@ -131,12 +131,13 @@ def test_the_command(tmp_path: Path) -> None:
     assert found["size"] == 3
     assert 0 <= found["mig"] <= 1
     assert {"disentanglement", "completeness", "informativeness"} < set(found)
-    arrays = np.load(tmp_path / "a.npz")
-    assert arrays["x"].shape == (found["n"], 3)
+    with np.load(tmp_path / "a.npz") as held:
+        codes = held["x"]
+    assert codes.shape == (found["n"], 3)
     assert pv.load_data(str(tmp_path / "a.npz")).train.y.shape[1] == 4  # it can be read again
     call("encode", run, "--out", tmp_path / "a.csv")
     head, *rows = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
     assert head == ["index", *(f"label[{i}]" for i in range(4)), "z[0]", "z[1]", "z[2]"]
-    assert np.allclose(np.array(rows)[:, 5:].astype(float), arrays["x"], atol=1e-6)
+    assert np.allclose(np.array(rows)[:, 5:].astype(float), codes, atol=1e-6)
     assert ".npz" in call("encode", run, "--out", tmp_path / "a.txt", code=2).stderr
     assert "classes" in call("encode", run, "--probe", "--out", tmp_path / "a.npz", code=2).stderr
