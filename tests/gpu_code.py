@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from on_device import WAITING
 from pairs_under_test import CASES, Case
 from test_capture import OWN
 from torch import Tensor
@@ -35,7 +36,6 @@ Draws = list[tuple[str, tuple[int, ...]]]  # operations that take noise, and the
 DRAW = re.compile(r"\n\s*(buf\d+) = torch\.ops\.aten\.(\w+)\.\w+\(")
 SHAPE = re.compile(r"assert_tensor_metadata\((buf\d+), \(([\d, ]*)\)")
 WAITS = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "synchronize")
-WAITING = {"linear-exact": "torch's Cholesky factor reads whether it exists"}
 UNCAPTURED = {"flow": "the estimate reads a value"}
 
 
@@ -113,8 +113,8 @@ def _kind(operation: str) -> str:
     return operation.removesuffix("_functional").rstrip("_")
 
 
-def holds(graph: Graph, waits: tuple[str, ...] = ()) -> None:
-    """The laws of a GPU's code."""
+def holds(graph: Graph, name: str) -> None:
+    """The laws of a GPU's code for a case."""
     module, inputs = graph
     asked = draws_of(module, inputs)
     code = no_gpu.code_of(module, inputs)
@@ -122,7 +122,7 @@ def holds(graph: Graph, waits: tuple[str, ...] = ()) -> None:
     assert drawn_by(code.program, {kind for kind, _ in asked}) == asked
     # the host waits for no result, and no kernel that would round its sums otherwise is chosen by time
     body = code.program.partition("def call(")[2].partition("def get_args(")[0]
-    assert tuple(word for word in WAITS if word in body) == waits
+    assert [word for word in WAITS if word in body] == ["_linalg_check_errors"] * (name in WAITING)
     assert [k for k in code.kernels if k.reduces and k.configurations > 1] == []
     assert ".run(" in body or "extern_kernels" in body or "torch.ops" in body
 
@@ -137,7 +137,7 @@ STEPS = [
 @pytest.mark.parametrize(("name", "loss"), STEPS)
 def test_a_step(name: str, loss: str) -> None:
     for graph in a_step(CASES[name], loss):
-        holds(graph, ("_linalg_check_errors",) if name in WAITING else ())
+        holds(graph, name)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -145,7 +145,7 @@ def test_an_estimate(name: str) -> None:
     if why := UNCAPTURED.get(name) or (not CASES[name].latents and "no latent: nothing is drawn"):
         pytest.skip(why)
     for graph in an_estimate(CASES[name]):
-        holds(graph, ("_linalg_check_errors",) if name in WAITING else ())
+        holds(graph, name)
 
 
 @pytest.mark.parametrize("make", [lambda c: a_step(c, pv.IWAE(4)), an_estimate], ids=["step", "estimate"])

@@ -47,7 +47,7 @@ class Code(NamedTuple):
     kernels: list[Kernel]
 
 
-def code_of(module: GraphModule, inputs: list[Tensor], *, binary: bool = False, **options: Any) -> Code:
+def code_of(module: GraphModule, inputs: list[Tensor], *, binary: bool = False) -> Code:
     """The code of a graph that was traced on a CPU, as if its tensors were on the GPU; ``binary`` compiles kernels."""
     from torch._guards import TracingContext, tracing
     from torch._inductor import compile as inductor
@@ -66,7 +66,7 @@ def code_of(module: GraphModule, inputs: list[Tensor], *, binary: bool = False, 
         ours = {"joint_graph_constant_folding": False, "force_disable_caches": True, "compile_threads": 1}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's compiler about itself
-            inductor(module, fake, options={**INDUCTOR, **ON_GPU, **ours, **options})
+            inductor(module, fake, options={**INDUCTOR, **ON_GPU, **ours})
     return Code("\n".join(programs), kernels)
 
 
