@@ -23,7 +23,6 @@ import ppl_vae as pv
 from ppl_vae.common.errors import PairError
 from ppl_vae.common.registry import OBJECTIVES as OBJECTIVE_NAMES
 from ppl_vae.compile import capture
-from ppl_vae.compile.decompositions import GPU
 from ppl_vae.compile.guards import UncapturableError
 
 pytest.importorskip("triton")
@@ -48,8 +47,7 @@ def graphs_of(run: Any) -> list[Graph]:
         raise UncapturableError("collected")
 
     collected = mock.patch.object(capture, "compile_graph", collect)
-    of_a_gpu = mock.patch.object(capture, "fast", return_value=GPU)
-    with collected, of_a_gpu, warnings.catch_warnings(record=True) as said:
+    with collected, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         run()
     assert found, [str(one.message) for one in said]

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ppl_vae.compile.inductor import INDUCTOR, ON_GPU
+from ppl_vae.compile import decompositions
+from ppl_vae.compile.inductor import INDUCTOR, ON_GPU, replaced
 
 GPU = torch.device("cuda", 0)
 H100 = {
@@ -54,6 +55,7 @@ def code_of(module: GraphModule, inputs: list[Tensor], *, binary: bool = False) 
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    module = replaced(module, inputs, decompositions.GPU)
     for node in module.graph.nodes:
         if "device" in node.kwargs:  # what moves to the CPU would be lost here; no program does, as it is traced on one
             node.kwargs = {**node.kwargs, "device": GPU}
@@ -75,6 +77,7 @@ def told_of_a_gpu(binary: bool) -> Iterator[tuple[list[str], list[Kernel]]]:
     """Collects the programs that inductor writes and the kernels that it loads."""
     import triton
     from torch._dynamo.device_interface import CudaInterface
+    from torch._inductor.fx_passes import fuse_attention
     from torch._inductor.graph import GraphLowering
     from torch._inductor.runtime import triton_helpers
     from torch._inductor.runtime.hints import DeviceProperties
@@ -83,6 +86,7 @@ def told_of_a_gpu(binary: bool) -> Iterator[tuple[list[str], list[Kernel]]]:
     programs: list[str] = []
     kernels: list[Kernel] = []
     properties = SimpleNamespace(**H100)
+    patterns = fuse_attention._sfdp_init
     hints = DeviceProperties(type="cuda", index=0, cc=90, **{name: H100[name] for name in HINTS})
 
     def loaded(kernel: Any) -> None:
@@ -108,6 +112,8 @@ def told_of_a_gpu(binary: bool) -> Iterator[tuple[list[str], list[Kernel]]]:
             answer(torch.cuda, name, _always(value))
         answer(CudaInterface, "get_device_properties", staticmethod(_always(properties)))
         answer(CudaInterface.Worker, "get_device_properties", staticmethod(_always(properties)))
+        # the patterns of attention are made from tensors with gradients, which ask the driver
+        answer(fuse_attention, "_sfdp_init", lambda *_: patterns(torch.device("cpu")))
         answer(DeviceProperties, "create", _always(hints))
         answer(triton_helpers, "set_driver_to_gpu", _always(None))
         answer(GraphLowering, "save_output_code", staticmethod(programs.append))

@@ -13,7 +13,6 @@ from torch.fx import GraphModule
 from ..common.errors import UserError
 from ..common.memory import keep_freed, uncollected
 from ..common.rng import forked
-from .decompositions import fast
 from .guards import Attributes, Held, UncapturableError, reason_of
 from .inductor import compile_graph
 from .replay import Replayed
@@ -234,7 +233,7 @@ def trace(function: Function, args: Sequence[Tensor]) -> tuple[GraphModule, list
     def plain(*tensors: Tensor) -> tuple[Tensor, ...]:  # the tracer counts the parameters of its function
         return function(*tensors)
 
-    make = make_fx(plain, decomposition_table=fast(device), tracing_mode="fake", _allow_non_fake_inputs=True)
+    make = make_fx(plain, tracing_mode="fake", _allow_non_fake_inputs=True)
     held = Held()
     try:
         with forked(device), held:
@@ -253,9 +252,6 @@ def _lift(module: GraphModule) -> list[Tensor]:
     for node in list(graph.nodes):
         node.meta.pop("val", None)  # values of different fake modes
         if node.op != "get_attr":
-            continue
-        if not node.users:
-            graph.erase_node(node)
             continue
         tensor = getattr(module, node.target)
         if not isinstance(tensor, Tensor):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ..common.rng import forked
+from .decompositions import fast
 from .guards import UncapturableError, reason_of
 
 INDUCTOR = {
@@ -44,7 +45,8 @@ def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True)
         with torch.no_grad(), _quiet(), _uninterrupted():
             from torch._inductor import compile as inductor
 
-            graph = _traced_again(module, inputs)
+            device = next((t.device for t in inputs if t.device.type != "cpu"), torch.device("cpu"))
+            graph = replaced(module, inputs, fast(device))
             with _cached_on_disk(inputs) as (fake, options):
                 run: Callable[..., tuple[Tensor, ...]] = inductor(graph, fake, options={**INDUCTOR, **options})
             return run
@@ -57,12 +59,15 @@ def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True)
         raise UncapturableError(what or f"the compiler failed: {reason_of(error)}") from error
 
 
-def _traced_again(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
-    """The same operations in a graph of their own: torch 2.14 fails on some first traces of `torch.linalg`'s checks."""
+def replaced(module: GraphModule, inputs: list[Tensor], replacements: dict[Any, Any]) -> GraphModule:
+    """The graph traced again, with operations in terms of others.
+
+    Also without any, since torch 2.14 fails on some first traces with checks of ``torch.linalg``.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with forked(inputs[0].device if inputs else "cpu"):
-        return make_fx(module, tracing_mode="fake")(*inputs)
+        return make_fx(module, decomposition_table=replacements, tracing_mode="fake")(*inputs)
 
 
 @contextmanager

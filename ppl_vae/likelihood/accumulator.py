@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +22,21 @@ class Weights(NamedTuple):
     rounding: Tensor  # (B,): what rounding alone can do to them
     discrete: dict[str, Tensor]  # the values of discrete latents, (K, B, *event)
 
+    def copied(self) -> Weights:
+        """The same numbers in memory of their own."""
+        return Weights(self.log_w.clone(), self.rounding.clone(), {k: v.clone() for k, v in self.discrete.items()})
+
 
 def weights_of(t: Terms) -> Weights:
     """The weights of a sample chunk."""
     discrete = {name: s.value for name, s in t.sites.items() if s.p is not None and is_discrete(s.p)}
     return Weights(t.log_w, rounding_of(t).amax(0), discrete)
+
+
+def joined(chunks: Sequence[Weights]) -> Weights:
+    """The weights of several sample chunks as one."""
+    discrete = {name: torch.cat([c.discrete[name] for c in chunks]) for name in chunks[0].discrete}
+    return Weights(torch.cat([c.log_w for c in chunks]), torch.stack([c.rounding for c in chunks]).amax(0), discrete)
 
 
 def rounding_of(t: Terms) -> Tensor:
@@ -42,7 +52,7 @@ class Accumulator:
         self.keep = min(tail_length(num_samples), num_samples)
         self.count = 0
         self.exact = False  # whether the model has no latents
-        self.means: list[tuple[int, Tensor]] = []  # of each chunk: its size and its log mean weight
+        self.means: list[tuple[int, Tensor]] = []  # of what was added at once: its size and its log mean weight
 
     def _start(self, like: Tensor, discrete: Mapping[str, Tensor]) -> None:
         self.top = like.new_empty(0, *like.shape)
@@ -53,8 +63,9 @@ class Accumulator:
         self.first = {name: value[:1].clone() for name, value in discrete.items()}
         self.moved = {name: torch.zeros_like(like, dtype=torch.bool) for name in discrete}
 
-    def add(self, chunk: Weights) -> None:
-        """Add the weights of a sample chunk."""
+    def add(self, *chunks: Weights) -> None:
+        """Add the weights of sample chunks, several at once where the mean of each is not asked for."""
+        chunk = chunks[0] if len(chunks) == 1 else joined(chunks)
         log_w, noise = chunk.log_w.double(), chunk.rounding.double()
         if self.count == 0:
             self._start(log_w[0], chunk.discrete)

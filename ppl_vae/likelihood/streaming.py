@@ -22,6 +22,7 @@ from ..common.progress import bar
 from ..common.rng import forked, reseed, seed_for
 from ..compile.capture import Captured, chosen, worthwhile
 from ..compile.guards import UncapturableError
+from ..compile.in_place import in_place
 from ..compile.products import fast_products, products
 from ..data.lazy import Lazy
 from ..scoring import densities, observed, programs, terms, trace
@@ -41,6 +42,7 @@ from .records import Proposal, ProposalLike
 SIZES = {"cpu": (4096, 2**22), "cuda": (65_536, 2**26)}
 CHUNK = 512  # samples at once, at most
 NET = 8192  # quasi-random points at once, at most
+TOGETHER = 8  # sample chunks whose weights are summed at once, in many small operations
 PROBES = 32  # draws of the prior that confirm an exact guide
 T = TypeVar("T")
 
@@ -93,6 +95,8 @@ class Plan:
         x, y = to_device(self.pair, self.x, self.y, slice(start, start + self.block))
         device, batch = device_of(x), start // self.block
         total, held = Accumulator(self.num_samples), [torch.empty(0, num_data(x), dtype=torch.float64)]
+        gathered: list[Weights] = []
+        together = 1 if self.proposal.nets else TOGETHER  # of nets the mean of each counts
         t: terms.Terms | None = None  # the last that were scored without a graph
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
             size = min(self.chunk, self.num_samples - done)
@@ -106,10 +110,14 @@ class Plan:
             if weights is None:
                 t = self._scored(x, y, size, start if t is None else None)
                 weights = weights_of(t)
-            total.add(weights)
+            gathered.append(weights)
             if hold:
                 held.append(weights.log_w.double().cpu())
-            if t is not None and t.exact:
+            exact = t is not None and t.exact
+            if exact or len(gathered) == together or done + size == self.num_samples:
+                total.add(*gathered)
+                gathered.clear()
+            if exact:
                 total.repeat(self.num_samples)
                 break
         assert t is not None  # the first chunk was scored without a graph, or two samples were
@@ -135,7 +143,8 @@ class Plan:
 
     def _scored(self, x: X, y: Tensor | None, size: int, first: int | None) -> terms.Terms:
         """Terms of a sample chunk; checked where ``first``, the index of the first example, is given."""
-        with pyro.validation_enabled(False), products(self.precision):
+        fast = in_place(size * num_data(x) * size_of(x))
+        with pyro.validation_enabled(False), products(self.precision), fast:
             t = self.proposal(self.pair.model, self.pair.guide, x, y, size)
         if first is not None:
             refuse_unweighable(t)
@@ -175,7 +184,8 @@ class Plan:
             warnings.warn(f"the estimate is not captured, and runs as it is: {why}", stacklevel=2)
             self.capture = False
             return None
-        return Weights(log_w, rounding, dict(zip(names, values, strict=True)))
+        found = Weights(log_w, rounding, dict(zip(names, values, strict=True)))
+        return found.copied() if log_w.is_cuda else found  # the next call overwrites them
 
     def _covered(self, x: X, y: Tensor | None, log_px: Tensor) -> Tensor:
         """(B,) bool: whether draws from the prior have the same weight too, as they have where q is the posterior.
