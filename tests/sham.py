@@ -7,12 +7,15 @@ a process of its own: ``pytest tests/on_device.py --device sham``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -86,12 +89,26 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
     if name == "aten::copy_":
         args[0].copy_(args[1])
         return next(iter(given))
+    if torch.Tag.inplace_view in func.tags:  # the shape that torch knows of changes too
+        with no_dispatch(), meta_kernels():
+            func(given[0], *args[1:], **kwargs)
     out = KERNELS.get(name, func)(*args, **kwargs)
 
     def of_device(v: Any) -> Any:
         return ours.get(id(v)) if id(v) in ours else Sham(v) if isinstance(v, Tensor) and not to_cpu else v
 
     return tree_map(of_device, out)
+
+
+@contextmanager
+def meta_kernels() -> Iterator[None]:
+    """Operations change the shapes of tensors and no numbers."""
+    before = torch._C._meta_in_tls_dispatch_include()
+    torch._C._set_meta_in_tls_dispatch_include(True)
+    try:
+        yield
+    finally:
+        torch._C._set_meta_in_tls_dispatch_include(before)
 
 
 class Generator(torch.Generator):

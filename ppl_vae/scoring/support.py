@@ -61,11 +61,13 @@ def support_of(fn: Any) -> Any:
 
 def _between(low: Tensor, high: Tensor, event_dim: int) -> Any:
     """The constraint of an interval, or of a half-line or the line where its ends are infinite."""
-    found: Any = constraints.interval(low, high)
+    # a single number of a CPU as a float, which maps that are made from the constraint take to any device
+    ends = [float(end) if end.dim() == 0 and end.device.type == "cpu" else end for end in (low, high)]
+    found: Any = constraints.interval(*ends)
     if bool(high.isinf().all()):
-        found = constraints.real if bool(low.isinf().all()) else constraints.greater_than(low)
+        found = constraints.real if bool(low.isinf().all()) else constraints.greater_than(ends[0])
     elif bool(low.isinf().all()):
-        found = constraints.less_than(high)
+        found = constraints.less_than(ends[1])
     return constraints.independent(found, event_dim) if event_dim else found
 
 
@@ -84,6 +86,8 @@ def _pushed(base: Described | None, parts: list[Any]) -> tuple[Tensor, Tensor] |
     if base is None or base[0] != "real":
         return None
     low, high = (torch.as_tensor(e, dtype=torch.get_default_dtype()).detach() for e in base[1:])
+    device = high.device if low.device.type == "cpu" else low.device  # one end may be a number, the other of a GPU
+    low, high = low.to(device), high.to(device)
     for part in parts:
         image = next((f for kind_of, f in _MONOTONE.items() if isinstance(part, kind_of)), None)
         if image is not None:
