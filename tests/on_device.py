@@ -192,6 +192,23 @@ def test_every_proposal_under_every_estimator(case: Case, proposal: str, device:
         assert not bool(est.log_px[alive].isnan().any())
 
 
+@pytest.mark.parametrize("name", pv.targets.names())
+def test_log_px_of_a_target(name: str, device: torch.device) -> None:
+    """Each proposal that applies; where the guide is the posterior, the answer."""
+    target = pv.targets.make(name)
+    x = target.sample(4)
+    log_px = target.log_px(x)
+    if target.exact is not None:
+        near(pv.log_likelihood(target.exact.to(device), x, num_samples=10).log_px, log_px, 1e-9)
+    pair = target.pair.to(device)
+    for proposal in ("guide", "prior", "defensive", "tempered", "qmc", "refined:steps=3,rounds=1"):
+        try:
+            found = pv.log_likelihood(pair, x, num_samples=64, proposal=proposal)
+        except REFUSED:
+            continue
+        assert bool(found.log_px.isfinite().all())
+
+
 @few
 def test_estimates_captured_are_estimates(case: Case, device: torch.device) -> None:
     pair, args = built(case, device)

@@ -67,6 +67,10 @@ class Sham(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
+    def untyped_storage(self) -> Any:
+        """That of the numbers: one for all views."""
+        return self.held.untyped_storage()
+
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"Sham({self.held!r})"
 
