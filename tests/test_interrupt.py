@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ppl_vae as pv
+from ppl_vae.training import optimisers
 
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "progress": False, "device": "cpu"}
 
@@ -72,3 +73,23 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place: str, tmp_path: 
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert isinstance(history, pv.History)
     assert torch.equal(torch.cat([p.detach().flatten() for p in pair.parameters()]), whole)
+
+
+def test_an_interrupt_while_the_optimiser_is_made_waits_for_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch imports its compiler there, and swallows an interrupt now and then."""
+    pair, data = small()
+    start = [p.detach().clone() for p in pair.parameters()]
+    make = optimisers.make
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return make(*given, **options)
+
+    monkeypatch.setattr(optimisers, "make", interrupted)
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background work ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pv.fit(pair, data, "elbo", **OPTIONS)
+    finally:
+        signal.signal(signal.SIGINT, was)
+    assert any(not torch.equal(p, q) for p, q in zip(pair.parameters(), start, strict=True))

@@ -114,10 +114,10 @@ def fit(
     pair.to(device)
     source = feed(data, config.batch_size, config.seed, device, device_and_dtype(pair)[1], Needs(pair))
     held = held_out(pair, getattr(data, "valid", None) if valid is None else valid, config.seed)
-    trainer = Trainer(pair, source, loss, config, device)
-    loop = Loop(trainer, held, callbacks, None if run_dir is None else trainer.checkpoints(Path(run_dir)))
-    display = Display(progress, tensorboard, run_dir)
-    with deferred_interrupt() as interrupt:  # from the start: torch swallows one while it imports its compiler
+    with deferred_interrupt() as interrupt:  # from here on: torch swallows one while its optimiser imports its compiler
+        trainer = Trainer(pair, source, loss, config, device)
+        loop = Loop(trainer, held, callbacks, None if run_dir is None else trainer.checkpoints(Path(run_dir)))
+        display = Display(progress, tensorboard, run_dir)
         loop.begin(resume, overwrite, plain(dict(record or {})))
         loop.run(display, interrupt)
     return loop.state.history
