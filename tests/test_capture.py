@@ -161,6 +161,35 @@ def test_one_graph_a_shape_and_one_compilation_an_architecture(monkeypatch: pyte
     assert len(made) == 2
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda pair, x: pv.log_likelihood(pair, x, num_samples=20, progress=False),
+        lambda pair, x: pv.log_likelihood(pair, x[:3].double(), num_samples=20, progress=False),
+        lambda pair, x: pv.sample(pair, 2),
+        lambda pair, x: pv.posterior(pair, x[:2], num_samples=5),
+    ],
+    ids=["log_likelihood", "of other numbers", "sample", "posterior"],
+)
+def test_an_estimate_between_two_epochs_costs_no_graph(
+    look: Callable[[pv.Pair, Tensor], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph is traced when it is made; whoever looks at a pair changes no attribute that a graph depends on."""
+    traced: list[Any] = []
+    whole = capture.trace
+    monkeypatch.setattr(capture, "trace", lambda *a: (traced.append(1), whole(*a))[1])
+    pair, x = pair_and_data()
+    counts: list[int] = []
+
+    def callback(row: dict[str, Any], pair: pv.Pair) -> None:
+        counts.append(len(traced))
+        look(pair, x)
+
+    pv.fit(pair, x, epochs=4, batch_size=len(x), device="cpu", progress=False, capture=True, callbacks=[callback])
+    assert counts[1] > 0
+    assert counts[1:] == [counts[1]] * 3
+
+
 class Odd(nn.Module):
     """A model of one latent that does something in Python that a graph can't hold."""
 

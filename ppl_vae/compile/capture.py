@@ -14,7 +14,7 @@ from ..common.errors import UserError
 from ..common.memory import keep_freed, uncollected
 from ..common.rng import forked
 from .guards import Attributes, Held, UncapturableError, reason_of
-from .inductor import compile_graph
+from .inductor import compile_graph, uninterrupted
 from .replay import Replayed
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -74,7 +74,7 @@ class Captured:
                 f"more than {MOST} graphs: the shapes, or the attributes of its modules, keep changing"
             )
         try:
-            with uncollected():
+            with uncollected(), uninterrupted():  # torch swallows some while it imports its compiler
                 return _Graph(self.function, args, self.compiled, self.modules)
         except UncapturableError:
             raise

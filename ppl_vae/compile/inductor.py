@@ -42,7 +42,7 @@ def compile_graph(module: GraphModule, inputs: list[Tensor], again: bool = True)
         UncapturableError: it can't be compiled, or there is no compiler; says why.
     """
     try:
-        with torch.no_grad(), _quiet(), _uninterrupted():
+        with torch.no_grad(), _quiet():
             from torch._inductor import compile as inductor
 
             device = next((t.device for t in inputs if t.device.type != "cpu"), torch.device("cpu"))
@@ -93,7 +93,7 @@ def _cached_on_disk(inputs: list[Tensor]) -> Iterator[tuple[list[Any], dict[str,
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C: a terminal sends it to the compiler's processes too, which inherit the blocked signal."""
     before = signal.getsignal(signal.SIGINT)
     alone = threading.current_thread() is threading.main_thread() and hasattr(signal, "pthread_sigmask")

@@ -134,11 +134,19 @@ def _like(pair: Any, n: int, like: Any) -> X | None:
 
 
 def remember(pair: Any, x: X, observed: dict[str, Any], y: Tensor | None) -> None:
-    """Record the form of the data with a pair, so that it can be sampled in that form."""
+    """Record the form of the data with a pair, so that it can be sampled in that form.
+
+    The same form is not recorded again: a graph is made anew where an attribute of its modules changed.
+    """
     if not hasattr(pair, "template"):
         return
-    pair.template = each(lambda t: t[:0].cpu(), x)
+    if pair.template is None or _form(pair.template) != _form(x):
+        pair.template = each(lambda t: t[:0].cpu(), x)
     pair.num_observed = sum(not (y is not None and s.value.shape == y.shape) for s in observed.values())
+
+
+def _form(x: X) -> Any:
+    return each(lambda t: (t.shape[1:], t.dtype), x)
 
 
 def value_of(draw: TracedSite) -> Tensor:
