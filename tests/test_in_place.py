@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -44,38 +45,86 @@ def test_right_to_rounding_in_every_part(function: Function, shape: tuple[int, .
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_at_the_ends_of_the_line(function: Function) -> None:
-    x = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0, -0.0, 1e-30]).repeat_interleave(MANY // 6 + 1)
-    wanted = function(x)
+    ends = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0, -0.0, 1e-30, 1.7])
+    x = ends.repeat_interleave(MANY // len(ends) + 1)
     with torch.no_grad(), in_place.in_place(MANY):
-        torch.testing.assert_close(function(x), wanted, equal_nan=True)
+        found = function(x)
+    torch.testing.assert_close(found, function(x), equal_nan=True)
 
 
+GRADIENTS: dict[str, Callable[[Function, Tensor], Tensor]] = {
+    "backward": lambda f, x: torch.autograd.grad(f(leaf := x.clone().requires_grad_()).sum(), leaf)[0],
+    "torch.func.grad": lambda f, x: torch.func.grad(lambda v: f(v).sum())(x),
+    "torch.func.jvp": lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")  # torch's own, by forward mode
+@pytest.mark.parametrize("gradient", GRADIENTS.values(), ids=GRADIENTS)
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_gradients_are_torchs(function: Function) -> None:
+def test_gradients_are_torchs(function: Function, gradient: Callable[[Function, Tensor], Tensor]) -> None:
+    """A program may differentiate inside, where the values are replaced too."""
     x = torch.linspace(-30, 30, MANY)
-    found = []
-    for numbers in (MANY, 1):
-        leaf = x.clone().requires_grad_()
-        with in_place.in_place(numbers):
-            function(leaf).sum().backward()
-        found.append(leaf.grad)
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    with in_place.in_place(MANY):
+        found = gradient(function, x)
+        value = function(x)
+    torch.testing.assert_close(found, gradient(function, x), rtol=1e-6, atol=1e-30)
+    assert not torch.equal(value, function(x))
 
 
-def test_transposed_numbers_and_other_forms() -> None:
-    """Another layout keeps its places; another beta, a weight or a mean are torch's own."""
+def test_transposed_numbers() -> None:
+    """Another layout keeps its places."""
+    x = torch.linspace(-30, 30, MANY).reshape(512, -1).T
+    with in_place.in_place(MANY):
+        found = F.softplus(x)
+    assert not torch.equal(found, F.softplus(x))
+    torch.testing.assert_close(found, F.softplus(x), rtol=1e-6, atol=1e-38)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda v: F.softplus(v, beta=2.0),
+        lambda v: F.binary_cross_entropy_with_logits(
+            v, torch.ones_like(v), torch.rand(512, 1).round(), reduction="sum"
+        ),
+        lambda v: F.binary_cross_entropy_with_logits(v, torch.ones_like(v)),
+        lambda v: F.binary_cross_entropy_with_logits(v, torch.ones_like(v).double(), reduction="none"),
+        lambda v: F.softplus(v.double()),
+    ],
+    ids=["another beta", "weights", "their mean", "a target in double precision", "double precision"],
+)
+def test_other_forms_are_torchs_own(function: Function) -> None:
     x = torch.linspace(-30, 30, MANY).reshape(512, -1)
-    weight = torch.rand(512, 1)
-    with torch.no_grad():
-        for function in (
-            lambda v: F.softplus(v.T),
-            lambda v: F.softplus(v, beta=2.0),
-            lambda v: F.binary_cross_entropy_with_logits(v, torch.ones_like(v), weight, reduction="none"),
-            lambda v: F.binary_cross_entropy_with_logits(v, torch.ones_like(v)),
-        ):
-            wanted = function(x)
-            with in_place.in_place(MANY):
-                torch.testing.assert_close(function(x), wanted, rtol=1e-6, atol=1e-38)
+    torch.manual_seed(0)
+    wanted = function(x)
+    torch.manual_seed(0)
+    with in_place.in_place(MANY):
+        found = function(x)
+    assert found.dtype == wanted.dtype
+    assert torch.equal(found, wanted)
+
+
+def test_a_target_of_whole_numbers_is_refused_as_by_torch() -> None:
+    x = torch.zeros(MANY)
+    for numbers in (1, MANY):
+        with pytest.raises(RuntimeError, match="can't be cast"), in_place.in_place(numbers):
+            F.binary_cross_entropy_with_logits(x, torch.ones(MANY, dtype=torch.int64), reduction="none")
+
+
+def test_what_a_program_compiles_stays_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    whether = torch.distributions.Distribution._validate_args  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", whether)  # torch.compile turns it off
+    made: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    softplus = torch.compile(lambda v: F.softplus(v) + 1, backend=backend)
+    with torch.no_grad(), in_place.in_place(MANY):
+        softplus(torch.zeros(MANY))
+    assert len(made) == 1
 
 
 def test_an_estimate_is_the_same_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:

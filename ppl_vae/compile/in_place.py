@@ -1,4 +1,4 @@
-"""Operations outside a graph, on a CPU and without gradients: in place and in parts, where torch's own are slow."""
+"""Operations outside a graph, on a CPU: in place and in parts, where torch's own are slow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE = 2**18  # numbers at once: the allocator keeps their memory, and the cach
 def in_place(numbers: int) -> AbstractContextManager[Any]:
     """Softplus, log-sigmoid and the cross entropy of float32 logits by ``log`` instead of torch's slow ``log1p``.
 
-    Equal to torch's to rounding. Where a gradient may be asked for, torch's own operations are left alone.
+    Equal to torch's to rounding, and so are gradients, which torch computes from what it would have kept.
 
     Args:
         numbers: those of an example times the number of rows; with few, nothing is replaced, as each operation of
@@ -37,9 +37,14 @@ def in_place(numbers: int) -> AbstractContextManager[Any]:
 
 
 class _InPlace(TorchDispatchMode):
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """A part of a program that its author compiles stays compiled."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         replacement = REPLACEMENTS.get(func)
-        if replacement is not None and not torch.is_grad_enabled() and _slow(args[0]):
+        if replacement is not None and _slow(args[0]):
             found = replacement(*args, **(kwargs or {}))
             if found is not NotImplemented:
                 return found
@@ -73,17 +78,19 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 
 def _log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(x)
-    for a, value in _pieces(x, out):
+    out, kept = torch.empty_like(x), torch.empty_like(x)  # exp(-|x|) is what torch's gradient reads
+    for a, value, e in _pieces(x, out, kept):
         torch.clamp(a, max=0, out=value).sub_(_log1p_exp(a))
-    return out, x.new_empty(0)
+        torch.abs(a, out=e).neg_().exp_()
+    return out, kept
 
 
 def _cross_entropy(
     x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
 ) -> Any:
-    if weight is not None or pos_weight is not None or reduction != 0 or target.shape != x.shape:
-        return NotImplemented
+    alike = type(target) is Tensor and target.dtype == x.dtype and target.shape == x.shape
+    if weight is not None or pos_weight is not None or reduction != 0 or not alike:
+        return NotImplemented  # such as a target in double precision, which makes the result one
     out = torch.empty_like(x)
     for a, t, value in _pieces(x, target, out):
         log_sigmoid = a.clamp(max=0).sub_(_log1p_exp(a))

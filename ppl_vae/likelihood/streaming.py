@@ -42,7 +42,7 @@ from .records import Proposal, ProposalLike
 SIZES = {"cpu": (4096, 2**22), "cuda": (65_536, 2**26)}
 CHUNK = 512  # samples at once, at most
 NET = 8192  # quasi-random points at once, at most
-TOGETHER = 8  # sample chunks whose weights are summed at once, in many small operations
+TOGETHER = 2**15  # weights that are summed at once, in many small operations, where a sample chunk has fewer
 PROBES = 32  # draws of the prior that confirm an exact guide
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class Plan:
         device, batch = device_of(x), start // self.block
         total, held = Accumulator(self.num_samples), [torch.empty(0, num_data(x), dtype=torch.float64)]
         gathered: list[Weights] = []
-        together = 1 if self.proposal.nets else TOGETHER  # of nets the mean of each counts
+        together = 1 if self.proposal.nets else TOGETHER  # of nets the mean of each counts, so each is added alone
         t: terms.Terms | None = None  # the last that were scored without a graph
         for c, done in enumerate(range(0, self.num_samples, self.chunk)):
             size = min(self.chunk, self.num_samples - done)
@@ -114,7 +114,8 @@ class Plan:
             if hold:
                 held.append(weights.log_w.double().cpu())
             exact = t is not None and t.exact
-            if exact or len(gathered) == together or done + size == self.num_samples:
+            enough = len(gathered) * weights.log_w.numel() >= together
+            if exact or enough or done + size == self.num_samples:
                 total.add(*gathered)
                 gathered.clear()
             if exact:
