@@ -129,7 +129,7 @@ def test_what_a_program_compiles_stays_compiled(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_estimate_is_the_same_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The logits of a chunk of samples are many numbers; by AVX2, where torch's operations are fast, nothing changes."""
+    """The logits of a chunk of samples are many numbers; by AVX2, where torch is fast, nothing changes."""
     torch.manual_seed(0)
     pair = pv.build("vae", data_shape=(700,), latent=3, hidden=(20,), activation="softplus")
     x = torch.rand(2, 700).round()
