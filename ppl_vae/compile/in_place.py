@@ -81,10 +81,9 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 
 def _log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    out, kept = torch.empty_like(x), torch.empty_like(x)  # exp(-|x|) is what torch's gradient reads
-    for a, value, e in _pieces(x, out, kept):
+    out, kept = torch.empty_like(x), x.abs().neg_().exp_()  # what torch's gradient reads
+    for a, value in _pieces(x, out):
         torch.clamp(a, max=0, out=value).sub_(_log1p_exp(a))
-        torch.abs(a, out=e).neg_().exp_()
     return out, kept
 
 

@@ -118,6 +118,8 @@ class Plan:
             if exact or enough or done + size == self.num_samples:
                 total.add(*gathered)
                 gathered.clear()
+            else:
+                gathered[-1] = weights.copied()  # a graph of a GPU overwrites them in its next call
             if exact:
                 total.repeat(self.num_samples)
                 break
@@ -185,8 +187,7 @@ class Plan:
             warnings.warn(f"the estimate is not captured, and runs as it is: {why}", stacklevel=2)
             self.capture = False
             return None
-        found = Weights(log_w, rounding, dict(zip(names, values, strict=True)))
-        return found.copied() if log_w.is_cuda else found  # the next call overwrites them
+        return Weights(log_w, rounding, dict(zip(names, values, strict=True)))
 
     def _covered(self, x: X, y: Tensor | None, log_px: Tensor) -> Tensor:
         """(B,) bool: whether draws from the prior have the same weight too, as they have where q is the posterior.
